@@ -1,0 +1,1 @@
+"""Pixels and nothing else: luminance, resizing, quality measures, public images."""

@@ -1,0 +1,1 @@
+"""The machine: devices, mixed precision, distribution, checkpoints, what is printed and recorded."""
