@@ -1,1 +1,1 @@
-"""The machine: devices, mixed precision, distribution, checkpoints, what is printed and recorded."""
+"""The machine: devices, precision, distribution, checkpoints, what is printed and recorded."""
