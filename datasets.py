@@ -1,0 +1,167 @@
+"""The HDF5 files as tensors: patches for training, whole images for evaluation."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from runtime.errors import UserError
+
+Pair = tuple[torch.Tensor, torch.Tensor]
+
+
+def find_file(data_path: Path | str, split: str, scale: int, suffix: str = "") -> Path:
+    """Return the file of a dataset folder that a run uses.
+
+    Looks for T91 (`split` "train") or Set5 ("val"), then for the sample photographs.
+
+    Args:
+        data_path: the dataset folder.
+        split: "train" or "val".
+        scale: enlargement factor, part of the file's name.
+        suffix: "_images" for the training images as a whole.
+
+    Raises:
+        UserError: there is none; the message names the command that makes it.
+    """
+    folder = Path(data_path) / split
+    public = {"train": "T91", "val": "Set5"}[split]
+    for name in (public, "sample"):
+        path = folder / f"{name}_x{scale}{suffix}.h5"
+        if path.is_file():
+            return path
+    raise UserError(
+        f"no {public}_x{scale}{suffix}.h5 in {folder}; make it: "
+        f"python prepare.py --data-path {data_path} --scale {scale} --download"
+    )
+
+
+class TrainDataset(Dataset):
+    """Low and high resolution patches of one HDF5 file: `lr` and `hr`, float, N×H×W, 0–255.
+
+    Each process opens the file once, on first use, so that no handle crosses a fork.
+
+    Raises:
+        UserError: not such a file. A value that is not finite is found when it is read.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self._file: h5py.File | None = None
+        with _open(self.path) as file:
+            lr, hr = (_member(file, self.path, name, h5py.Dataset) for name in ("lr", "hr"))
+            _check_shapes(self.path, "lr and hr", lr, hr, dimensions=3)
+            self.shape: tuple[int, int, int] = lr.shape
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: int) -> Pair:
+        """Return patch `index` as (lr, hr), each 1×H×W, 0–1."""
+        lr, hr = self.read(index, index + 1)
+        return lr[0], hr[0]
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_file": None}
+
+    def read(self, start: int, stop: int) -> Pair:
+        """Read patches [start, stop) in one go, as (lr, hr), each n×1×H×W float32, 0–1."""
+        if self._file is None:
+            self._file = _open(self.path)
+        lr, hr = (_tensor(self.path, self._file[name], start, stop) for name in ("lr", "hr"))
+        return lr.unsqueeze(1), hr.unsqueeze(1)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the whole set takes in memory as float32."""
+        return 2 * 4 * int(np.prod(self.shape))
+
+
+class EvalDataset(Dataset):
+    """Whole images: groups `lr` and `hr` with datasets "0", "1", …, float, H×W, 0–255.
+
+    The images are read at once, so that a bad file is an error at start. `names` are those that
+    prepare.py stored, or the numbers.
+
+    Raises:
+        UserError: not such a file.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        with _open(self.path) as file:
+            lr, hr = (_member(file, self.path, name, h5py.Group) for name in ("lr", "hr"))
+            if not len(lr) or set(lr) != set(hr) or set(lr) != set(map(str, range(len(lr)))):
+                raise UserError(
+                    f"{self.path}: groups lr and hr hold {len(lr)} and {len(hr)} entries; "
+                    f'expected the same datasets "0", "1", … in both'
+                )
+            self.pairs = [_image_pair(self.path, lr, hr, str(i)) for i in range(len(lr))]
+            names = [str(name) for name in file.attrs.get("names", ())]
+        numbered = len(names) != len(self.pairs)
+        self.names = [str(i) for i in range(len(self.pairs))] if numbered else names
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> Pair:
+        """Return image `index` as (lr, hr), each 1×H×W float32, 0–1."""
+        return self.pairs[index]
+
+    def __iter__(self) -> Iterator[Pair]:
+        return iter(self.pairs)
+
+
+def _open(path: Path) -> h5py.File:
+    try:
+        return h5py.File(path, "r")
+    except FileNotFoundError:
+        raise UserError(f"no dataset file {path}; prepare.py makes it") from None
+    except OSError as error:
+        raise UserError(f"{path} is no readable HDF5 file ({error}); make it again") from None
+
+
+def _member(parent: h5py.Group, path: Path, name: str, kind: type) -> h5py.Dataset | h5py.Group:
+    """Return `parent[name]`, which must lie in this very file: links could lead anywhere."""
+    link = parent.get(name, getlink=True)
+    member = parent[name] if isinstance(link, h5py.HardLink) else None
+    if not isinstance(member, kind):
+        raise UserError(f"{path} has no {kind.__name__.lower()} {name!r}; see README.md, Data")
+    external = isinstance(member, h5py.Dataset) and (member.external or member.is_virtual)
+    if external:
+        raise UserError(f"{path}: {name!r} keeps its values in another file, which is not followed")
+    return member
+
+
+def _check_shapes(
+    path: Path, what: str, lr: h5py.Dataset, hr: h5py.Dataset, dimensions: int
+) -> None:
+    if lr.shape != hr.shape:
+        raise UserError(f"{path}: shapes of {what} differ, {lr.shape} and {hr.shape}")
+    if len(lr.shape) != dimensions or 0 in lr.shape:
+        raise UserError(f"{path}: {what} have shape {lr.shape}, expected {dimensions} sizes, no 0")
+    if any(member.dtype.kind not in "fui" for member in (lr, hr)):
+        raise UserError(f"{path}: {what} hold {lr.dtype} and {hr.dtype}, expected numbers")
+
+
+def _tensor(path: Path, member: h5py.Dataset, start: int | None, stop: int | None) -> torch.Tensor:
+    """Read rows of a dataset as float32, scaled from 0–255 to 0–1."""
+    try:
+        values = torch.from_numpy(np.asarray(member[start:stop], dtype=np.float32))
+    except OSError as error:
+        raise UserError(
+            f"{path}: {member.name} cannot be read ({error}); the file is damaged"
+        ) from None
+    if not torch.isfinite(values).all():
+        raise UserError(f"{path}: {member.name} holds values that are not finite; make it again")
+    return values.div_(255.0)
+
+
+def _image_pair(path: Path, lr: h5py.Group, hr: h5py.Group, name: str) -> Pair:
+    members = [_member(group, path, name, h5py.Dataset) for group in (lr, hr)]
+    _check_shapes(path, f"lr/{name} and hr/{name}", *members, dimensions=2)
+    low, high = (_tensor(path, member, None, None).unsqueeze(0) for member in members)
+    return low, high

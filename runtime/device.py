@@ -1,0 +1,117 @@
+"""Where a run computes. The only place that knows the words npu and cuda."""
+
+import importlib
+import importlib.util
+import os
+import warnings
+from types import ModuleType
+from typing import NamedTuple
+
+import torch
+
+from runtime.errors import UserError
+
+COLLECTIVES = {"npu": "hccl", "cuda": "nccl", "cpu": "gloo"}
+
+
+class Choice(NamedTuple):
+    """Something chosen (a device, a precision) and the reason, for the log."""
+
+    value: object
+    reason: str
+
+
+def choose_device(name: str, local_rank: int | None = None) -> Choice:
+    """Choose the device of this process and make it the current one.
+
+    Args:
+        name: "auto" (NPU, then CUDA, then CPU), "npu", "cuda" or "cpu".
+        local_rank: number of this process on its machine, where a launcher gave one.
+
+    Returns:
+        The torch.device and why it was chosen.
+
+    Raises:
+        UserError: the device that was asked for is not there; says what is missing.
+    """
+    missing = {"npu": why_no_npu, "cuda": why_no_cuda, "cpu": lambda: ""}
+    if name != "auto":
+        why = missing[name]()
+        if why:
+            raise UserError(f"--device {name}: {why}")
+        return Choice(_use(name, local_rank), "as asked")
+    reasons = []
+    for kind in ("npu", "cuda", "cpu"):
+        why = missing[kind]()
+        if not why:
+            return Choice(_use(kind, local_rank), "; ".join(["auto", *reasons]))
+        reasons.append(f"no {kind}: {why}")
+    raise AssertionError("a CPU is always there")
+
+
+def why_no_npu() -> str:
+    """Return why no NPU can be used, or nothing when one can. Imports torch_npu if installed."""
+    if importlib.util.find_spec("torch_npu") is None:
+        return "torch_npu is not installed"
+    try:
+        importlib.import_module("torch_npu")
+    except (ImportError, OSError, RuntimeError) as error:
+        first_line = str(error).strip().split("\n")[0]
+        return f"torch_npu cannot be loaded ({first_line}); source CANN's set_env.sh first"
+    return "" if torch.npu.is_available() else "torch_npu finds no card; see npu-smi info"
+
+
+def why_no_cuda() -> str:
+    """Return why no CUDA device can be used, or nothing when one can."""
+    if not torch.backends.cuda.is_built():
+        return "this PyTorch was built without CUDA"
+    with warnings.catch_warnings(record=True):  # an old driver warns; the reason says it
+        available = torch.cuda.is_available()
+    return "" if available else "PyTorch finds no GPU or no driver"
+
+
+def module(device: torch.device) -> ModuleType:
+    """Return torch.npu, torch.cuda or torch.cpu, which share what is needed of them."""
+    return getattr(torch, device.type)
+
+
+def describe(device: torch.device) -> str:
+    """Return the name of the chip."""
+    if device.type == "cpu":
+        return f"CPU, {torch.get_num_threads()} threads"
+    return module(device).get_device_name(device)
+
+
+def free_memory(device: torch.device) -> int:
+    """Return the bytes that are free on the device; on the CPU, the machine's free memory."""
+    if device.type == "cpu":
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return module(device).mem_get_info()[0]
+
+
+def _use(kind: str, local_rank: int | None) -> torch.device:
+    if kind == "cpu":
+        return torch.device("cpu")
+    index = _npu_index() if kind == "npu" and local_rank is None else local_rank or 0
+    device = torch.device(kind, index)
+    count = module(device).device_count()
+    if index >= count:
+        raise UserError(
+            f"{device} is not there, this machine shows {count}; "
+            f"see ASCEND_DEVICE_ID and the number of processes"
+        )
+    module(device).set_device(device)
+    return device
+
+
+def _npu_index() -> int:
+    """Return the card that the platform's variables name, as an index among visible cards."""
+    if os.environ.get("ASCEND_RT_VISIBLE_DEVICES"):
+        return 0  # wins over ASCEND_DEVICE_ID, and the cards that it leaves count from 0
+    for variable in ("ASCEND_DEVICE_ID", "NPU_CALCULATE_DEVICE"):
+        value = os.environ.get(variable, "")
+        if value:
+            if not value.isdecimal():
+                raise UserError(f"{variable}={value!r}; expected the number of a card")
+            return int(value)
+    return 0
