@@ -81,14 +81,15 @@ class Protocol:
         name: as printed beside every figure.
         pair: (image, scale) → (bicubic, original) luminance, H×W, about 0–255; the bicubic one,
             divided by 255, is the network's input.
-        rgb_pair: the same in colour, H×W×3 uint8, to look at.
+        visible_pair: the same to look at, uint8: H×W×3, or H×W where a greyscale image is its
+            own luminance.
         finish: what a result (bicubic's or the network's, 0–255) undergoes before it is measured.
         cuts_border: whether `scale` pixels along each edge are left out.
     """
 
     name: str
     pair: Callable[[Image.Image, int], Pair]
-    rgb_pair: Callable[[Image.Image, int], Pair]
+    visible_pair: Callable[[Image.Image, int], Pair]
     finish: Callable[[np.ndarray], np.ndarray]
     cuts_border: bool
 
@@ -115,14 +116,18 @@ def paper_pair(image: Image.Image, scale: int) -> Pair:
     Returns:
         (bicubic, original), float64 H×W of equal shape, about 0–255.
     """
-    pixels = image if image.mode == "L" else image.convert("RGB")
-    original = _cropped(matlab_y(np.asarray(pixels)), scale)
+    original = _cropped(matlab_y(_pixels(image)), scale)
     return _down_and_up(original, scale), original
 
 
-def _paper_rgb_pair(image: Image.Image, scale: int) -> Pair:
-    original = _cropped(np.asarray(image.convert("RGB")), scale)
+def _paper_visible_pair(image: Image.Image, scale: int) -> Pair:
+    original = _cropped(_pixels(image), scale)
     return _rounded(_down_and_up(original, scale)).astype(np.uint8), original
+
+
+def _pixels(image: Image.Image) -> np.ndarray:
+    grey = image.mode in ("1", "L", "LA")
+    return np.asarray(image.convert("L" if grey else "RGB"))
 
 
 def _cropped(pixels: np.ndarray, scale: int) -> np.ndarray:
@@ -147,6 +152,6 @@ PROTOCOLS = {
     protocol.name: protocol
     for protocol in (
         Protocol("modelzoo", modelzoo_pair, modelzoo_rgb_pair, _clamped, cuts_border=False),
-        Protocol("paper", paper_pair, _paper_rgb_pair, _rounded, cuts_border=True),
+        Protocol("paper", paper_pair, _paper_visible_pair, _rounded, cuts_border=True),
     )
 }

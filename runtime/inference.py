@@ -1,7 +1,26 @@
 """Using a trained network, as evaluation and enlarging have in common."""
 
+import numpy as np
 import torch
 from torch import nn
+
+
+@torch.inference_mode()
+def restore(model: nn.Module, luminance: np.ndarray, ensemble: bool = False) -> np.ndarray:
+    """Put one whole image through the network, on the device where the network is.
+
+    Args:
+        model: takes and returns 1×1×H×W.
+        luminance: H×W, 0–255, the bicubically enlarged image.
+        ensemble: average over flips and rotations.
+
+    Returns:
+        H×W float64, about 0–255, neither clipped nor rounded.
+    """
+    device = next(model.parameters()).device
+    x = torch.from_numpy(np.asarray(luminance, dtype=np.float32) / 255.0)[None, None].to(device)
+    y = self_ensemble(model, x) if ensemble else model(x)
+    return y[0, 0].cpu().numpy().astype(np.float64) * 255.0
 
 
 def self_ensemble(model: nn.Module, x: torch.Tensor) -> torch.Tensor:

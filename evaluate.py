@@ -1,0 +1,139 @@
+"""Measure weights on a folder of images, next to bicubic, by a protocol that has a name.
+
+    python evaluate.py --images-dir Set5 --scale 3 --protocol paper
+    python evaluate.py --data-path dataset --scale 3 --weights outputs/x3/best.pth
+    python evaluate.py --images-dir Set5 --scale 3 --json result.json \
+        --report report --training-log outputs/x3/metrics.csv
+
+Protocols: `modelzoo` resizes each image to a multiple of the scale with Pillow and counts every
+pixel (this model's published 33.27 dB); `paper` crops it, uses MATLAB's bicubic and leaves out a
+border of `scale` pixels (32.75 dB in the SRCNN paper). Never compare figures of one with the
+other's. PSNR is in dB; the JSON file has null where an image is restored without any error.
+"""
+
+import argparse
+import json
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from imaging.metrics import PROTOCOLS, Protocol
+from runtime.errors import UserError, run_main
+from runtime.files import write_text
+from testsets import Sample, read_dataset, read_folder
+
+FIGURES = ("bicubic_psnr", "srcnn_psnr", "bicubic_ssim", "srcnn_ssim")
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--images-dir", type=Path, help="folder with the original images")
+    source.add_argument("--data-path", type=Path, help="dataset folder; its val/*.h5 is measured")
+    parser.add_argument("--scale", type=int, default=3, help="enlargement factor (default: 3)")
+    parser.add_argument("--protocol", choices=list(PROTOCOLS), default="modelzoo")
+    parser.add_argument("--weights", type=Path, help="state dict (default: the shipped one)")
+    parser.add_argument("--self-ensemble", action="store_true", help="mean over flips, rotations")
+    parser.add_argument("--device", choices=["auto", "npu", "cuda", "cpu"], default="auto")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    parser.add_argument("--report", type=Path, metavar="DIR", help="write a page and PNG strips")
+    parser.add_argument("--training-log", type=Path, metavar="CSV", help="curves for the report")
+    args = parser.parse_args()
+    if args.scale < 1:
+        parser.error(f"--scale {args.scale}: expected 1 or more")
+    if args.data_path and args.protocol != "modelzoo":
+        parser.error("--data-path: the file holds pairs of the modelzoo protocol; use --images-dir")
+    if args.training_log and not args.report:
+        parser.error("--training-log is drawn in the report; add --report DIR")
+    return args
+
+
+def measure(sample: Sample, output: np.ndarray, protocol: Protocol, scale: int) -> dict:
+    """Return the figures of one image, named as in the JSON file."""
+    bicubic = protocol.measure(sample.bicubic, sample.original, scale)
+    srcnn = protocol.measure(output, sample.original, scale)
+    figures = (bicubic[0], srcnn[0], bicubic[1], srcnn[1])
+    return {"name": sample.name, **dict(zip(FIGURES, figures, strict=True))}
+
+
+def table(result: dict) -> str:
+    """Lay out the figures of a result as text."""
+    rows = [*result["images"], {"name": "mean", **result["mean"]}]
+    width = max(len(row["name"]) for row in [*rows, {"name": "image"}])
+    lines = [
+        f"x{result['scale']}, protocol {result['protocol']}, weights {result['weights']}",
+        f"{'':{width}}  {'bicubic':^14}  {'SRCNN':^14}",
+        f"{'image':{width}}  {'PSNR':>6}  {'SSIM':>6}  {'PSNR':>6}  {'SSIM':>6}    gain",
+    ]
+    for row in rows:
+        bicubic_psnr, srcnn_psnr, bicubic_ssim, srcnn_ssim = (row[key] for key in FIGURES)
+        lines.append(
+            f"{row['name']:{width}}  {bicubic_psnr:6.2f}  {bicubic_ssim:6.4f}"
+            f"  {srcnn_psnr:6.2f}  {srcnn_ssim:6.4f}  {srcnn_psnr - bicubic_psnr:+6.2f}"
+        )
+    return "\n".join(lines)
+
+
+def to_json(result: dict) -> str:
+    """Return the result as JSON, which has no infinity."""
+
+    def finite(figures: dict) -> dict:
+        return {key: figures[key] if math.isfinite(figures[key]) else None for key in FIGURES}
+
+    images = [{"name": image["name"], **finite(image)} for image in result["images"]]
+    result = {**result, "images": images, "mean": finite(result["mean"])}
+    return json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def main() -> None:
+    """Measure, print the table, write what was asked for."""
+    args = parse_args()
+
+    from runtime.device import choose_device  # noqa: PLC0415 - torch loads slowly
+    from runtime.inference import restore  # noqa: PLC0415
+    from runtime.weights import load_weights, shipped_weights  # noqa: PLC0415
+
+    weights = args.weights or shipped_weights(args.scale)
+    model = load_weights(weights)
+    if model.conv1.in_channels != 1:
+        raise UserError(f"{weights} takes {model.conv1.in_channels} channels; expected luminance")
+    model = model.to(choose_device(args.device).value)
+    protocol = PROTOCOLS[args.protocol]
+    if args.data_path:
+        samples = read_dataset(args.data_path, args.scale)
+    else:
+        samples = read_folder(args.images_dir, args.scale, protocol)
+    report = None
+    if args.report:
+        from report.page import Report  # noqa: PLC0415 - needed with --report only
+
+        report = Report(args.report, args.training_log)
+
+    images = []
+    for sample in samples:
+        output = restore(model, sample.bicubic, args.self_ensemble)
+        images.append(measure(sample, output, protocol, args.scale))
+        if report:
+            visible = sample.visible(protocol.finish(output))
+            report.add(images[-1], sample.visible_bicubic, visible, sample.visible_original)
+    result = {
+        "protocol": protocol.name,
+        "scale": args.scale,
+        "weights": str(weights),
+        "images": images,
+        "mean": {key: float(np.mean([image[key] for image in images])) for key in FIGURES},
+    }
+    print(table(result))
+    if args.json:
+        write_text(args.json, to_json(result))
+    if report:
+        print(f"report: {report.write(result)}")
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))
