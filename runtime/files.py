@@ -2,13 +2,17 @@
 
 import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from runtime.errors import RunError
 
 
-def write_text(path: Path | str, text: str) -> None:
-    """Write a UTF-8 file so that no reader, and no interruption, ever sees half of it.
+@contextlib.contextmanager
+def whole_file(path: Path | str) -> Iterator[Path]:
+    """Yield a temporary name beside `path`; flush it to disk and rename it when all went well.
+
+    No reader, and no interruption, ever sees half a file. The folder is made if need be.
 
     Raises:
         RunError: it cannot be written; the former file, if any, is untouched.
@@ -17,10 +21,24 @@ def write_text(path: Path | str, text: str) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        raise RunError(f"cannot write {path}: {error.strerror}") from None
+        raise RunError(f"cannot write {path}: {error.strerror or error}") from None
     finally:
         with contextlib.suppress(OSError):
-            temporary.unlink()
+            temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """Write a UTF-8 file as a whole, or raise RunError."""
+    with whole_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_bytes(path: Path | str, data: bytes) -> None:
+    """Write a file as a whole, or raise RunError."""
+    with whole_file(path) as temporary:
+        temporary.write_bytes(data)

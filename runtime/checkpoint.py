@@ -1,0 +1,100 @@
+"""Checkpoints to go on from: written as a whole, with a checksum, the newest two kept."""
+
+import hashlib
+import io
+import pickle
+import re
+import sys
+from pathlib import Path
+
+import torch
+
+from runtime.errors import UserError
+from runtime.files import write_bytes
+
+KEEP = 2
+
+
+def save(folder: Path, step: int, state: dict) -> Path:
+    """Write `checkpoint_{step}.pt` and remove all but the newest two.
+
+    The file holds the state as bytes beside their SHA-256, so that a torn one is recognised.
+
+    Args:
+        folder: the run's output folder.
+        step: optimizer steps done, which orders the checkpoints.
+        state: what `torch.load(weights_only=True)` can read; tensors on the CPU.
+
+    Raises:
+        RunError: the disk is full or not writable; earlier checkpoints stay.
+    """
+    payload = _serialise(state)
+    digest = hashlib.sha256(payload).hexdigest()
+    data = torch.frombuffer(bytearray(payload), dtype=torch.uint8)
+    path = folder / f"checkpoint_{step}.pt"
+    write_bytes(path, _serialise({"sha256": digest, "payload": data}))
+    for old in _newest_first(folder)[KEEP:]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def save_weights(path: Path, weights: dict[str, torch.Tensor]) -> None:
+    """Write a plain state dict of fp32 CPU tensors, as the published `.pth` files are."""
+    state = {name: w.detach().float().cpu().contiguous().clone() for name, w in weights.items()}
+    write_bytes(path, _serialise(state))
+
+
+def load(path: Path | str) -> dict:
+    """Read one checkpoint; nothing in it is executed.
+
+    Raises:
+        UserError: it is missing, damaged or no checkpoint.
+    """
+    try:
+        outer = torch.load(path, map_location="cpu", weights_only=True)
+        payload = outer["payload"].numpy().tobytes()
+        if hashlib.sha256(payload).hexdigest() != outer["sha256"]:
+            raise UserError(f"{path} is damaged: its checksum does not match")
+        return torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"no checkpoint {path}") from None
+    except (
+        OSError, RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError,
+        pickle.UnpicklingError,
+    ) as error:  # fmt: skip
+        reason = str(error).strip().split("\n")[0][:200]
+        raise UserError(f"{path} is no whole checkpoint ({reason})") from None
+
+
+def load_newest(folder: Path) -> tuple[Path, dict] | None:
+    """Return the newest intact checkpoint of a run's folder, or None when there is none at all.
+
+    A damaged one is named on standard error and the one before is taken.
+
+    Raises:
+        UserError: there are checkpoints, and none is intact.
+    """
+    paths = _newest_first(folder)
+    for path in paths:
+        try:
+            return path, load(path)
+        except UserError as error:
+            print(f"warning: {error}; trying the one before", file=sys.stderr)
+    if paths:
+        raise UserError(f"no intact checkpoint in {folder}; start again in another --outputs-dir")
+    return None
+
+
+def _serialise(value: dict) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return buffer.getvalue()
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    steps = {
+        path: int(match[1])
+        for path in folder.glob("checkpoint_*.pt")
+        if (match := re.fullmatch(r"checkpoint_(\d+)\.pt", path.name))
+    }
+    return sorted(steps, key=steps.__getitem__, reverse=True)

@@ -1,0 +1,114 @@
+"""Several processes, one a card: torchrun's variables, or those of the Ascend platform."""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from runtime.device import COLLECTIVES
+from runtime.errors import UserError
+
+TIMEOUT = timedelta(minutes=5)  # of one collective; torchrun ends the others of a dead rank sooner
+
+
+class World(NamedTuple):
+    """The processes of a run. `local_rank` is None where the platform names the card itself."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int | None = None
+    device: torch.device | None = None
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes and prints."""
+        return self.rank == 0
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """Average the gradients over the processes during the backward pass."""
+        if self.size == 1:
+            return model
+        ids = None if self.device.type == "cpu" else [self.device.index]
+        return nn.parallel.DistributedDataParallel(
+            model, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True
+        )
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        """Add up a tensor over all processes, in place."""
+        if self.size > 1:
+            dist.all_reduce(values)
+        return values
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set on some process; all get the same answer."""
+        if self.size == 1:
+            return flag
+        return bool(self.sum(torch.tensor(float(flag), device=self.device)))
+
+
+def read_environment() -> World:
+    """Find out how many processes there are and which this one is.
+
+    torchrun's RANK, WORLD_SIZE and LOCAL_RANK win. Where they are absent, RANK_ID and RANK_SIZE
+    of an Ascend launch are taken: the platform starts one process a card, which
+    ASCEND_DEVICE_ID names, and RANK_TABLE_FILE or VC_WORKER_HOSTS tell the first host.
+
+    Raises:
+        UserError: variables that contradict each other.
+    """
+    if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
+        local_rank = _number("LOCAL_RANK", 0) if "LOCAL_RANK" in os.environ else None
+        return World(_number("RANK", 0), _number("WORLD_SIZE", 1), local_rank)
+    size, rank = _number("RANK_SIZE", 1), _number("RANK_ID", 0)
+    if size == 1:
+        return World()
+    if rank >= size:
+        raise UserError(f"RANK_ID={rank} with RANK_SIZE={size}; ranks count from 0")
+    os.environ.setdefault("MASTER_ADDR", _first_host())
+    os.environ.setdefault("MASTER_PORT", "29500")
+    return World(rank, size)
+
+
+@contextlib.contextmanager
+def joined(world: World, device: torch.device) -> Iterator[World]:
+    """Join the other processes: over HCCL on NPUs, NCCL on GPUs, gloo on CPUs."""
+    if world.size == 1:
+        yield world._replace(device=device)
+        return
+    dist.init_process_group(
+        COLLECTIVES[device.type], rank=world.rank, world_size=world.size, timeout=TIMEOUT
+    )
+    try:
+        yield world._replace(device=device)
+    finally:
+        dist.destroy_process_group()
+
+
+def _first_host() -> str:
+    hosts = os.environ.get("VC_WORKER_HOSTS", "")
+    if hosts:
+        return hosts.split(",")[0]
+    table = os.environ.get("RANK_TABLE_FILE", "")
+    if not table:
+        return "127.0.0.1"
+    try:
+        servers = json.loads(Path(table).read_text(encoding="utf-8"))["server_list"]
+        return servers[0].get("host_ip") or servers[0]["server_id"]
+    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"RANK_TABLE_FILE={table} tells no first host ({error!r}); set MASTER_ADDR"
+        ) from None
+
+
+def _number(variable: str, default: int) -> int:
+    value = os.environ.get(variable) or str(default)
+    if not value.isdecimal():
+        raise UserError(f"{variable}={value!r}; expected a number")
+    return int(value)
