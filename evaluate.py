@@ -61,12 +61,12 @@ def measure(sample: Sample, output: np.ndarray, protocol: Protocol, scale: int) 
     return {"name": sample.name, **dict(zip(FIGURES, figures, strict=True))}
 
 
-def table(result: dict) -> str:
-    """Lay out the figures of a result as text."""
+def table(result: dict, note: str) -> str:
+    """Lay out the figures of a result as text, the note behind the weights' name."""
     rows = [*result["images"], {"name": "mean", **result["mean"]}]
     width = max(len(row["name"]) for row in [*rows, {"name": "image"}])
     lines = [
-        f"x{result['scale']}, protocol {result['protocol']}, weights {result['weights']}",
+        f"x{result['scale']}, protocol {result['protocol']}, weights {result['weights']}{note}",
         f"{'':{width}}  {'bicubic':^14}  {'SRCNN':^14}",
         f"{'image':{width}}  {'PSNR':>6}  {'SSIM':>6}  {'PSNR':>6}  {'SSIM':>6}    gain",
     ]
@@ -128,11 +128,12 @@ def main() -> None:
         "images": images,
         "mean": {key: float(np.mean([image[key] for image in images])) for key in FIGURES},
     }
-    print(table(result))
+    note = ", self-ensemble" if args.self_ensemble else ""
+    print(table(result, note))
     if args.json:
         write_text(args.json, to_json(result))
     if report:
-        print(f"report: {report.write(result)}")
+        print(f"report: {report.write(result, note)}")
 
 
 if __name__ == "__main__":

@@ -79,6 +79,7 @@ class Protocol:
 
     Attributes:
         name: as printed beside every figure.
+        summary: half a sentence that tells people what it does.
         pair: (image, scale) → (bicubic, original) luminance, H×W, about 0–255; the bicubic one,
             divided by 255, is the network's input.
         visible_pair: the same to look at, uint8: H×W×3, or H×W where a greyscale image is its
@@ -88,6 +89,7 @@ class Protocol:
     """
 
     name: str
+    summary: str
     pair: Callable[[Image.Image, int], Pair]
     visible_pair: Callable[[Image.Image, int], Pair]
     finish: Callable[[np.ndarray], np.ndarray]
@@ -151,7 +153,22 @@ def _clamped(pixels: np.ndarray) -> np.ndarray:
 PROTOCOLS = {
     protocol.name: protocol
     for protocol in (
-        Protocol("modelzoo", modelzoo_pair, modelzoo_rgb_pair, _clamped, cuts_border=False),
-        Protocol("paper", paper_pair, _paper_visible_pair, _rounded, cuts_border=True),
+        Protocol(
+            "modelzoo",
+            "image resized to a multiple of the scale, Pillow's bicubic, every pixel counted",
+            modelzoo_pair,
+            modelzoo_rgb_pair,
+            _clamped,
+            cuts_border=False,
+        ),
+        Protocol(
+            "paper",
+            "image cropped to a multiple of the scale, MATLAB's bicubic, result rounded, "
+            "a border of as many pixels as the scale left out",
+            paper_pair,
+            _paper_visible_pair,
+            _rounded,
+            cuts_border=True,
+        ),
     )
 }

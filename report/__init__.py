@@ -1,0 +1,1 @@
+"""The page that shows what weights do: figures, curves, before and after."""
