@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from datasets import EvalDataset, Pair, TrainDataset
+from datasets import Pair, TrainDataset
 from runtime.errors import UserError
 
 BLOCK = 1024  # patches that are read from disk in one go
@@ -137,7 +137,7 @@ class CropBatches(Batches):
     possible crop is equally likely.
 
     Args:
-        images: (lr, hr) pairs, each 1×H×W, 0–1; smaller ones than a crop are left out.
+        images: (lr, hr) pairs, each 1×H×W, 0–1; those smaller than a crop are left out.
         crop_size: side of a crop in pixels.
         steps_per_epoch: an epoch is this long, as crops never run out.
         device: where images and batches are.
@@ -146,7 +146,7 @@ class CropBatches(Batches):
 
     def __init__(
         self,
-        images: EvalDataset | list[Pair],
+        images: list[Pair],
         crop_size: int,
         steps_per_epoch: int,
         device: torch.device,
@@ -154,6 +154,8 @@ class CropBatches(Batches):
     ) -> None:
         super().__init__(steps_per_epoch * cut["batch_size"] * cut.get("world_size", 1), **cut)
         images = [pair for pair in images if min(pair[0].shape[1:]) >= crop_size]
+        if not images:
+            raise UserError(f"no training image is as large as a crop, {crop_size}×{crop_size}")
         shapes = torch.tensor([pair[0].shape[1:] for pair in images])
         self.heights, self.widths = shapes.unbind(1)
         self.offsets = torch.cumsum(self.heights * self.widths, 0) - self.heights * self.widths

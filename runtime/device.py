@@ -1,9 +1,11 @@
 """Where a run computes. The only place that knows the words npu and cuda."""
 
+import contextlib
 import importlib
 import importlib.util
 import os
 import warnings
+from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
@@ -82,11 +84,26 @@ def describe(device: torch.device) -> str:
     return module(device).get_device_name(device)
 
 
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done what it was given."""
+    if device.type != "cpu":
+        module(device).synchronize(device)
+
+
 def free_memory(device: torch.device) -> int:
     """Return the bytes that are free on the device; on the CPU, the machine's free memory."""
     if device.type == "cpu":
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return _free_host_memory()
     return module(device).mem_get_info()[0]
+
+
+def _free_host_memory() -> int:
+    """Return what Linux calls available; elsewhere, half of the machine's memory."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
 
 
 def _use(kind: str, local_rank: int | None) -> torch.device:

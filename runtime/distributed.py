@@ -36,9 +36,7 @@ class World(NamedTuple):
         if self.size == 1:
             return model
         ids = None if self.device.type == "cpu" else [self.device.index]
-        return nn.parallel.DistributedDataParallel(
-            model, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True
-        )
+        return nn.parallel.DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False)
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """Add up a tensor over all processes, in place."""

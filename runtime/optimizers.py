@@ -8,6 +8,7 @@ from torch import nn
 
 from model import SRCNN
 from runtime.errors import UserError
+from runtime.recipes import MUON, Recipe
 
 MUON_LR_FACTOR = 10  # Muon's learning rate over Adam's: 0.005 and 5e-4 in the fast recipe
 PLAIN = {"adam": "Adam", "sgd": "SGD", "adadelta": "Adadelta"}
@@ -20,7 +21,7 @@ FUSED = {
 
 
 def build_optimizer(
-    name: str, model: SRCNN, lr: float, last_layer_factor: float, device: torch.device, apex: bool
+    recipe: Recipe, model: SRCNN, device: torch.device, apex: bool
 ) -> torch.optim.Optimizer:
     """Make the optimizer of a recipe; on an NPU the fused one, from apex or from torch_npu.
 
@@ -28,26 +29,25 @@ def build_optimizer(
     optimizer launches its kernels once for each group.
 
     Args:
-        name: "adam", "sgd" (momentum 0.9), "adadelta", "lamb" or "muon".
+        recipe: tells optimizer, learning rate and the third layer's share of it. SGD has
+            momentum 0.9; everything else is PyTorch's default.
         model: on its device.
-        lr: learning rate of the first two layers.
-        last_layer_factor: the third layer's rate is `lr` times this.
         device: where the model is.
         apex: whether apex drives the run.
 
     Raises:
         UserError: there is no such optimizer on this device or in this PyTorch.
     """
-    if name == "muon":
-        return MuonAdam(model, lr)
+    if recipe.optimizer == MUON:
+        return MuonAdam(model, recipe.lr)
     slow = list(model.conv3.parameters())
     groups = [{"params": [*model.conv1.parameters(), *model.conv2.parameters()]}]
-    if last_layer_factor == 1:
+    if recipe.last_layer_factor == 1:
         groups[0]["params"] += slow
     else:
-        groups.append({"params": slow, "lr": lr * last_layer_factor})
-    options = {"momentum": 0.9} if name == "sgd" else {}
-    return _find(name, device, apex)(groups, lr=lr, **options)
+        groups.append({"params": slow, "lr": recipe.lr * recipe.last_layer_factor})
+    options = {"momentum": 0.9} if recipe.optimizer == "sgd" else {}
+    return _find(recipe.optimizer, device, apex)(groups, lr=recipe.lr, **options)
 
 
 def _find(name: str, device: torch.device, apex: bool) -> type[torch.optim.Optimizer]:

@@ -21,14 +21,14 @@ from runtime.errors import RunError, UserError
 
 STATIC_SCALE = 32.0
 MOST_SKIPPED_IN_A_ROW = 20
+FP32_CONTIGUOUS = "fp32-contiguous"  # fp32 in plain layout, where a CPU is faster with that
 
 
 class Precision:
     """Single precision; the base of the others. `skipped` counts steps lost to overflow."""
 
-    name = "fp32"
-
-    def __init__(self) -> None:
+    def __init__(self, name: str = "fp32") -> None:
+        self.name = name
         self.skipped = 0
         self.skipped_in_a_row = 0
 
@@ -87,8 +87,7 @@ class Autocast(Precision):
     """
 
     def __init__(self, device: torch.device, dtype: torch.dtype, loss_scale: float | str) -> None:
-        super().__init__()
-        self.name = {torch.bfloat16: "bf16", torch.float16: "fp16"}[dtype]
+        super().__init__({torch.bfloat16: "bf16", torch.float16: "fp16"}[dtype])
         self.device, self.dtype = device, dtype
         self.static_scale = None if loss_scale == "dynamic" else float(loss_scale)
         self.scaler = self._scaler() if dtype == torch.float16 else None
@@ -136,10 +135,9 @@ class Apex(Precision):
     """Ascend's apex: O1 (fp16 in convolutions) or O2 (fp16 weights, fp32 master weights)."""
 
     def __init__(self, opt_level: str, loss_scale: float | str, combine_ddp: bool) -> None:
-        super().__init__()
+        super().__init__(f"apex-{opt_level}")
         self.amp = importlib.import_module("apex.amp")
-        self.name, self.opt_level, self.combine_ddp = f"apex-{opt_level}", opt_level, combine_ddp
-        self.loss_scale = loss_scale
+        self.opt_level, self.loss_scale, self.combine_ddp = opt_level, loss_scale, combine_ddp
 
     def prepare(
         self, model: nn.Module, optimizer: torch.optim.Optimizer
@@ -246,13 +244,13 @@ def why_no_apex(device: torch.device) -> str:
 
 def memory_format(device: torch.device, precision: Precision) -> torch.memory_format:
     """Return the layout of tensors that convolutions run fastest in."""
-    plain = device.type == "npu" or getattr(precision, "contiguous", False)
+    plain = device.type == "npu" or precision.name == FP32_CONTIGUOUS
     return torch.contiguous_format if plain else torch.channels_last
 
 
 def _native(name: str, device: torch.device, loss_scale: float | str) -> Precision:
-    if name == "fp32":
-        return Precision()
+    if name in ("fp32", FP32_CONTIGUOUS):
+        return Precision(name)
     if name == "fp16" and device.type == "cpu":
         raise UserError("--precision fp16 needs an NPU or a GPU; a CPU trains in fp32 or bf16")
     if name == "bf16" and device.type != "cpu" and not module(device).is_bf16_supported():
@@ -263,17 +261,14 @@ def _native(name: str, device: torch.device, loss_scale: float | str) -> Precisi
 
 def _fastest_on_cpu(device: torch.device) -> Choice:
     """Time a few training steps in each way and choose the fastest."""
-    plain = Precision()
-    plain.contiguous = True
-    candidates = {
-        "fp32 contiguous": plain,
-        "fp32": Precision(),
-        "bf16": _native("bf16", device, STATIC_SCALE),
-    }
-    seconds = {label: _time_step(device, p) for label, p in candidates.items()}
-    best = min(seconds, key=seconds.get)
-    timings = ", ".join(f"{label} {1000 * s:.1f} ms" for label, s in seconds.items())
-    return Choice(candidates[best], f"auto: fastest here, a step of 8 patches takes {timings}")
+    candidates = [_native(n, device, STATIC_SCALE) for n in (FP32_CONTIGUOUS, "fp32", "bf16")]
+    seconds = [_time_step(device, precision) for precision in candidates]
+    timings = ", ".join(
+        f"{precision.name} {1000 * s:.1f} ms"
+        for precision, s in zip(candidates, seconds, strict=True)
+    )
+    best = candidates[seconds.index(min(seconds))]
+    return Choice(best, f"auto: fastest here, 8 patches take {timings}")
 
 
 def _time_step(device: torch.device, precision: Precision, repetitions: int = 4) -> float:

@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass
 
+MUON = "muon"  # the fast recipe's own optimizer
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -44,7 +46,7 @@ FAST = Recipe(
     num_epochs=10,
     batch_size=8,
     lr=5e-4,
-    optimizer="muon",
+    optimizer=MUON,
     last_layer_factor=1.0,
     identity_start=True,
     crop_size=48,

@@ -1,0 +1,190 @@
+"""A training as ModelArts starts it: options and addresses of the platform, results handed back.
+
+Standard library only, so that a wrong option or address is told before torch is imported.
+"""
+
+import argparse
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from runtime.errors import RunError, UserError
+
+ROOT = Path(__file__).resolve().parent.parent
+OUTPUT = ROOT / "test" / "output"
+
+
+def run(kind: str) -> int:
+    """Train by the full or the performance script and return its exit status.
+
+    Dataset and results may be folders or `obs://` / `s3://` addresses. Checkpoints are written
+    into a local results folder as they come; the logs follow when the script has ended, however
+    it ended, and an address gets its copy of both then.
+
+    Args:
+        kind: "full" or "performance", the script in test/.
+
+    Raises:
+        UserError: no such dataset, or an address without the platform's moxing package.
+        RunError: copying failed after the training had ended well.
+    """
+    args = parse_args(kind)
+    script = ROOT / "test" / f"train_{kind}_{'8p' if several_processes() else '1p'}.sh"
+    staging = _staging(args)
+    data = staging / "data_url" if is_remote(args.data_url) else _folder(args.data_url)
+    results = staging / "train_url" if is_remote(args.train_url) else _folder(args.train_url)
+
+    say("code folder", ROOT)
+    say("work folder", Path.cwd())
+    if is_remote(args.data_url):
+        say("download", f"{args.data_url} to {data}")
+        _copy_parallel(args.data_url, data)
+    if not data.is_dir():
+        raise UserError(f"no dataset folder {data}; name one with --data_url")
+    for path in sorted(p for p in data.rglob("*") if p.is_file())[:50]:
+        say("input file", path, f"({path.stat().st_size} bytes)")
+
+    say("start of the run", script)
+    status = _run_script([f"--data_path={data}", f"--output_path={results}"], script)
+    say("end of the run", f"exit status {status}")
+    try:
+        _copy_logs(results)
+        if is_remote(args.train_url):
+            say("upload", f"{results} to {args.train_url}")
+            _copy_parallel(results, args.train_url)
+    except (OSError, shutil.Error, RunError) as error:
+        message = f"results not copied, they are in {results} and {_log_folder()}: {error}"
+        if not status:
+            raise RunError(message) from error
+        print(f"error: {message}", file=sys.stderr)
+    return status
+
+
+def parse_args(kind: str) -> argparse.Namespace:
+    """Read the platform's options; those that mean nothing here are named in a warning."""
+    parser = argparse.ArgumentParser(
+        description=f"Start test/train_{kind}_1p.sh (8p on several cards) as a ModelArts job.",
+        allow_abbrev=False,
+    )
+    home = "/home/ma-user/modelarts"
+    parser.add_argument(
+        "--data_url",
+        default=f"{home}/inputs/data_url_0",
+        help="dataset: folder or obs:// address (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--train_url",
+        default=f"{home}/outputs/train_url_0/",
+        help="results: folder or obs:// address (default: %(default)s)",
+    )
+    args, unknown = parser.parse_known_args()
+    if unknown:
+        names = [word.split("=")[0] for word in unknown if word.startswith("-")] or unknown
+        print(f"warning: options ignored: {', '.join(map(repr, names))}", file=sys.stderr)
+    return args
+
+
+def say(what: str, value: object, note: str = "") -> None:
+    """Print a line for those who read the job's log; a strange path stays on its line."""
+    text = value if isinstance(value, str) else str(value)
+    text = text if text.isprintable() else repr(text)
+    print(f"[CANN-Modelzoo] {what}: {text} {note}".rstrip(), flush=True)
+
+
+def several_processes() -> bool:
+    """Tell whether the platform gave this job more than one card or machine."""
+    return any(os.environ.get(name, "1") not in ("", "1") for name in ("RANK_SIZE", "MA_NUM_HOSTS"))
+
+
+def is_remote(url: str) -> bool:
+    """Tell an address in object storage from a local folder."""
+    return url.startswith(("obs://", "s3://"))
+
+
+def _folder(path: str) -> Path:
+    if not path:
+        raise UserError("an empty folder name; check --data_url and --train_url")
+    return Path(path).absolute()
+
+
+def _staging(args: argparse.Namespace) -> Path | None:
+    """Make a new local folder for what has an address; say at once when moxing is missing."""
+    remote = [url for url in (args.data_url, args.train_url) if is_remote(url)]
+    if not remote:
+        return None
+    _moxing(remote[0])
+    try:
+        OUTPUT.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix="modelarts_", dir=OUTPUT))
+    except OSError as error:
+        raise RunError(f"no local copy can be made in {OUTPUT}: {error}") from None
+
+
+def _moxing(url: str):
+    try:
+        import moxing  # noqa: PLC0415 - only where ModelArts brings it
+    except ImportError:
+        raise UserError(
+            f"{url} needs the moxing package of ModelArts, which is not installed here; "
+            f"copy the files and name a local folder"
+        ) from None
+    return moxing
+
+
+def _copy_parallel(source: object, target: object) -> None:
+    try:
+        _moxing(str(source)).file.copy_parallel(str(source), str(target))
+    except UserError:
+        raise
+    except Exception as error:  # moxing has no common class for its errors
+        raise RunError(f"moxing could not copy {source} to {target}: {error}") from error
+
+
+def _device() -> str:
+    return os.environ.get("ASCEND_DEVICE_ID") or os.environ.get("NPU_CALCULATE_DEVICE") or "0"
+
+
+def _log_folder() -> Path:
+    """Return where test/training.sh leaves the logs of this process."""
+    node = os.environ.get("NODE_RANK") or os.environ.get("VC_TASK_INDEX") or "0"
+    several = several_processes() and node != "0"
+    return OUTPUT / (f"{_device()}_node{node}" if several else _device())
+
+
+def _run_script(options: list[str], script: Path) -> int:
+    """Run the script, pass SIGTERM and SIGINT on to it, and return its exit status."""
+    variables = {
+        "MODELARTS_MODEL_PATH": "1",  # the log goes to standard output as well
+        "PYTHON": sys.executable,
+        "ASCEND_DEVICE_ID": _device(),
+    }
+    child = subprocess.Popen(
+        ["bash", str(script), *options],
+        env=variables | os.environ,
+        start_new_session=True,  # so that Ctrl-C reaches it once, through the handler
+    )
+
+    def pass_on(number: int, _frame: object) -> None:
+        child.send_signal(number)
+
+    before = {n: signal.signal(n, pass_on) for n in (signal.SIGTERM, signal.SIGINT)}
+    status = child.wait()
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    return status if status >= 0 else 128 - status
+
+
+def _copy_logs(results: Path) -> None:
+    """Copy the logs to `results`/logs/CARD; those of an earlier job step aside."""
+    source = _log_folder()
+    if not source.is_dir():
+        return
+    target = results / "logs" / source.name
+    if target.exists():
+        target.rename(f"{target}_{time.strftime('%Y%m%d-%H%M%S')}")
+    shutil.copytree(source, target)

@@ -1,0 +1,121 @@
+"""The command line of train.py. Imports nothing heavy, so that --help answers at once."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from runtime.errors import UserError
+from runtime.recipes import RECIPES
+
+# What ModelArts adds to the command line of a job, and what it sets in its environment.
+PLATFORM_OPTIONS = {"init_method", "num_gpus", "num_npus", "rank", "world_size", "local_rank"}
+PLATFORM_VARIABLES = ("MODELARTS_MODEL_PATH", "MA_JOB_DIR", "MA_NUM_HOSTS", "MA_NUM_GPUS")
+
+
+def number(kind: type, at_least: float, text: str) -> Callable[[str], float]:
+    """Return an argparse type that refuses what lies below `at_least`; `text` says what is due."""
+
+    def parse(value: str) -> float:
+        try:
+            result = kind(value)
+        except ValueError:
+            result = None
+        if result is None or not at_least <= result < float("inf"):
+            raise argparse.ArgumentTypeError(f"{value!r} is not {text}")
+        return result
+
+    return parse
+
+
+COUNT = number(int, 1, "a whole number, 1 or more")
+NATURAL = number(int, 0, "a whole number, 0 or more")
+POSITIVE = number(float, 1e-12, "a number above 0")
+
+
+def loss_scale(value: str) -> float | str:
+    """Parse --loss-scale."""
+    return value if value == "dynamic" else POSITIVE(value)
+
+
+def share(value: str) -> float:
+    """Parse --memory-share."""
+    if POSITIVE(value) > 1:
+        raise argparse.ArgumentTypeError(f"{value!r} is more than 1")
+    return float(value)
+
+
+# fmt: off
+def parse_args(description: str | None) -> argparse.Namespace:
+    """Parse the command line; ends the process on --help and on wrong options."""
+    parser = argparse.ArgumentParser(
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument_group("data and results").add_argument
+    add("--data_url", "--data-path", dest="data_path", type=Path, metavar="D",
+        help="dataset folder that prepare.py filled: train/T91_x3.h5, val/Set5_x3.h5")
+    add("--train_url", "--outputs-dir", dest="outputs_dir", type=Path, default=Path("outputs"),
+        metavar="O", help="results go to O/x{scale} (default: %(default)s)")
+    add("--scale", type=COUNT, default=3, help="enlargement factor (default: %(default)s)")
+    add("--resume", nargs="?", const="auto", metavar="FILE",
+        help="go on from this checkpoint, or from the newest one in the results")
+    add("--save-every", type=COUNT, default=1, metavar="N",
+        help="write epoch_{n}.pth every N epochs (default: %(default)s)")
+    add("--select", choices=("eval", "held-out"), default="eval",
+        help="the best epoch is that with the highest PSNR on the evaluation set, which the "
+             "published figures do, or on a twentieth of the training images that is held out "
+             "of training (default: %(default)s)")
+    add("--tensorboard", action="store_true", help="write TensorBoard events, too")
+
+    add = parser.add_argument_group("training").add_argument
+    add("--recipe", choices=tuple(RECIPES), default="reference",
+        help="reference: as published, 500 epochs; fast: the same network and PSNR in minutes "
+             "(default: %(default)s)")
+    add("--lr", type=POSITIVE,
+        help="learning rate (default: reference 1e-4, fast 5e-4, times the square root of the "
+             "number of processes); the fast recipe gives Muon ten times as much")
+    add("--batch-size", type=COUNT, metavar="N",
+        help="patches a step on each process (default: reference 32, fast 8 crops of 48×48)")
+    add("--num-epochs", type=COUNT, metavar="N", help="(default: reference 500, fast 10)")
+    add("--num-steps", type=NATURAL, default=0, metavar="N",
+        help="end after N optimizer steps, if that is earlier")
+    add("--optimizer", choices=("adam", "sgd", "adadelta", "lamb"),
+        help="fused versions on an NPU, lamb only there (default: that of the recipe)")
+    add("--seed", type=NATURAL, default=123, help="(default: %(default)s)")
+
+    add = parser.add_argument_group("machine").add_argument
+    add("--device", choices=("auto", "npu", "cuda", "cpu"), default="auto",
+        help="auto: NPU, then CUDA, then CPU (default: %(default)s)")
+    add("--precision", choices=("auto", "fp32", "bf16", "fp16", "apex-O1", "apex-O2"),
+        default="auto", help="auto: what is fastest on the device (default: %(default)s)")
+    add("--loss-scale", type=loss_scale, default=32.0, metavar="S",
+        help="of fp16 and apex: a number or dynamic (default: %(default)s)")
+    add("--combine-ddp", action="store_true",
+        help="several NPUs: let apex average the gradients in place of DistributedDataParallel")
+    add("--num-workers", type=NATURAL, default=8, metavar="N",
+        help="processes that read a training set too large for memory (default: %(default)s)")
+    add("--memory-share", type=share, default=0.5, metavar="F",
+        help="share of the free memory that the training set may take (default: %(default)s)")
+    args, unknown = parser.parse_known_args()
+    try:
+        _pass_over_platform_options(unknown)
+        if args.data_path is None:
+            raise UserError("--data_url is missing: the dataset folder that prepare.py filled")
+    except UserError as error:
+        parser.error(str(error))
+    return args
+
+
+# fmt: on
+def _pass_over_platform_options(unknown: list[str]) -> None:
+    """Name unknown options in a warning on ModelArts; elsewhere only the platform's own pass."""
+    if not unknown:
+        return
+    names = {word[2:].partition("=")[0] for word in unknown if word.startswith("--")}
+    on_platform = any(os.environ.get(variable) for variable in PLATFORM_VARIABLES)
+    if (not on_platform and not names <= PLATFORM_OPTIONS) or not unknown[0].startswith("--"):
+        raise UserError(f"unrecognized arguments: {' '.join(unknown)}")
+    print(f"warning: ignored options that are not known: {' '.join(unknown)}", file=sys.stderr)

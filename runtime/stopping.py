@@ -1,0 +1,35 @@
+"""SIGTERM and Ctrl-C: the run ends at the next step, with a checkpoint."""
+
+import signal
+from types import FrameType
+
+from runtime.distributed import World
+
+LOOK_EVERY = 16  # steps between two agreements of several processes
+
+
+class Interrupted(Exception):
+    """The run was asked to stop and has written its checkpoint."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signal.Signals(signum).name)
+        self.exit_status = 128 + signum
+
+
+class StopRequest:
+    """Notes SIGTERM and SIGINT; a second Ctrl-C ends the process at once."""
+
+    def __init__(self) -> None:
+        self.signum = 0
+        signal.signal(signal.SIGTERM, self._note)
+        signal.signal(signal.SIGINT, self._note)
+
+    def _note(self, signum: int, frame: FrameType | None) -> None:
+        self.signum = signum
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def agreed(self, world: World, step: int) -> bool:
+        """Whether to stop after `step`: when one process was asked to, all stop at the same one."""
+        if world.size > 1 and step % LOOK_EVERY:
+            return False
+        return world.any(bool(self.signum))

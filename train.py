@@ -1,0 +1,190 @@
+"""Train SRCNN: on an Ascend NPU, a GPU or a CPU, on one device or on several.
+
+  python train.py --data_url=dataset --recipe=fast         minutes on a laptop
+  python train.py --data_url=dataset                       as published: 500 epochs
+  python train.py --data_url=dataset --resume              go on with an interrupted run
+  torchrun --nproc_per_node=8 train.py --data_url=dataset  one process a card
+
+Results in outputs/x3: best.pth, epoch_{n}.pth, checkpoints, metrics.csv, curve.png, pictures.
+"""
+
+from runtime.options import parse_args
+
+if __name__ == "__main__":
+    ARGS = parse_args(__doc__)  # first, so that --help and a wrong option answer before torch loads
+
+import argparse
+import math
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from loading import has_whole_images
+from runtime import checkpoint
+from runtime.device import choose_device, describe
+from runtime.distributed import World, joined, read_environment
+from runtime.errors import UserError, run_main
+from runtime.precision import choose_precision
+from runtime.recipes import MUON, RECIPES, Recipe
+from runtime.recorder import Recorder
+from runtime.results import move_earlier_aside, report
+from runtime.stopping import Interrupted, StopRequest
+from trainer import Trainer
+
+BELOW_BICUBIC_AFTER = 3  # epochs after which a PSNR below bicubic's is worth a warning
+
+
+def settle(recipe: Recipe, args: argparse.Namespace, world: World) -> Recipe:
+    """Put the command line's wishes into the recipe.
+
+    Several processes make larger batches: the default rate then grows by the square root of
+    their number, as suits Adam (Malladi et al., 2022, arXiv:2205.10287).
+    """
+    batch_size = recipe.batch_size
+    if recipe.crop_size and not has_whole_images(args.data_path, args.scale):
+        batch_size *= 2  # the patches that take their place are half as large
+    return replace(
+        recipe,
+        num_epochs=args.num_epochs or recipe.num_epochs,
+        batch_size=args.batch_size or batch_size,
+        lr=args.lr or recipe.lr * math.sqrt(world.size),
+        optimizer=args.optimizer or recipe.optimizer,
+    )
+
+
+def find_checkpoint(args: argparse.Namespace, folder: Path) -> dict | None:
+    """Return what --resume names, or None; says which file it is."""
+    if args.resume is None:
+        return None
+    if args.resume != "auto":
+        print(f"resuming from {args.resume}", file=sys.stderr)
+        return checkpoint.load(args.resume)
+    found = checkpoint.load_newest(folder)
+    if found is None:
+        print(f"warning: no checkpoint in {folder} to resume from; starting", file=sys.stderr)
+        return None
+    print(f"resuming from {found[0]}", file=sys.stderr)
+    return found[1]
+
+
+def check_same(options: dict, earlier: dict) -> None:
+    """Refuse to go on with options that would change the mathematics of the run."""
+    for name, value in options.items():
+        if value != earlier.get(name):
+            raise UserError(
+                f"--resume: {name} is {value}, in the checkpoint {earlier.get(name)}; "
+                f"use the same, or start anew without --resume"
+            )
+
+
+def run(args: argparse.Namespace, world: World, device_reason: str) -> int:
+    """Train, evaluate and record; return the exit status."""
+    say = print if world.is_main else lambda *_: None
+    recipe = settle(RECIPES[args.recipe], args, world)
+    folder = args.outputs_dir / f"x{args.scale}"
+    resumed = find_checkpoint(args, folder)
+    wanted = args.precision
+    if resumed and wanted == "auto":
+        wanted = resumed["options"]["precision"]
+    precision, precision_reason = choose_precision(
+        wanted, world.device, args.loss_scale, args.combine_ddp, recipe.optimizer != MUON
+    )
+    say(f"device: {world.device} ({device_reason}), precision: {precision.name} "
+        f"({precision_reason})")  # fmt: skip
+    trainer = Trainer(args, recipe, world, precision)
+    options = {
+        **asdict(recipe),
+        "scale": args.scale,
+        "seed": args.seed,
+        "select": args.select,
+        "precision": precision.name,
+        "loss_scale": args.loss_scale,
+        "processes": world.size,
+        "total_steps": trainer.total_steps,
+    }
+    say(f"training set: {trainer.data.description}")
+    say(f"evaluation set: {trainer.eval_set.path}, {len(trainer.eval_set)} images, "
+        f"bicubic {trainer.bicubic_psnr:.2f} dB (modelzoo protocol)")  # fmt: skip
+    say(f"recipe: {recipe.name}, {trainer.total_steps:,} steps of {recipe.batch_size} × "
+        f"{world.size}, {recipe.optimizer}, learning rate {recipe.lr:.6g}")  # fmt: skip
+    if resumed:
+        check_same(options, resumed["options"])
+        trainer.load_state_dict(resumed["trainer"])
+    elif world.is_main and (aside := move_earlier_aside(folder)):
+        say(f"earlier results are now in {aside}")
+    recorder = None
+    if world.is_main:
+        recorder = Recorder(folder, args.tensorboard)
+        recorder.describe(vars(args), {
+            "device": str(world.device), "device_name": describe(world.device),
+            "device_reason": device_reason, "precision": precision.name,
+            "precision_reason": precision_reason, "processes": world.size, "recipe": asdict(recipe),
+        })  # fmt: skip
+        if resumed:
+            recorder.load_state_dict(resumed["recorder"])
+
+    def save_checkpoint() -> None:
+        state = {
+            "options": options,
+            "trainer": trainer.state_dict(),
+            "recorder": recorder.state_dict(),
+        }
+        checkpoint.save(folder, trainer.step, state)
+
+    stop = StopRequest()
+    try:
+        while trainer.step < trainer.total_steps:
+            epoch, start = divmod(trainer.step, trainer.steps_per_epoch)
+            seconds, step_seconds = trainer.train_epoch(epoch, start, stop)
+            metrics, timing = trainer.finish_epoch(epoch, seconds, step_seconds)
+            say(f"epoch{epoch} : loss={metrics['loss']:.6f}, each_step_time={step_seconds:.6f}")
+            say(f"eval psnr: {metrics['psnr']:.2f}")
+            if world.is_main:
+                warn(metrics, trainer)
+                recorder.add(metrics, timing)
+                last = trainer.step == trainer.total_steps
+                if last or epoch % args.save_every == 0:
+                    checkpoint.save_weights(folder / f"epoch_{epoch}.pth", trainer.weights())
+                if trainer.best["epoch"] == epoch:
+                    checkpoint.save_weights(folder / "best.pth", trainer.weights())
+                save_checkpoint()
+    except Interrupted as interruption:
+        if world.is_main:
+            save_checkpoint()
+            print(f"{interruption} at step {trainer.step:,}: the state is saved; "
+                  f"go on with the same command and --resume", file=sys.stderr)  # fmt: skip
+        return interruption.exit_status
+    if world.is_main:
+        say(f"best epoch: {trainer.best['epoch']}, psnr: {trainer.best['psnr']:.2f}")
+        chosen = {"eval": f"on {trainer.eval_set.path.stem} itself, which the figure is for",
+                  "held-out": "on held-out training images"}[args.select]  # fmt: skip
+        say(f"(the best epoch was chosen {chosen})")
+        report(folder, trainer.eval_set)
+        recorder.draw_curves(trainer.bicubic_psnr, trainer.eval_set.path.stem)
+        recorder.close()
+        say(f"weights, curve and pictures: {folder}")
+    return 0
+
+
+def warn(metrics: dict, trainer: Trainer) -> None:
+    """Say on standard error what should not pass unnoticed."""
+    if metrics["skipped_steps"]:
+        print(f"skipped steps so far (overflow): {metrics['skipped_steps']}", file=sys.stderr)
+    if metrics["epoch"] >= BELOW_BICUBIC_AFTER and metrics["psnr"] < trainer.bicubic_psnr:
+        print(
+            f"warning: PSNR {metrics['psnr']:.2f} dB is below bicubic's "
+            f"{trainer.bicubic_psnr:.2f} dB after {metrics['epoch'] + 1} epochs",
+            file=sys.stderr,
+        )
+
+
+def main() -> int:
+    """Find processes and device, then run."""
+    world = read_environment()
+    device, reason = choose_device(ARGS.device, world.local_rank)
+    with joined(world, device) as joined_world:
+        return run(ARGS, joined_world, reason)
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))
