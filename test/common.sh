@@ -1,0 +1,108 @@
+#!/usr/bin/env bash
+# What the training and evaluation scripts share: paths, environment, a command with its log.
+
+ROOT=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && printf '%s/' "$PWD")
+ROOT=${ROOT%/} # the slash kept a newline at the end of the folder's name alive
+
+fail() { # STATUS MESSAGE
+    printf 'error: %s\n' "$2" >&2
+    exit "$1"
+}
+
+require_number() { # NAME VALUE LEAST
+    [[ $2 =~ ^(0|[1-9][0-9]{0,8})$ && $2 -ge $3 ]] || fail 2 "$1=$2 is no whole number from $3 up"
+}
+
+absolute() { # VARIABLE: its path, seen from the caller's working directory
+    [[ -n ${!1} ]] || fail 2 "--$1= is empty"
+    [[ ${!1} == /* ]] || printf -v "$1" '%s/%s' "$PWD" "${!1}"
+}
+
+# The card, which is also the name of the folder of logs, and the interpreter.
+prepare() {
+    export ASCEND_DEVICE_ID=${ASCEND_DEVICE_ID:-${NPU_CALCULATE_DEVICE:-0}}
+    require_number ASCEND_DEVICE_ID "$ASCEND_DEVICE_ID" 0
+    export NPU_CALCULATE_DEVICE=${NPU_CALCULATE_DEVICE:-$ASCEND_DEVICE_ID}
+    export JOB_ID=${JOB_ID:-10087} PYTHONUNBUFFERED=${PYTHONUNBUFFERED:-1}
+    if [[ -z ${PYTHON:-} ]]; then
+        PYTHON=python3
+        [[ ! -x $ROOT/.venv/bin/python ]] || PYTHON=$ROOT/.venv/bin/python
+    fi
+    command -v -- "$PYTHON" >/dev/null || fail 2 "no Python interpreter $PYTHON; name one in PYTHON"
+    # shellcheck source=/dev/null
+    . "$ROOT/test/env_npu.sh"
+}
+
+make_folder() { # FOLDER
+    mkdir -p -- "$1" 2>/dev/null || fail 1 "cannot make the folder $1"
+    [[ -w $1 ]] || fail 1 "cannot write in $1"
+}
+
+# Earlier results are never deleted: PATH becomes PATH_20260131-235959.
+set_aside() { # PATH
+    [[ -e $1 ]] || return 0
+    local stamp to
+    stamp=$(date +%Y%m%d-%H%M%S)
+    to=$1_$stamp
+    while [[ -e $to ]]; do to+=_; done
+    mv -- "$1" "$to" || fail 1 "cannot move earlier results from $1 to $to"
+    printf 'earlier results moved to %s\n' "$to"
+}
+
+# Under ModelArts: the platform's log of this process; several processes have one each.
+platform_log() { # sets platform_log
+    local folder=${MODELARTS_LOG_DIR:-/home/ma-user/modelarts/log} file
+    platform_log=
+    for file in "$folder"/*proc-rank-"${RANK_ID:-0}"-* "$folder"/*proc-rank*; do
+        [[ ! -f $file || ! -w $file ]] || { platform_log=$file && return; }
+    done
+}
+
+forward() { # SIGNAL
+    signalled=1
+    kill -s "$1" -- "$child" 2>/dev/null || true
+}
+
+# Run COMMAND, its output added to LOG, and return its exit status. INT, TERM and HUP reach it, each
+# once: it has a process group of its own, so that Ctrl-C comes through the trap only. It writes
+# straight into LOG, so nothing that happens to a reader (a closed screen) can stop it.
+run_logged() { # LOG SHOW COMMAND…; SHOW: also, where to copy the output: "" (nowhere) or "screen"
+    local log=$1 show=$2 start copies=() copier='' status=0 child='' signalled=''
+    shift 2
+    if [[ -n ${MODELARTS_MODEL_PATH:-} ]]; then
+        show=screen
+        platform_log
+        [[ -z $platform_log ]] || copies=("$platform_log")
+    fi
+    { : >>"$log"; } 2>/dev/null || fail 1 "cannot write the log $log"
+    start=$(($(wc -c <"$log") + 1))
+    trap 'forward INT' INT
+    trap 'forward TERM' TERM HUP
+    set -m
+    "$@" >>"$log" 2>&1 </dev/null &
+    child=$!
+    set +m
+    if [[ -n $show ]]; then
+        (
+            trap '' INT TERM HUP
+            exec 9>&- # the lock is not the reader's
+            tail -c "+$start" -f -s 0.2 --pid="$child" -- "$log" | tee -a -- "${copies[@]}"
+        ) &
+        copier=$!
+    fi
+    while signalled=; do
+        status=0
+        wait "$child" || status=$?
+        [[ -n $signalled ]] || break # else it was a signal that ended the wait
+    done
+    [[ -z $copier ]] || wait "$copier" || true
+    trap - INT TERM HUP
+    return "$status"
+}
+
+explain_failure() { # STATUS LOG
+    {
+        printf 'error: ended with status %s; the last lines of %s:\n' "$1" "$2"
+        tail -n 20 <"$2"
+    } >&2
+}

@@ -1,0 +1,211 @@
+#!/usr/bin/env bash
+# A training from the command line to its figures; the train_*.sh scripts source this file.
+
+# shellcheck source=/dev/null
+. "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
+
+usage() {
+    cat <<EOF
+usage: bash test/${0##*/} --data_path=FOLDER [options] [-- options of train.py]
+
+$SUMMARY
+
+  --data_path=FOLDER    the dataset folder that prepare.py filled (train/, val/)
+  --output_path=FOLDER  checkpoints, metrics, pictures (default: test/output/CARD/ckpt)
+  --train_epochs=N      epochs (default: $train_epochs)
+  --train_steps=N       stop after N optimizer steps in all; 0: no limit (default)
+  --batch_size=N        patches in a batch, per card (default: $batch_size)
+EOF
+    [[ -z $distributed ]] || cat <<EOF
+  --nproc=N             processes on this machine, one per card (default: $cards)
+EOF
+    cat <<EOF
+  --help                this text
+
+Everything after -- goes to train.py and wins over the above, e.g. -- --lr 2e-4 --resume
+Logs and figures: test/output/CARD/ of the repository, CARD being ASCEND_DEVICE_ID (default 0).
+EOF
+    [[ -z $distributed ]] || cat <<EOF
+Several machines: NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT (default 29500) as for torchrun, or
+ModelArts' MA_NUM_HOSTS, VC_TASK_INDEX, VC_WORKER_HOSTS. Where the platform starts this script once
+per card (RANK_TABLE_FILE, RANK_ID, RANK_SIZE), each start is one process of the training.
+EOF
+}
+
+# train.py's own options. A resumed training goes on in the folder, log and all.
+read_extra() {
+    local word
+    extra=("$@")
+    for word; do
+        case $word in --resume | --resume=*) resume=yes ;; esac
+    done
+}
+
+parse_options() {
+    while (($#)); do
+        case $1 in
+        --data_path=*) data_path=${1#*=} ;;
+        --output_path=*) output_path=${1#*=} && absolute output_path ;;
+        --train_epochs=*) train_epochs=${1#*=} && require_number --train_epochs "$train_epochs" 1 ;;
+        --train_steps=*) train_steps=${1#*=} && require_number --train_steps "$train_steps" 0 ;;
+        --batch_size=*) batch_size=${1#*=} && require_number --batch_size "$batch_size" 1 ;;
+        --nproc=*)
+            [[ -n $distributed ]] || fail 2 "this script trains on one card; --nproc is for the 8p scripts"
+            cards=${1#*=} && require_number --nproc "$cards" 1
+            ;;
+        --help | -h) usage && exit 0 ;;
+        --) read_extra "${@:2}" && break ;;
+        *) fail 2 "unknown option $1; --help lists the options (as --name=value)" ;;
+        esac
+        shift
+    done
+    [[ -n $data_path ]] || fail 2 "--data_path=FOLDER is missing: the folder that prepare.py filled"
+    absolute data_path
+    [[ -d $data_path ]] || fail 2 "no folder $data_path; prepare.py --data-path makes it"
+}
+
+# How many processes there are and who starts them. Sets RANK_SIZE (the processes of the whole
+# training), starter (the words before train.py) and node; `reports` is empty where another
+# machine or process writes the results and prints the figures.
+plan_processes() {
+    local nodes=${NNODES:-${MA_NUM_HOSTS:-1}} master=${MASTER_ADDR:-${VC_WORKER_HOSTS:-}} cores
+    node=${NODE_RANK:-${VC_TASK_INDEX:-0}} starter=("$PYTHON")
+    if [[ -z $distributed ]]; then
+        [[ ${RANK_SIZE:-1} == 1 ]] ||
+            printf 'warning: RANK_SIZE=%s ignored: this script trains on one card\n' "$RANK_SIZE" >&2
+        unset RANK_TABLE_FILE WORLD_SIZE RANK LOCAL_RANK
+        export RANK_SIZE=1 RANK_ID=0
+        node=0
+        return
+    fi
+    require_number NNODES "$nodes" 1
+    require_number NODE_RANK "$node" 0
+    if [[ -n ${RANK_TABLE_FILE:-} && -n ${RANK_ID:-} && ${RANK_SIZE:-1} != 1 ]]; then
+        require_number RANK_SIZE "$RANK_SIZE" 2
+        require_number RANK_ID "$RANK_ID" 0
+        output_path=${output_path:-$ROOT/test/output/0/ckpt} # one folder for all ranks
+        ((RANK_ID == 0)) || reports=
+        return
+    fi
+    export RANK_SIZE=$((cards * nodes))
+    # torchrun tells each process its rank and card; one card's number would mislead them all.
+    export -n ASCEND_DEVICE_ID NPU_CALCULATE_DEVICE RANK_ID
+    cores=$(nproc 2>/dev/null || echo 1)
+    export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > cards ? cores / cards : 1))}
+    starter+=("$ROOT/test/torchrun.py" "--nproc-per-node=$cards")
+    if ((nodes == 1)); then
+        starter+=(--standalone --local-addr=127.0.0.1)
+        node=0
+        return
+    fi
+    [[ -n $master ]] || fail 2 "NNODES=$nodes needs MASTER_ADDR, the address of the first machine"
+    starter+=("--nnodes=$nodes" "--node-rank=$node" "--master-addr=${master%%,*}"
+        "--master-port=${MASTER_PORT:-29500}")
+    ((node == 0)) || reports=
+}
+
+# One "loss step_time" line an epoch, on standard output. An epoch that a resumed run repeated
+# counts once, as it was the last time.
+epoch_lines() { # < LOG
+    LC_ALL=C awk -F '[ =,]+' '
+        /^epoch[0-9]+ : loss=[^,]+, each_step_time=[0-9.]+$/ {
+            if (!($1 in last)) order[++n] = $1
+            last[$1] = $4 " " $6
+        }
+        END { for (i = 1; i <= n; i++) print last[order[i]] }'
+}
+
+last_field() { # PATTERN < LOG: the last matching line's field, counted from the left
+    LC_ALL=C awk -v field="$2" "/$1/ { found = \$field } END { print found }"
+}
+
+# The figures of a finished training: ${CaseName}_loss.txt, ${CaseName}.log and the final block.
+#   each step's time   mean of each_step_time over the epochs, in s; compiling steps not in it
+#   ActualFPS          patches a second of all processes: batch_size x RANK_SIZE / step time
+#   TrainingTime       ms a step
+#   ActualLoss         the last epoch's loss
+#   E2ETrainingTime    s from the start of train.py to its end, evaluation and compilation in it
+#   TrainAccuracy      dB, PSNR of the best epoch, protocol modelzoo, chosen on the set it is from
+#   CompileTime        s that the first steps took, compilation and warm-up; n/a when not logged
+report() { # LOG SECONDS
+    local log=$1 seconds=$2 name case_name epochs figures fps step_time step_ms loss psnr last
+    name=${ROOT##*/}
+    case_name=${name}_bs${batch_size}_${RANK_SIZE}p_$kind
+    epochs=$(epoch_lines <"$log")
+    psnr=$(last_field '^best epoch: [0-9]+, psnr: ' 5 <"$log")
+    [[ -n $epochs && -n $psnr ]] || fail 1 "$log holds no figures: no line of an epoch or no best epoch"
+    figures=$(LC_ALL=C awk -v patches=$((batch_size * RANK_SIZE)) '
+        { sum += $2; loss = $1 }
+        END { if (sum > 0) printf "%.2f %.5f %.2f %s", patches * NR / sum, sum / NR,
+                                  1000 * sum / NR, loss }' <<<"$epochs")
+    [[ -n $figures ]] || fail 1 "$log holds no figures: each_step_time is 0"
+    read -r fps step_time step_ms loss <<<"$figures"
+    if [[ $kind == acc ]]; then
+        last="TrainAccuracy = $psnr"
+    else
+        last="CompileTime = $(last_field '^first [0-9]+ steps?: ' 4 <"$log")"
+        [[ $last != *= ]] || last+=n/a
+    fi
+    cut -d ' ' -f 1 <<<"$epochs" >"$folder/${case_name}_loss.txt"
+    printf '%s\n' "Network = $name" "RankSize = $RANK_SIZE" "BatchSize = $batch_size" \
+        "DeviceType = $(uname -m)" "CaseName = $case_name" "ActualFPS = $fps" \
+        "TrainingTime = $step_ms" "ActualLoss = $loss" "E2ETrainingTime = $seconds" "$last" \
+        >"$folder/$case_name.log"
+    report_device <"$log"
+    printf '%s\n' '------------------ Final result ------------------' \
+        "Final Performance images/sec : $fps" "Final Performance sec/step : $step_time" \
+        "E2E Training Duration sec : $seconds" "Final Train Accuracy : $psnr"
+}
+
+report_device() { # < LOG: what train.py says that it used
+    LC_ALL=C awk '
+        /^device: / { line = $0 }
+        END {
+            if (line ~ /^device: npu/) print "the NPU was used (" line ")"
+            else if (line) print "no NPU was used (" line ")"
+            else print "the log does not tell which device was used"
+        }'
+}
+
+# A whole training. KIND is acc or perf; LR may be empty (train.py chooses); the script's own
+# arguments follow.
+train() { # KIND CARDS EPOCHS BATCH_SIZE LR ARGUMENT…
+    local kind=$1 cards=$2 train_epochs=$3 batch_size=$4 lr=$5 train_steps=0 data_path='' extra=()
+    local output_path='' resume='' distributed='' reports=yes starter=() node=0
+    local folder log seconds status=0 options
+    shift 5
+    ((cards == 1)) || distributed=yes
+    parse_options "$@"
+    [[ $kind == acc ]] || export TASK_QUEUE_ENABLE=${TASK_QUEUE_ENABLE:-2}
+    prepare
+    plan_processes
+    folder=$ROOT/test/output/$ASCEND_DEVICE_ID
+    ((node == 0)) || folder+=_node$node # the machines may share the repository's folder
+    output_path=${output_path:-$folder/ckpt}
+    log=$folder/train_$ASCEND_DEVICE_ID.log
+
+    make_folder "$ROOT/test/output"
+    { exec 9>"$folder.lock"; } 2>/dev/null || fail 1 "cannot write $folder.lock"
+    if command -v flock >/dev/null && ! flock -n 9; then
+        fail 1 "another training is using $folder; set ASCEND_DEVICE_ID for one beside it"
+    fi
+    [[ -n $resume ]] || set_aside "$folder"
+    make_folder "$folder"
+    make_folder "$output_path"
+
+    options=("--data_url=$data_path" "--train_url=$output_path" "--num-epochs=$train_epochs"
+        "--num-steps=$train_steps" "--batch-size=$batch_size" ${lr:+"--lr=$lr"} "${extra[@]}")
+    printf 'training log: %s\n' "$log"
+    seconds=$SECONDS
+    run_logged "$log" '' "${starter[@]}" "$ROOT/train.py" "${options[@]}" || status=$?
+    seconds=$((SECONDS - seconds))
+    if ((status)); then
+        explain_failure "$status" "$log"
+        exit "$status"
+    fi
+    if [[ -n $reports ]]; then
+        report "$log" "$seconds"
+    else
+        echo "finished; the first process of the training prints the figures"
+    fi
+}
