@@ -1,0 +1,104 @@
+"""Writing the HDF5 files that training and evaluation read, whole or not at all."""
+
+import errno
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from imaging.pairs import modelzoo_pairs, patch_blocks, patch_count
+from runtime.errors import RunError, UserError
+
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+Sizes = dict[Path, tuple[int, int]]
+
+
+@contextmanager
+def whole_file(path: Path, libver: str | tuple[str, str] = "earliest") -> Iterator:
+    """Open an HDF5 file that gets its name when all is written and on the disk.
+
+    An exception, Ctrl-C included, leaves nothing, and a former file of that name as it was.
+
+    Raises:
+        UserError: the place cannot be written.
+        RunError: the disk is full.
+    """
+    import h5py  # noqa: PLC0415 - `prepare.py --help` does without
+
+    if path.is_dir():
+        raise UserError(f"cannot write {path}: it is a folder")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # When the disk is full, HDF5's own driver crashes the interpreter; a Python file does not.
+        with temporary.open("w+b") as raw:
+            with h5py.File(raw, "w", libver=libver) as file:
+                yield file
+            raw.flush()
+            os.fsync(raw.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        kind = RunError if error.errno in NO_ROOM else UserError
+        raise kind(f"cannot write {path}: {error.strerror or error}") from None
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def write_patches(
+    path: Path, sizes: Sizes, patch_size: int, stride: int, *, scale: int, jobs: int
+) -> None:
+    """Write a training file: `lr` and `hr`, float32 N×patch_size×patch_size, luminance 0–255.
+
+    The sizes give N beforehand, so the arrays lie in one piece, which reads fastest in any order,
+    and only a few images are in memory at a time.
+
+    Args:
+        path: the file; its folder is made.
+        sizes: (height, width) of each image's pair, in the order wanted, `patch_size` at least.
+        patch_size: side of a patch, pixels.
+        stride: pixels between patches, in both directions.
+        scale: the pairs' scale.
+        jobs: images made at the same time.
+    """
+    begin = time.perf_counter()
+    count = sum(patch_count(*size, patch_size, stride) for size in sizes.values())
+    shape = (count, patch_size, patch_size)
+    with whole_file(path) as file:
+        lr, hr = (file.create_dataset(name, shape, "float32") for name in ("lr", "hr"))
+        start = 0
+        for pair in _pairs(path, list(sizes), scale, jobs):
+            for dataset, image in zip((lr, hr), pair, strict=True):
+                stop = start
+                for block in patch_blocks(image, patch_size, stride):
+                    dataset[stop : stop + len(block)] = block
+                    stop += len(block)
+            start = stop
+    _report(path, f"{count:,} patches of {len(sizes)} images, x{scale}", begin)
+
+
+def write_images(path: Path, paths: list[Path], *, scale: int, jobs: int) -> None:
+    """Write an evaluation file: groups `lr` and `hr` with an H×W dataset per image, "0", "1", ….
+
+    Whole training images have the same layout. The attribute `names` lists the images' stems.
+    """
+    begin = time.perf_counter()
+    # From format 1.8 on an attribute may exceed 64 KB, as the names of 4,000 images do.
+    with whole_file(path, libver=("v108", "latest")) as file:
+        file.attrs["names"] = [image.stem for image in paths]
+        for index, pair in enumerate(_pairs(path, paths, scale, jobs)):
+            file[f"lr/{index}"], file[f"hr/{index}"] = pair
+    _report(path, f"{len(paths)} whole images, x{scale}", begin)
+
+
+def _pairs(path: Path, paths: list[Path], scale: int, jobs: int) -> Iterator:
+    from tqdm import tqdm  # noqa: PLC0415 - `prepare.py --help` does without
+
+    pairs = modelzoo_pairs(paths, scale, jobs)
+    return iter(tqdm(pairs, path.name, len(paths), disable=None, leave=False, unit="image"))
+
+
+def _report(path: Path, what: str, begin: float) -> None:
+    size, seconds = path.stat().st_size / 1e6, time.perf_counter() - begin
+    print(f"{path}: {what}, {size:.2f} MB in {seconds:.1f} s", flush=True)

@@ -1,0 +1,82 @@
+"""From image files to training data: (low, high resolution) pairs and the patches of each."""
+
+import struct
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from PIL import Image
+
+from imaging.resize import modelzoo_pair
+from imaging.sources import ImageError
+
+BLOCK_VALUES = 2**18  # patches are copied 1 MB at a time, which stays in a core's cache
+UNREADABLE = (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
+
+
+def pair_size(path: Path, scale: int) -> tuple[int, int]:
+    """Return (height, width) of the pair that an image gives, from the file's header alone.
+
+    Raises:
+        ImageError: not an image.
+    """
+    try:
+        with Image.open(path) as image:
+            return image.height // scale * scale, image.width // scale * scale
+    except UNREADABLE as error:
+        raise _unreadable(path, error) from None
+
+
+def modelzoo_pairs(
+    paths: Iterable[Path], scale: int, jobs: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield the (lr, hr) pair of each image by the `modelzoo` protocol, in order.
+
+    Threads suffice, as Pillow works without Python's lock, and save copying pairs between
+    processes; no more than `jobs` images are made ahead of the one in use.
+
+    Raises:
+        ImageError: an image that is unreadable, truncated, smaller than the scale or not 8 bits
+            deep.
+    """
+    with ThreadPoolExecutor(jobs) as pool:
+        ahead = deque()
+        for path in paths:
+            ahead.append(pool.submit(_read_pair, path, scale))
+            if len(ahead) > jobs:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+
+
+def patch_count(height: int, width: int, size: int, stride: int) -> int:
+    """Return how many size×size patches an image of at least that size gives."""
+    return ((height - size) // stride + 1) * ((width - size) // stride + 1)
+
+
+def patch_blocks(image: np.ndarray, size: int, stride: int) -> Iterator[np.ndarray]:
+    """Cut an H×W image into patches, rows first, then columns; yield n×size×size blocks."""
+    grid = sliding_window_view(image, (size, size))[::stride, ::stride]
+    rows = max(1, BLOCK_VALUES // (grid.shape[1] * size * size))
+    for top in range(0, len(grid), rows):
+        yield grid[top : top + rows].reshape(-1, size, size)
+
+
+def _read_pair(path: Path, scale: int) -> tuple[np.ndarray, np.ndarray]:
+    try:
+        with Image.open(path) as image:
+            image.load()
+    except UNREADABLE as error:
+        raise _unreadable(path, error) from None
+    if min(image.size) < scale:
+        raise ImageError(f"{path} is {image.width}×{image.height}, less than the scale; remove it")
+    if image.mode.startswith(("I", "F")):  # RGB would clip nearly all of it to white
+        raise ImageError(f"{path} has pixels of mode {image.mode}; save it with 8 bits a channel")
+    return modelzoo_pair(image, scale)
+
+
+def _unreadable(path: Path, error: Exception) -> ImageError:
+    return ImageError(f"{path} cannot be read as an image ({error}); mend or remove it")

@@ -1,0 +1,132 @@
+"""Where images come from: a folder, the public T91 and Set5, the photographs of scikit-image."""
+
+import importlib.util
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from urllib.parse import urlsplit
+
+# The SHA-256 of each file: public_images.sha256, for `sha256sum -c` as well.
+PUBLIC_IMAGES = (
+    "https://raw.githubusercontent.com/tegg89/SRCNN-Tensorflow/"
+    "78be1a24697935fc39a3a8cf59a6632264afade7"
+)
+MIRROR = "SRCNN_IMAGES_URL"  # environment variable: the same files at another address
+CONNECT_SECONDS, READ_SECONDS = 3, 30
+CONNECTIONS = 8
+
+# Files inside scikit-image's wheel; its drawings, masks and the other half of the stereo pair, and
+# pictures of no use for this (a retina, a star field), stay out.
+SAMPLE_TRAIN = (
+    "astronaut.png",
+    "brick.png",
+    "coins.png",
+    "grass.png",
+    "gravel.png",
+    "ihc.png",
+    "moon.png",
+    "motorcycle_left.png",
+    "page.png",
+    "rocket.jpg",
+    "text.png",
+)
+SAMPLE_EVAL = ("camera.png", "chelsea.png", "coffee.png")
+
+
+class ImageError(Exception):
+    """An image, a folder or a download that cannot be used; the message says which and why."""
+
+
+def folder_images(folder: Path) -> list[Path]:
+    """Return the files of a folder, sorted by path; hidden files and folders are left out.
+
+    Raises:
+        ImageError: no such folder, or nothing in it.
+    """
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError as error:
+        raise ImageError(f"no images in {folder}: {error.strerror}") from None
+    paths = [path for path in entries if path.is_file() and not path.name.startswith(".")]
+    if not paths:
+        raise ImageError(f"no images in {folder}: the folder is empty")
+    return paths
+
+
+def sample_images() -> tuple[list[Path], list[Path]]:
+    """Return the photographs inside the scikit-image package, for training and for evaluation.
+
+    Only files that its wheel carries: no network.
+
+    Raises:
+        ImageError: scikit-image is not installed, or a release without one of them.
+    """
+    spec = importlib.util.find_spec("skimage")
+    if spec is None or spec.origin is None:
+        raise ImageError("no sample photographs: scikit-image is not installed")
+    folder = Path(spec.origin).parent / "data"
+    train, evaluation = ([folder / name for name in names] for names in (SAMPLE_TRAIN, SAMPLE_EVAL))
+    missing = [path.name for path in train + evaluation if not path.is_file()]
+    if missing:
+        raise ImageError(f"this scikit-image lacks {', '.join(missing)}; install release 0.26")
+    return train, evaluation
+
+
+def download_images(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Fetch the public T91 and Set5 images that `folder` lacks, each checked by its SHA-256.
+
+    A file gets its name only when it is whole and right; what an interruption leaves is never
+    used, and the next call goes on with the files that are missing or wrong.
+
+    Returns:
+        The paths of the 91 training and the 5 evaluation images, sorted.
+
+    Raises:
+        ImageError: no network, a file that is not there, or one with another SHA-256.
+    """
+    import pooch  # noqa: PLC0415 - for downloads only
+    from requests.exceptions import RequestException  # noqa: PLC0415
+    from tqdm import tqdm  # noqa: PLC0415
+
+    base = os.environ.get(MIRROR, PUBLIC_IMAGES).rstrip("/") + "/"
+    pooch.get_logger().setLevel("WARNING")
+    public = pooch.create(folder, base, registry=public_registry(), retry_if_failed=1)
+    downloader = pooch.HTTPDownloader(timeout=(CONNECT_SECONDS, READ_SECONDS))
+
+    def fetch(name: str) -> Path:
+        try:
+            return Path(public.fetch(name, downloader=downloader))
+        except (RequestException, ValueError) as error:  # ValueError: another SHA-256
+            raise ImageError(f"cannot download {base}{name}: {error}; try again later") from None
+        except OSError as error:
+            raise ImageError(f"cannot write {folder / name}: {error.strerror}") from None
+
+    names = sorted(public.registry)
+    if not all((folder / name).is_file() for name in names):
+        _check_network(base)
+    with ThreadPoolExecutor(CONNECTIONS) as pool:
+        bar = tqdm(pool.map(fetch, names), "images", len(names), disable=None, leave=False)
+        paths = list(bar)
+    train = [path for path, name in zip(paths, names, strict=True) if name.startswith("Train/")]
+    return train, [path for path in paths if path not in train]
+
+
+def public_registry() -> dict[str, str]:
+    """Return the SHA-256 of each public image by its path in the source."""
+    lines = Path(__file__).with_name("public_images.sha256").read_text("utf-8").splitlines()
+    return {name: digest for digest, name in (line.split(maxsplit=1) for line in lines)}
+
+
+def _check_network(base: str) -> None:
+    """Fail within seconds where no server can be reached, before 96 files try one by one."""
+    import requests  # noqa: PLC0415 - for downloads only
+
+    try:
+        requests.head(base, timeout=CONNECT_SECONDS)
+    except (requests.exceptions.ConnectionError, requests.exceptions.Timeout):
+        raise ImageError(
+            f"no network: cannot reach {urlsplit(base).hostname}; set {MIRROR} to a mirror, "
+            f"give --train-images and --eval-images, or take --sample"
+        ) from None
+    except requests.exceptions.RequestException as error:
+        raise ImageError(f"{MIRROR}={base}: {error}") from None

@@ -1,0 +1,138 @@
+"""Make the HDF5 files that training and evaluation read.
+
+    python prepare.py --data-path dataset --download
+    python prepare.py --data-path dataset-sample --sample
+    python prepare.py --data-path dataset --train-images T91 --eval-images Set5 --scale 2
+    python prepare.py --images-dir T91 --output-path train.h5 --patch-size 33 --stride 14 --scale 3
+    python prepare.py --images-dir Set5 --output-path eval.h5 --scale 3 --eval
+
+--data-path fills a dataset folder: train/T91_x3.h5 (patches), train/T91_x3_images.h5 (the same
+images whole, for the fast recipe) and val/Set5_x3.h5; with --sample the names say `sample`.
+Files that are there already are kept. Behind a firewall, the environment variable
+SRCNN_IMAGES_URL names another address with the public files.
+
+Training files hold `lr` and `hr`, float32 N×33×33; --eval files hold groups `lr` and `hr` with a
+float32 H×W dataset per image, "0", "1", …, and the images' names as the attribute `names`. All is
+luminance, 0–255, by the `modelzoo` protocol (imaging/resize.py).
+"""
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from hdf5 import Sizes, write_images, write_patches
+from imaging.pairs import pair_size
+from imaging.sources import ImageError, download_images, folder_images, sample_images
+from runtime.errors import UserError, run_main
+
+
+def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--images-dir", type=Path, help="folder with the images of one file")
+    add("--output-path", type=Path, help="that file")
+    add("--eval", action="store_true", help="whole images instead of patches")
+    add("--data-path", type=Path, help="dataset folder to fill, from one of the next three")
+    add("--train-images", type=Path, help="folder with training images (and --eval-images)")
+    add("--eval-images", type=Path, help="folder with evaluation images (and --train-images)")
+    add("--download", action="store_true", help="fetch the public T91 and Set5, checked")
+    add("--sample", action="store_true", help="photographs of scikit-image: no network needed")
+    add("--force", action="store_true", help="make files of the dataset folder anew")
+    add("--scale", type=_positive, help="default: 2; 3 with --data-path")
+    add("--patch-size", type=_positive, default=33)
+    add("--stride", type=_positive, default=14)
+    add("--jobs", type=_positive, default=min(4, os.cpu_count() or 1), help="default: %(default)s")
+    args = parser.parse_args(arguments)
+    folders = args.train_images is not None, args.eval_images is not None
+    sources = args.download + args.sample + any(folders)
+    if args.data_path is None:
+        if args.images_dir is None or args.output_path is None:
+            parser.error("give --images-dir and --output-path, or --data-path")
+        if sources or args.force:
+            parser.error("--download, --sample, --*-images and --force go with --data-path")
+    elif args.images_dir or args.output_path or args.eval:
+        parser.error("--images-dir, --output-path and --eval do not go with --data-path")
+    elif sources != 1 or any(folders) != all(folders):
+        parser.error("--data-path: one of --download, --sample, --train-images with --eval-images")
+    args.scale = args.scale or (3 if args.data_path else 2)
+    return args
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number, 1 or more, not {text!r}")
+    return int(text)
+
+
+def patch_sources(paths: list[Path], scale: int, size: int) -> Sizes:
+    """Return the images that hold a patch, each with its size; name the others on stderr."""
+    sizes = {path: pair_size(path, scale) for path in paths}
+    small = [path.name for path in paths if min(sizes[path]) < size]
+    what = f"smaller than a {size}×{size} patch at x{scale}"
+    if len(small) == len(paths):
+        raise UserError(f"every image in {paths[0].parent} is {what}; take larger ones")
+    if small:
+        print(f"skipped {len(small)} images {what}: {', '.join(small)}", file=sys.stderr)
+    return {path: shape for path, shape in sizes.items() if min(shape) >= size}
+
+
+def find_images(args: argparse.Namespace) -> tuple[list[Path], list[Path]]:
+    """Return the training and the evaluation images of a dataset folder."""
+    if args.sample:
+        print("sample photographs of scikit-image: these are NOT T91 and Set5")
+        return sample_images()
+    if args.download:
+        folder = args.data_path / "images"
+        paths = download_images(folder)
+        print(f"{folder}: T91 and Set5, every file with its SHA-256", flush=True)
+        return paths
+    return folder_images(args.train_images), folder_images(args.eval_images)
+
+
+def fill_folder(args: argparse.Namespace) -> Iterator[tuple[Path, Sizes | list[Path], bool]]:
+    """Yield each file that the dataset folder lacks, its images, and whether they stay whole."""
+    train, evaluation = ("sample", "sample") if args.sample else ("T91", "Set5")
+    patches = args.data_path / "train" / f"{train}_x{args.scale}.h5"
+    whole = args.data_path / "train" / f"{train}_x{args.scale}_images.h5"
+    measured = args.data_path / "val" / f"{evaluation}_x{args.scale}.h5"
+    kept = [path for path in (patches, whole, measured) if path.exists() and not args.force]
+    for path in kept:
+        print(f"{path}: kept as it is; --force makes it anew")
+    if len(kept) == 3:
+        return
+    train_paths, eval_paths = find_images(args)
+    sizes = patch_sources(train_paths, args.scale, args.patch_size)
+    plan = (patches, sizes, False), (whole, list(sizes), True), (measured, eval_paths, True)
+    yield from (file for file in plan if file[0] not in kept)
+
+
+def one_file(args: argparse.Namespace) -> Iterator[tuple[Path, Sizes | list[Path], bool]]:
+    """Yield the file of --output-path, as `fill_folder` does."""
+    paths = folder_images(args.images_dir)
+    images = paths if args.eval else patch_sources(paths, args.scale, args.patch_size)
+    yield args.output_path, images, args.eval
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Make the files that are asked for."""
+    args = parse_args(arguments)
+    common = {"scale": args.scale, "jobs": args.jobs}
+    try:
+        for path, images, whole in fill_folder(args) if args.data_path else one_file(args):
+            if whole:
+                write_images(path, images, **common)
+            else:
+                write_patches(path, images, args.patch_size, args.stride, **common)
+    except ImageError as error:
+        raise UserError(str(error)) from None
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    sys.exit(run_main(main))
