@@ -26,8 +26,7 @@ from runtime.distributed import World, joined, read_environment
 from runtime.errors import UserError, run_main
 from runtime.precision import choose_precision
 from runtime.recipes import MUON, RECIPES, Recipe
-from runtime.recorder import Recorder
-from runtime.results import move_earlier_aside, report
+from runtime.results import Results
 from runtime.stopping import Interrupted, StopRequest
 from trainer import Trainer
 
@@ -79,7 +78,6 @@ def check_same(options: dict, earlier: dict) -> None:
 
 def run(args: argparse.Namespace, world: World, device_reason: str) -> int:
     """Train, evaluate and record; return the exit status."""
-    say = print if world.is_main else lambda *_: None
     recipe = settle(RECIPES[args.recipe], args, world)
     folder = args.outputs_dir / f"x{args.scale}"
     resumed = find_checkpoint(args, folder)
@@ -89,9 +87,10 @@ def run(args: argparse.Namespace, world: World, device_reason: str) -> int:
     precision, precision_reason = choose_precision(
         wanted, world.device, args.loss_scale, args.combine_ddp, recipe.optimizer != MUON
     )
-    say(f"device: {world.device} ({device_reason}), precision: {precision.name} "
-        f"({precision_reason})")  # fmt: skip
+    print(f"device: {world.device} ({device_reason}), "
+          f"precision: {precision.name} ({precision_reason})")  # fmt: skip
     trainer = Trainer(args, recipe, world, precision)
+    print_plan(trainer)
     options = {
         **asdict(recipe),
         "scale": args.scale,
@@ -102,78 +101,78 @@ def run(args: argparse.Namespace, world: World, device_reason: str) -> int:
         "processes": world.size,
         "total_steps": trainer.total_steps,
     }
-    say(f"training set: {trainer.data.description}")
-    say(f"evaluation set: {trainer.eval_set.path}, {len(trainer.eval_set)} images, "
-        f"bicubic {trainer.bicubic_psnr:.2f} dB (modelzoo protocol)")  # fmt: skip
-    say(f"recipe: {recipe.name}, {trainer.total_steps:,} steps of {recipe.batch_size} × "
-        f"{world.size}, {recipe.optimizer}, learning rate {recipe.lr:.6g}")  # fmt: skip
     if resumed:
         check_same(options, resumed["options"])
         trainer.load_state_dict(resumed["trainer"])
-    elif world.is_main and (aside := move_earlier_aside(folder)):
-        say(f"earlier results are now in {aside}")
-    recorder = None
+    results = None
     if world.is_main:
-        recorder = Recorder(folder, args.tensorboard)
-        recorder.describe(vars(args), {
-            "device": str(world.device), "device_name": describe(world.device),
-            "device_reason": device_reason, "precision": precision.name,
-            "precision_reason": precision_reason, "processes": world.size, "recipe": asdict(recipe),
-        })  # fmt: skip
-        if resumed:
-            recorder.load_state_dict(resumed["recorder"])
-
-    def save_checkpoint() -> None:
-        state = {
-            "options": options,
-            "trainer": trainer.state_dict(),
-            "recorder": recorder.state_dict(),
-        }
-        checkpoint.save(folder, trainer.step, state)
-
-    stop = StopRequest()
+        results = Results(
+            folder,
+            options,
+            save_every=args.save_every,
+            tensorboard=args.tensorboard,
+            resumed=resumed,
+        )
+        results.recorder.describe(
+            vars(args),
+            device=str(world.device),
+            device_name=describe(world.device),
+            device_reason=device_reason,
+            precision=precision.name,
+            precision_reason=precision_reason,
+            processes=world.size,
+            recipe=asdict(recipe),
+        )
     try:
-        while trainer.step < trainer.total_steps:
-            epoch, start = divmod(trainer.step, trainer.steps_per_epoch)
-            seconds, step_seconds = trainer.train_epoch(epoch, start, stop)
-            metrics, timing = trainer.finish_epoch(epoch, seconds, step_seconds)
-            say(f"epoch{epoch} : loss={metrics['loss']:.6f}, each_step_time={step_seconds:.6f}")
-            say(f"eval psnr: {metrics['psnr']:.2f}")
-            if world.is_main:
-                warn(metrics, trainer)
-                recorder.add(metrics, timing)
-                last = trainer.step == trainer.total_steps
-                if last or epoch % args.save_every == 0:
-                    checkpoint.save_weights(folder / f"epoch_{epoch}.pth", trainer.weights())
-                if trainer.best["epoch"] == epoch:
-                    checkpoint.save_weights(folder / "best.pth", trainer.weights())
-                save_checkpoint()
+        train(trainer, results)
     except Interrupted as interruption:
-        if world.is_main:
-            save_checkpoint()
+        if results:
+            results.save_checkpoint(trainer)
             print(f"{interruption} at step {trainer.step:,}: the state is saved; "
                   f"go on with the same command and --resume", file=sys.stderr)  # fmt: skip
         return interruption.exit_status
-    if world.is_main:
-        say(f"best epoch: {trainer.best['epoch']}, psnr: {trainer.best['psnr']:.2f}")
-        chosen = {"eval": f"on {trainer.eval_set.path.stem} itself, which the figure is for",
-                  "held-out": "on held-out training images"}[args.select]  # fmt: skip
-        say(f"(the best epoch was chosen {chosen})")
-        report(folder, trainer.eval_set)
-        recorder.draw_curves(trainer.bicubic_psnr, trainer.eval_set.path.stem)
-        recorder.close()
-        say(f"weights, curve and pictures: {folder}")
+    if results:
+        results.finish(trainer)
     return 0
 
 
-def warn(metrics: dict, trainer: Trainer) -> None:
+def print_plan(trainer: Trainer) -> None:
+    """Print what will be trained on what."""
+    recipe, eval_set = trainer.recipe, trainer.eval_set
+    print(f"training set: {trainer.data.description}")
+    print(f"evaluation set: {eval_set.path}, {len(eval_set)} images, "
+          f"bicubic {trainer.bicubic_psnr:.2f} dB (modelzoo protocol)")  # fmt: skip
+    print(f"recipe: {recipe.name}, {trainer.total_steps:,} steps of {recipe.batch_size} samples "
+          f"on {trainer.world.size} process(es), {recipe.optimizer}, learning rate {recipe.lr:.6g} "
+          f"(the recipe's times √processes, or --lr)")  # fmt: skip
+
+
+def train(trainer: Trainer, results: Results | None) -> None:
+    """Train from where the trainer stands to the last step, and print the known lines."""
+    stop = StopRequest()
+    while trainer.step < trainer.total_steps:
+        epoch, start = divmod(trainer.step, trainer.steps_per_epoch)
+        seconds, step_seconds = trainer.train_epoch(epoch, start, stop)
+        metrics, timing = trainer.finish_epoch(epoch, seconds, step_seconds)
+        print(f"epoch{epoch} : loss={metrics['loss']:.6f}, each_step_time={step_seconds:.6f}")
+        print(f"eval psnr: {metrics['psnr']:.2f}", flush=True)
+        if results:
+            warn(metrics, trainer.bicubic_psnr)
+            results.add_epoch(trainer, metrics, timing)
+    best, chosen_on = trainer.best, f"{trainer.eval_set.path.stem} itself"
+    print(f"best epoch: {best['epoch']}, psnr: {best['psnr']:.2f}")
+    print(f"(chosen on {'held-out training images' if trainer.held_out else chosen_on})")
+
+
+def warn(metrics: dict, bicubic_psnr: float) -> None:
     """Say on standard error what should not pass unnoticed."""
     if metrics["skipped_steps"]:
-        print(f"skipped steps so far (overflow): {metrics['skipped_steps']}", file=sys.stderr)
-    if metrics["epoch"] >= BELOW_BICUBIC_AFTER and metrics["psnr"] < trainer.bicubic_psnr:
+        print(f"steps skipped so far, as they overflowed: {metrics['skipped_steps']}",
+              file=sys.stderr)  # fmt: skip
+    if metrics["epoch"] >= BELOW_BICUBIC_AFTER and metrics["psnr"] < bicubic_psnr:
         print(
-            f"warning: PSNR {metrics['psnr']:.2f} dB is below bicubic's "
-            f"{trainer.bicubic_psnr:.2f} dB after {metrics['epoch'] + 1} epochs",
+            f"warning: PSNR {metrics['psnr']:.2f} dB is below bicubic's {bicubic_psnr:.2f} dB "
+            f"after {metrics['epoch'] + 1} epochs; see README.md, Troubleshooting",
             file=sys.stderr,
         )
 

@@ -80,7 +80,7 @@ class Trainer:
         """
         steps = min(self.steps_per_epoch - start, self.total_steps - self.step)
         batches = islice(self.data.batches.epoch(epoch, start), steps)
-        watch = StepWatch(self.world, warm_up=not self.steps_here and steps > WARM_UP_STEPS)
+        watch = StepWatch(self.world.device, warm_up=not self.steps_here and steps > WARM_UP_STEPS)
         hidden = None if self.world.is_main else True  # None: tqdm shows on a terminal only
         for lr, hr in tqdm(batches, f"epoch {epoch}", steps, leave=False, disable=hidden):
             factor = self.recipe.lr_factor(self.step, self.total_steps)

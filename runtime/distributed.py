@@ -76,7 +76,10 @@ def read_environment() -> World:
 
 @contextlib.contextmanager
 def joined(world: World, device: torch.device) -> Iterator[World]:
-    """Join the other processes: over HCCL on NPUs, NCCL on GPUs, gloo on CPUs."""
+    """Join the other processes: over HCCL on NPUs, NCCL on GPUs, gloo on CPUs.
+
+    Rank 0 alone prints on standard output.
+    """
     if world.size == 1:
         yield world._replace(device=device)
         return
@@ -84,7 +87,10 @@ def joined(world: World, device: torch.device) -> Iterator[World]:
         COLLECTIVES[device.type], rank=world.rank, world_size=world.size, timeout=TIMEOUT
     )
     try:
-        yield world._replace(device=device)
+        with open(os.devnull, "w") as nowhere:  # noqa: PTH123
+            silent = contextlib.redirect_stdout(nowhere)
+            with contextlib.nullcontext() if world.is_main else silent:
+                yield world._replace(device=device)
     finally:
         dist.destroy_process_group()
 

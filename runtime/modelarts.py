@@ -34,6 +34,7 @@ def run(kind: str) -> int:
         RunError: copying failed after the training had ended well.
     """
     args = parse_args(kind)
+    logs = _log_folder()
     script = ROOT / "test" / f"train_{kind}_{'8p' if several_processes() else '1p'}.sh"
     staging = _staging(args)
     data = staging / "data_url" if is_remote(args.data_url) else _folder(args.data_url)
@@ -53,12 +54,12 @@ def run(kind: str) -> int:
     status = _run_script([f"--data_path={data}", f"--output_path={results}"], script)
     say("end of the run", f"exit status {status}")
     try:
-        _copy_logs(results)
+        _copy_logs(logs, results)
         if is_remote(args.train_url):
             say("upload", f"{results} to {args.train_url}")
             _copy_parallel(results, args.train_url)
     except (OSError, shutil.Error, RunError) as error:
-        message = f"results not copied, they are in {results} and {_log_folder()}: {error}"
+        message = f"results not copied, they are in {results} and {logs}: {error}"
         if not status:
             raise RunError(message) from error
         print(f"error: {message}", file=sys.stderr)
@@ -145,13 +146,21 @@ def _copy_parallel(source: object, target: object) -> None:
         raise RunError(f"moxing could not copy {source} to {target}: {error}") from error
 
 
+def _number(*variables: str) -> str:
+    """Return the first of these variables that is set, else 0. It names a folder, so digits only."""
+    value = next(filter(None, map(os.environ.get, variables)), "0")
+    if not value.isdecimal():
+        raise UserError(f"{' or '.join(variables)} is {value!r}; expected a number")
+    return value
+
+
 def _device() -> str:
-    return os.environ.get("ASCEND_DEVICE_ID") or os.environ.get("NPU_CALCULATE_DEVICE") or "0"
+    return _number("ASCEND_DEVICE_ID", "NPU_CALCULATE_DEVICE")
 
 
 def _log_folder() -> Path:
     """Return where test/training.sh leaves the logs of this process."""
-    node = os.environ.get("NODE_RANK") or os.environ.get("VC_TASK_INDEX") or "0"
+    node = _number("NODE_RANK", "VC_TASK_INDEX")
     several = several_processes() and node != "0"
     return OUTPUT / (f"{_device()}_node{node}" if several else _device())
 
@@ -179,9 +188,8 @@ def _run_script(options: list[str], script: Path) -> int:
     return status if status >= 0 else 128 - status
 
 
-def _copy_logs(results: Path) -> None:
+def _copy_logs(source: Path, results: Path) -> None:
     """Copy the logs to `results`/logs/CARD; those of an earlier job step aside."""
-    source = _log_folder()
     if not source.is_dir():
         return
     target = results / "logs" / source.name

@@ -35,7 +35,7 @@ class Recorder:
         self.timing: list[dict[str, Any]] = []
         self.events = _summary_writer(folder) if tensorboard else None
 
-    def describe(self, args: dict[str, Any], environment: dict[str, Any]) -> None:
+    def describe(self, args: dict[str, Any], **environment: Any) -> None:
         """Write args.json and environment.json."""
         versions = {
             "python": platform.python_version(),

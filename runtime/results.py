@@ -1,41 +1,120 @@
-"""The end of a run: the table of figures and the pictures."""
+"""The output folder of a run: checkpoints, weights, tables, pictures. The main process's only."""
 
+import fcntl
+import math
 import time
 from pathlib import Path
+from typing import Any
 
 from datasets import EvalDataset
 from imaging.metrics import psnr
 from imaging.pictures import save_strip
+from runtime import checkpoint
+from runtime.errors import RunError, UserError
 from runtime.files import whole_file
 from runtime.inference import restore
+from runtime.recorder import Recorder
 from runtime.weights import load_weights
+from trainer import Trainer
 
 
-def move_earlier_aside(folder: Path) -> Path | None:
-    """Rename a folder that holds an earlier run's results; return its new name."""
+class Results:
+    """Keeps a run's folder. A run that starts anew renames what an earlier one left there.
+
+    Args:
+        folder: made if need be; one run at a time may have it.
+        options: the options that decide the mathematics, for the checkpoints.
+        save_every: epochs between two files epoch_{n}.pth.
+        tensorboard: write TensorBoard events, too.
+        resumed: the checkpoint to go on from, or None.
+
+    Raises:
+        UserError: another run writes there.
+        RunError: it cannot be written.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        options: dict[str, Any],
+        *,
+        save_every: int,
+        tensorboard: bool,
+        resumed: dict | None,
+    ) -> None:
+        self.folder, self.options, self.save_every = folder, options, save_every
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self.lock = _lock(folder)
+            if not resumed and (aside := _move_earlier_aside(folder)):
+                print(f"earlier results are now in {aside}")
+                folder.mkdir()
+        except OSError as error:
+            raise RunError(f"cannot write to {folder}: {error.strerror}") from None
+        self.recorder = Recorder(folder, tensorboard)
+        if resumed:
+            self.recorder.load_state_dict(resumed["recorder"])
+
+    def add_epoch(self, trainer: Trainer, metrics: dict[str, Any], timing: dict[str, Any]) -> None:
+        """Record an epoch, save its weights, then the checkpoint."""
+        self.recorder.add(metrics, timing)
+        epoch, last = metrics["epoch"], trainer.step == trainer.total_steps
+        if last or epoch % self.save_every == 0:
+            checkpoint.save_weights(self.folder / f"epoch_{epoch}.pth", trainer.weights())
+        if trainer.best["epoch"] == epoch:
+            checkpoint.save_weights(self.folder / "best.pth", trainer.weights())
+        self.save_checkpoint(trainer)
+
+    def save_checkpoint(self, trainer: Trainer) -> None:
+        """Save all that going on from here needs."""
+        state = {
+            "options": self.options,
+            "trainer": trainer.state_dict(),
+            "recorder": self.recorder.state_dict(),
+        }
+        checkpoint.save(self.folder, trainer.step, state)
+
+    def finish(self, trainer: Trainer) -> None:
+        """Print each image's PSNR with best.pth next to bicubic's; make curve and pictures."""
+        name = trainer.eval_set.path.stem
+        means = _report_images(self.folder, trainer.eval_set)
+        print(f"{'mean':<14}  {means[0]:7.2f}  {means[1]:7.2f}")
+        curve = self.recorder.draw_curves(trainer.bicubic_psnr, name)
+        self.recorder.close()
+        print(f"weights: {self.folder / 'best.pth'}\ncurve: {curve}")
+        print(f"pictures: {self.folder / 'strip_*.png'}")
+
+
+def _lock(folder: Path) -> Any:
+    """Lock a folder for this process; the system lets go when the process ends, however."""
+    file = (folder.parent / f".{folder.name}.lock").open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UserError(f"another run is writing to {folder}; use another --outputs-dir") from None
+    return file
+
+
+def _move_earlier_aside(folder: Path) -> Path | None:
     if not any(folder.glob("*.pth")) and not any(folder.glob("*.pt")):
         return None
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    aside = next(
-        path
-        for n in range(1000)
-        if not (path := folder.with_name(f"{folder.name}.{stamp}{f'-{n}' if n else ''}")).exists()
-    )
+    stamp, number = time.strftime("%Y%m%d-%H%M%S"), 0
+    while (aside := folder.with_name(f"{folder.name}.{stamp}.{number}")).exists():
+        number += 1
     return folder.rename(aside)
 
 
-def report(folder: Path, eval_set: EvalDataset) -> None:
-    """Print each image's PSNR with best.pth beside bicubic's; save a strip of pictures of each."""
+def _report_images(folder: Path, eval_set: EvalDataset) -> list[float]:
+    """Print a line and save a strip of pictures for each image; return the two means."""
     model = load_weights(folder / "best.pth")
-    print(f"{eval_set.path.stem}, modelzoo protocol, PSNR in dB\n{'image':<12}  bicubic    SRCNN")
-    sums = [0.0, 0.0]
+    print(f"{eval_set.path.stem}, modelzoo protocol, PSNR in dB")
+    print(f"{'image':<14}  bicubic    SRCNN")
+    figures = []
     for name, (lr, hr) in zip(eval_set.names, eval_set, strict=True):
         bicubic, original = (255.0 * pixels[0].numpy() for pixels in (lr, hr))
         output = restore(model, bicubic).clip(0.0, 255.0)
-        figures = psnr(bicubic, original), psnr(output, original)
-        sums = [total + figure for total, figure in zip(sums, figures, strict=True)]
-        print(f"{name:<12}  {figures[0]:7.2f}  {figures[1]:7.2f}")
+        figures.append((psnr(bicubic, original), psnr(output, original)))
+        print(f"{name:<14}  {figures[-1][0]:7.2f}  {figures[-1][1]:7.2f}")
         with whole_file(folder / f"strip_{name}.png") as temporary:
-            save_strip(temporary, name, bicubic, output, original, psnrs=figures)
-    means = [total / len(eval_set) for total in sums]
-    print(f"{'mean':<12}  {means[0]:7.2f}  {means[1]:7.2f}")
+            save_strip(temporary, name, bicubic, output, original, psnrs=figures[-1])
+    return [math.fsum(column) / len(figures) for column in zip(*figures, strict=True)]

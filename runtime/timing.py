@@ -2,8 +2,9 @@
 
 import time
 
+import torch
+
 from runtime.device import synchronize
-from runtime.distributed import World
 
 WARM_UP_STEPS = 5  # compiling, first-use costs
 
@@ -14,12 +15,12 @@ class StepWatch:
     The device is waited for at the end of the warm-up and of the epoch only.
 
     Args:
-        world: where the steps run; the main process prints.
+        device: where the steps run.
         warm_up: leave the first 5 steps out of the mean and print what they took.
     """
 
-    def __init__(self, world: World, warm_up: bool) -> None:
-        self.world, self.warm_up = world, warm_up
+    def __init__(self, device: torch.device, warm_up: bool) -> None:
+        self.device, self.warm_up = device, warm_up
         self.seconds, self.steps = 0.0, 0
         self.started = time.perf_counter()
         self.earlier = 0.0
@@ -29,11 +30,10 @@ class StepWatch:
         self.steps += 1
         if self.warm_up and self.steps == WARM_UP_STEPS:
             self.earlier, self.steps, self.warm_up = self._lap(), 0, False
-            if self.world.is_main:
-                print(
-                    f"first {WARM_UP_STEPS} steps: {self.earlier:.6f} s "
-                    f"(compilation and warm-up, not in each_step_time)"
-                )
+            print(
+                f"first {WARM_UP_STEPS} steps: {self.earlier:.6f} s "
+                f"(compilation and warm-up, not in each_step_time)"
+            )
 
     def stop(self) -> tuple[float, float]:
         """Return (seconds of the epoch, mean seconds of a step without the warm-up)."""
@@ -41,7 +41,7 @@ class StepWatch:
         return self.earlier + seconds, seconds / max(1, self.steps)
 
     def _lap(self) -> float:
-        synchronize(self.world.device)
+        synchronize(self.device)
         now = time.perf_counter()
         seconds, self.started = now - self.started, now
         return seconds
