@@ -8,17 +8,17 @@ import numpy as np
 from PIL import Image
 
 from imaging.metrics import SSIM_WINDOW, Protocol
+from imaging.pairs import UNREADABLE
 from imaging.pictures import with_luminance
+from imaging.sources import ImageError, folder_images
 from runtime.errors import UserError
-
-SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
 
 class Sample(NamedTuple):
     """One test image.
 
     Attributes:
-        name: file name, or the number in a dataset file without names.
+        name: file name without its ending, or the number in a dataset file without names.
         bicubic: luminance H×W, 0–255, real; the network's input.
         original: the same of the original.
         visible_bicubic: what people see, uint8, H×W×3 or H×W.
@@ -44,11 +44,10 @@ def read_folder(folder: Path, scale: int, protocol: Protocol) -> Iterator[Sample
     Raises:
         UserError: no images, or one that is unreadable, too small or not 8 bits deep.
     """
-    if not folder.is_dir():
-        raise UserError(f"no folder {folder}; name one with images")
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
-    if not paths:
-        raise UserError(f"no images in {folder}; looked for {' '.join(sorted(SUFFIXES))}")
+    try:
+        paths = folder_images(folder)
+    except ImageError as error:
+        raise UserError(str(error)) from None
     border = protocol.border(scale)
     for path in paths:
         image = _open(path)
@@ -58,7 +57,7 @@ def read_folder(folder: Path, scale: int, protocol: Protocol) -> Iterator[Sample
                 f"{path} is {image.width}×{image.height}, too small to measure: the protocol "
                 f"{protocol.name} at x{scale} needs {least} pixels on each side; remove it"
             )
-        yield Sample(path.name, *protocol.pair(image, scale), *protocol.visible_pair(image, scale))
+        yield Sample(path.stem, *protocol.pair(image, scale), *protocol.visible_pair(image, scale))
 
 
 def read_dataset(data_path: Path, scale: int) -> Iterator[Sample]:
@@ -85,10 +84,10 @@ def _open(path: Path) -> Image.Image:
     try:
         with Image.open(path) as image:
             image.load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except UNREADABLE as error:
         raise UserError(f"{path} cannot be read as an image ({error}); remove it") from None
     if image.mode.startswith(("I", "F")):
-        raise UserError(f"{path} has pixels of mode {image.mode}; expected 8 bits per channel")
+        raise UserError(f"{path} has pixels of mode {image.mode}; save it with 8 bits a channel")
     return image
 
 

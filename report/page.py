@@ -2,7 +2,6 @@
 
 import base64
 import io
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ from PIL import Image
 from imaging.metrics import PROTOCOLS
 from imaging.pictures import most_changed, save_strip
 from runtime.errors import RunError
-from runtime.files import write_text
+from runtime.files import whole_file, write_text
 
 TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent),
@@ -42,7 +41,10 @@ class Report:
             from report.curves import draw_curves  # noqa: PLC0415 - matplotlib loads slowly
 
             self._curves = draw_curves(training_log)
-        _try(self.folder, lambda: self.folder.mkdir(parents=True, exist_ok=True))
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(f"cannot write {folder}: {error.strerror}") from None
 
     def add(
         self, figures: dict, bicubic: np.ndarray, output: np.ndarray, original: np.ndarray
@@ -55,10 +57,11 @@ class Report:
             output: the network's, same shape.
             original: same shape.
         """
-        strip = self.folder / f"{len(self._cards):02d}_{Path(figures['name']).stem}.png"
+        strip = self.folder / f"{len(self._cards):02d}_{Path(figures['name']).name}.png"
         psnrs = figures["bicubic_psnr"], figures["srcnn_psnr"]
         pictures = (bicubic, output, original)
-        _try(strip, lambda: save_strip(strip, figures["name"], *pictures, psnrs=psnrs))
+        with whole_file(strip) as temporary:
+            save_strip(temporary, figures["name"], *pictures, psnrs=psnrs)
         height, width = original.shape[:2]
         top, left, side = most_changed(bicubic, output)
         captions = (f"{psnrs[0]:.2f} dB", f"{psnrs[1]:.2f} dB", "")
@@ -107,10 +110,3 @@ def _data_uri(pixels: np.ndarray) -> str:
     buffer = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, "WEBP", lossless=True, method=2)
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def _try(path: Path, action: Callable[[], object]) -> None:
-    try:
-        action()
-    except OSError as error:
-        raise RunError(f"cannot write {path}: {error.strerror}") from None

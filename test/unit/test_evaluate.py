@@ -1,0 +1,281 @@
+"""evaluate.py as its users meet it: figures, files, mistakes."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import evaluate
+from imaging.metrics import PROTOCOLS
+from imaging.resize import modelzoo_pair
+from model import SRCNN, identity_init
+from runtime.errors import run_main
+from runtime.inference import restore, self_ensemble
+
+ROOT = Path(__file__).resolve().parents[2]
+FIGURES = ["bicubic_psnr", "srcnn_psnr", "bicubic_ssim", "srcnn_ssim"]
+RNG = np.random.default_rng(5)
+
+
+def picture(width: int, height: int, mode: str = "RGB") -> Image.Image:
+    """Return a picture with edges and noise."""
+    pixels = RNG.normal(0, 12, (height, width, 3)) + 110
+    pixels[: height // 2, width // 3 :] += (90, 40, -70)
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).convert(mode)
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """A folder with a colour and a greyscale picture."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    picture(61, 47).save(folder / "colour.png")
+    picture(40, 52, "L").save(folder / "grey.bmp")
+    return folder
+
+
+def save_weights(path: Path, model: SRCNN) -> Path:
+    """Save the weights as a plain state dict."""
+    torch.save(model.state_dict(), path)
+    return path
+
+
+@pytest.fixture
+def copying(tmp_path: Path) -> Path:
+    """Weights that return their input."""
+    model = SRCNN(channels=(4, 3), kernel_sizes=(3, 1, 3))
+    identity_init(model, std=0.0)
+    return save_weights(tmp_path / "copying.pth", model)
+
+
+@pytest.fixture
+def sharpening(tmp_path: Path) -> Path:
+    """Weights that change something, differently in each direction."""
+    torch.manual_seed(0)
+    model = SRCNN(channels=(4, 3), kernel_sizes=(3, 1, 3))
+    identity_init(model, std=0.02)
+    return save_weights(tmp_path / "sharpening.pth", model)
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Run the command with arguments; return (exit status, JSON result or None)."""
+
+    def command(*arguments: object) -> tuple[int, dict | None]:
+        file = tmp_path / "result.json"
+        options = [*map(str, arguments), "--device", "cpu", "--json", str(file)]
+        monkeypatch.setattr(sys, "argv", ["evaluate.py", *options])
+        status = run_main(evaluate.main)
+        return status, json.loads(file.read_text("utf-8")) if file.is_file() else None
+
+    return command
+
+
+@pytest.mark.parametrize("protocol", list(PROTOCOLS))
+def test_the_json_file_has_the_promised_shape(run, images, sharpening, protocol) -> None:
+    status, result = run(
+        "--images-dir", images, "--weights", sharpening, "--scale", 2, "--protocol", protocol
+    )
+    assert status == 0
+    assert list(result) == ["protocol", "scale", "weights", "images", "mean"]
+    assert (result["protocol"], result["scale"]) == (protocol, 2)
+    assert result["weights"] == str(sharpening)
+    assert [image["name"] for image in result["images"]] == ["colour", "grey"]
+    assert all(list(image) == ["name", *FIGURES] for image in result["images"])
+    assert list(result["mean"]) == FIGURES
+    for key in FIGURES:
+        assert result["mean"][key] == pytest.approx(np.mean([i[key] for i in result["images"]]))
+    assert result["mean"]["srcnn_psnr"] != pytest.approx(result["mean"]["bicubic_psnr"], abs=0.01)
+
+
+@pytest.mark.parametrize("protocol", list(PROTOCOLS))
+def test_a_network_that_copies_has_the_figures_of_bicubic(run, images, copying, protocol) -> None:
+    _, result = run("--images-dir", images, "--weights", copying, "--protocol", protocol)
+    for image in result["images"]:
+        assert image["srcnn_psnr"] == pytest.approx(image["bicubic_psnr"], abs=1e-3)
+        assert image["srcnn_ssim"] == pytest.approx(image["bicubic_ssim"], abs=1e-4)
+
+
+def test_the_table_says_what_it_is(run, images, copying, capsys) -> None:
+    _, result = run("--images-dir", images, "--weights", copying, "--protocol", "paper")
+    head, *_, mean = capsys.readouterr().out.splitlines()
+    assert head == f"x3, protocol paper, weights {copying}"
+    assert mean.split()[:2] == ["mean", f"{result['mean']['bicubic_psnr']:.2f}"]
+    run("--images-dir", images, "--weights", copying, "--self-ensemble")
+    assert capsys.readouterr().out.splitlines()[0].endswith("self-ensemble")
+
+
+def write_dataset(path: Path, folder: Path, names: bool) -> None:
+    """Write an evaluation file as prepare.py does."""
+    path.parent.mkdir(parents=True)
+    paths = sorted(folder.iterdir())
+    with h5py.File(path, "w") as file:
+        for i, image in enumerate(paths):
+            file[f"lr/{i}"], file[f"hr/{i}"] = modelzoo_pair(Image.open(image), 3)
+        if names:
+            file.attrs["names"] = [image.stem for image in paths]
+
+
+@pytest.mark.parametrize("name", ["Set5_x3.h5", "sample_x3.h5"])
+def test_a_dataset_file_gives_what_its_images_give(
+    run, images, sharpening, tmp_path, name: str
+) -> None:
+    write_dataset(tmp_path / "dataset" / "val" / name, images, names=True)
+    _, expected = run("--images-dir", images, "--weights", sharpening)
+    _, result = run("--data-path", tmp_path / "dataset", "--weights", sharpening)
+    for a, b in zip(result["images"], expected["images"], strict=True):
+        assert a["name"] == b["name"]
+        assert [a[key] for key in FIGURES] == pytest.approx([b[key] for key in FIGURES], abs=1e-4)
+
+
+def test_a_dataset_file_without_names_numbers_its_images(run, images, copying, tmp_path) -> None:
+    write_dataset(tmp_path / "dataset" / "val" / "Set5_x3.h5", images, names=False)
+    _, result = run("--data-path", tmp_path / "dataset", "--weights", copying)
+    assert [image["name"] for image in result["images"]] == ["0", "1"]
+
+
+def test_a_perfect_image_is_null_in_json(run, copying, tmp_path) -> None:
+    (tmp_path / "flat").mkdir()
+    Image.new("L", (30, 30), 120).save(tmp_path / "flat" / "flat.png")
+    status, result = run(
+        "--images-dir", tmp_path / "flat", "--weights", copying, "--protocol", "paper"
+    )
+    assert status == 0
+    assert result["images"][0]["bicubic_psnr"] is None
+    assert result["mean"]["bicubic_psnr"] is None
+    assert result["mean"]["bicubic_ssim"] == pytest.approx(1.0)
+
+
+def _damage(folder: Path) -> None:
+    whole = (folder / "colour.png").read_bytes()
+    (folder / "colour.png").write_bytes(whole[: len(whole) // 2])
+
+
+def _shrink(folder: Path) -> None:
+    picture(40, 16).save(folder / "small.png")
+
+
+def _deepen(folder: Path) -> None:
+    Image.fromarray(np.full((40, 40), 40000, np.uint16)).save(folder / "deep.png")
+
+
+def _empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (_damage, ["colour.png"]),
+        (_shrink, ["small.png", "40×16", "18 pixels"]),
+        (_deepen, ["deep.png", "8 bits"]),
+        (_empty, ["no images in"]),
+    ],
+)
+def test_images_that_cannot_be_measured_are_named(
+    run, images, copying, capsys, spoil, words
+) -> None:
+    spoil(images)
+    status, result = run("--images-dir", images, "--weights", copying, "--protocol", "paper")
+    assert (status, result) == (2, None)
+    message = capsys.readouterr().err
+    assert message.startswith("error: ")
+    assert message.count("\n") == 1
+    assert all(word in message for word in words), message
+
+
+def test_the_smallest_image_that_can_be_measured(run, copying, tmp_path) -> None:
+    """18 pixels are 11 for SSIM and 3 of border to each side, cut to a multiple of 3."""
+    (tmp_path / "small").mkdir()
+    picture(18, 20).save(tmp_path / "small" / "small.png")
+    arguments = ["--images-dir", tmp_path / "small", "--weights", copying, "--protocol", "paper"]
+    assert run(*arguments)[0] == 0
+
+
+def test_weights_that_do_not_fit(run, images, tmp_path, capsys) -> None:
+    colour = save_weights(tmp_path / "colour.pth", SRCNN(channels=(4, 3), num_channels=3))
+    assert run("--images-dir", images, "--weights", colour) == (2, None)
+    assert "3 channels" in capsys.readouterr().err
+    assert run("--images-dir", images, "--weights", tmp_path / "none.pth") == (2, None)
+    assert "none.pth" in capsys.readouterr().err
+    assert run("--images-dir", images, "--scale", 7) == (2, None)
+    assert "x7" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--data-path", "dataset", "--protocol", "paper"],
+        ["--images-dir", "Set5", "--data-path", "dataset"],
+        ["--images-dir", "Set5", "--training-log", "metrics.csv"],
+        ["--images-dir", "Set5", "--scale", "0"],
+        [],
+    ],
+)
+def test_options_that_do_not_go_together(monkeypatch, arguments, capsys) -> None:
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", *arguments])
+    with pytest.raises(SystemExit) as ending:
+        evaluate.main()
+    assert ending.value.code == 2
+    assert "error: " in capsys.readouterr().err
+
+
+def test_a_result_that_cannot_be_written(monkeypatch, images, copying, tmp_path, capsys) -> None:
+    (tmp_path / "folder").mkdir()
+    options = ["--images-dir", images, "--weights", copying, "--json", tmp_path / "folder"]
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", *map(str, options)])
+    assert run_main(evaluate.main) == 1
+    assert "cannot write" in capsys.readouterr().err
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["copying.pth", "folder", "images"]
+
+
+def test_help_loads_nothing_heavy() -> None:
+    program = (
+        "import sys; sys.argv = ['evaluate.py', '--help']\n"
+        "import evaluate\n"
+        "try:\n    evaluate.main()\n"
+        "except SystemExit as ending:\n"
+        "    heavy = {'torch', 'h5py', 'skimage', 'scipy', 'matplotlib'} & set(sys.modules)\n"
+        "    sys.exit(ending.code or ' '.join(heavy) or 0)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "modelzoo" in done.stdout
+
+
+def test_self_ensemble_turns_with_its_input() -> None:
+    torch.manual_seed(1)
+    model = SRCNN(channels=(4, 3), kernel_sizes=(3, 1, 3))
+    x = torch.rand(2, 1, 9, 14)
+    with torch.no_grad():
+        y = self_ensemble(model, x)
+        plain = model(x)
+        for turns in range(4):
+            turned = torch.rot90(x, turns, (2, 3))
+            expected = torch.rot90(y, turns, (2, 3))
+            torch.testing.assert_close(self_ensemble(model, turned), expected)
+        torch.testing.assert_close(self_ensemble(model, x.flip(2)), y.flip(2))
+    assert not torch.allclose(plain, y)
+
+
+def test_restore_works_in_0_to_255() -> None:
+    model = SRCNN(channels=(4, 3), kernel_sizes=(3, 1, 3))
+    identity_init(model, std=0.0)
+    luminance = RNG.uniform(0, 255, (12, 17))
+    for ensemble in (False, True):
+        np.testing.assert_allclose(restore(model, luminance, ensemble), luminance, atol=1e-3)
+
+
+def test_set5_figures_reach_the_result(run, copying, shared_data: Path) -> None:
+    _, result = run("--images-dir", shared_data / "Set5", "--weights", copying)
+    assert result["mean"]["bicubic_psnr"] == pytest.approx(30.92, abs=0.005)
+    assert len(result["images"]) == 5

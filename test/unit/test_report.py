@@ -1,0 +1,255 @@
+"""The report: its files, its curves, and the page as it behaves in a browser."""
+
+import io
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import unquote
+
+import numpy as np
+import pytest
+from PIL import Image
+from selenium.webdriver import ActionChains, Chrome, ChromeOptions
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+
+from imaging.pictures import most_changed, save_strip, with_luminance
+from report.curves import draw_curves
+from report.page import Report
+from runtime.errors import RunError, UserError
+
+RNG = np.random.default_rng(11)
+NAMES = ["plain", "<b>it's</b> & 100%#?"]
+GREY = {"Bicubic": 40, "SRCNN": 130, "Original": 220}
+CHANGED = (30, 60)  # top, left of the region that the network changed most
+
+
+def figures(name: str) -> dict:
+    """Return figures as evaluate.py gives them."""
+    psnr = {"bicubic_psnr": 30.25, "srcnn_psnr": 32.5}
+    return {"name": name, **psnr, "bicubic_ssim": 0.8, "srcnn_ssim": 0.9}
+
+
+def pictures() -> list[np.ndarray]:
+    """Return bicubic, output and original: flat, so that a pixel tells which one it is of."""
+    result = [np.full((80, 120, 3), grey, np.uint8) for grey in GREY.values()]
+    top, left = CHANGED
+    result[1][top : top + 16, left : left + 16, 1] = 255
+    return result
+
+
+LOG = "epoch,step,lr,loss,psnr,held_out_psnr\n0,10,1e-4,0.01,30.5,\n1,20,1e-4,0.005,31.0,29.5\n"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report on two images with a training log."""
+    base = tmp_path_factory.mktemp("report")
+    (base / "metrics.csv").write_text(LOG, encoding="utf-8")
+    report = Report(base / "new" / "report", base / "metrics.csv")
+    for name in NAMES:
+        report.add(figures(name), *pictures())
+    result = {"protocol": "paper", "scale": 3, "weights": "<i>.pth", "mean": figures("")}
+    assert report.write(result, ", self-ensemble") == base / "new" / "report" / "index.html"
+    return base / "new" / "report"
+
+
+def test_the_page_stands_alone(folder: Path) -> None:
+    page = (folder / "index.html").read_text("utf-8")
+    assert not re.search(
+        r"<link(?! rel=\"icon\" href=\"data:)|<script\s+src|@import|url\((?!#)", page
+    )
+    sources = re.findall(r'src="([^"]*)"', page)
+    assert len(sources) == 2 * len(NAMES) * len(GREY)
+    assert all(source.startswith("data:image/webp;base64,") for source in sources)
+    links = [link for link in re.findall(r'href="([^"]*)"', page) if link[0] != "#"]
+    links = [link for link in links if not link.startswith("data:")]
+    assert {unquote(link) for link in links} == {p.name for p in folder.glob("*.png")}
+    assert sorted(p.suffix for p in folder.iterdir()) == [".html", ".png", ".png"]
+
+
+def test_names_are_text_and_not_markup(folder: Path) -> None:
+    page = (folder / "index.html").read_text("utf-8")
+    assert "<b>" not in page
+    assert "<i>" not in page
+    assert "&lt;b&gt;it" in page
+
+
+def test_the_page_names_its_protocol(folder: Path) -> None:
+    page = (folder / "index.html").read_text("utf-8")
+    for words in ("<strong>paper</strong>", "cropped", "+2.25", "30.25", "0.8000", "self-ensemble"):
+        assert words in page
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match="cannot write"):
+        Report(tmp_path / "file" / "report")
+
+
+def test_curves_show_each_psnr_column(tmp_path: Path) -> None:
+    log = tmp_path / "metrics.csv"
+    log.write_text(LOG, encoding="utf-8")
+    curves = draw_curves(log)
+    assert list(curves) == ["Loss", "PSNR in dB"]
+    assert "held_out_psnr" in curves["PSNR in dB"]
+    assert all(svg.startswith("<svg") and svg.endswith("</svg>\n") for svg in curves.values())
+    assert draw_curves(log) == curves, "the same log gives another page"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "columns (none)"),
+        ("a,b\n1,2\n", "columns a, b"),
+        ("epoch,lr\n1,2\n", "columns epoch, lr"),
+        ("epoch,loss\n1,many\n", "'many'"),
+    ],
+)
+def test_a_training_log_that_is_none(tmp_path: Path, text: str, words: str) -> None:
+    log = tmp_path / "metrics.csv"
+    log.write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=re.escape(words)):
+        draw_curves(log)
+    with pytest.raises(UserError, match=r"nowhere\.csv"):
+        draw_curves(tmp_path / "nowhere.csv")
+
+
+def test_the_most_changed_region_is_found() -> None:
+    before, after, _ = pictures()
+    assert most_changed(before, np.where(after == 255, 255, before)) == (*CHANGED, 16)
+    top, left, side = most_changed(np.zeros((9, 5)), np.ones((9, 5)))
+    assert (top + side <= 9, left + side <= 5, side) == (True, True, 5)
+
+
+@pytest.mark.parametrize("shape", [(80, 120, 3), (33, 40), (300, 500)])
+def test_a_strip_holds_three_panels(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    images = [np.full(shape, grey, float) for grey in GREY.values()]
+    save_strip(tmp_path / "strip.png", "name", *images)
+    strip = np.asarray(Image.open(tmp_path / "strip.png"))
+    row = strip[60, :, 1]  # through the three pictures, above or beside the frame
+    for i, grey in enumerate(GREY.values()):
+        third = row[len(row) * i // 3 : len(row) * (i + 1) // 3]
+        assert np.mean(third == grey) > 0.7
+
+
+def test_exchanging_the_luminance_keeps_the_colour() -> None:
+    rgb = RNG.integers(60, 190, (8, 9, 3), dtype=np.uint8)
+    to_y = np.array([65.481, 128.553, 24.966]) / 255
+    before = 16 + rgb @ to_y
+    after = before + RNG.uniform(-20, 20, before.shape)
+    result = with_luminance(rgb, before, after).astype(float)
+    np.testing.assert_allclose(16 + result @ to_y, after, atol=0.5)
+    np.testing.assert_allclose(result - result[..., :1], rgb - rgb[..., :1].astype(float), atol=1)
+
+
+@pytest.fixture(scope="module")
+def browser(folder: Path) -> Iterator[Chrome]:
+    """Headless Chromium without network, on the report's page."""
+    programs = ("chromium", "chromium-browser", "google-chrome")
+    chromium = next(filter(None, map(shutil.which, programs)), None)
+    driver = shutil.which("chromedriver")
+    if not (chromium and driver):
+        pytest.skip("needs Chromium and chromedriver: apt-get install chromium chromium-driver")
+    options = ChromeOptions()
+    options.binary_location = chromium
+    for option in ("headless=new", "no-sandbox", "disable-dev-shm-usage", "window-size=1200,1000"):
+        options.add_argument(f"--{option}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    chrome = Chrome(options=options, service=Service(driver))
+    chrome.set_network_conditions(offline=True, latency=0, throughput=0)
+    yield chrome
+    chrome.quit()
+
+
+@pytest.fixture
+def compare(browser: Chrome, folder: Path):
+    """The first slider, as the page opens."""
+    browser.get((folder / "index.html").as_uri())
+    return browser.find_element(By.CLASS_NAME, "compare")
+
+
+def shown(compare) -> np.ndarray:
+    """Return the pixels of the slider, away from line, frame and labels, as grey values."""
+    with Image.open(io.BytesIO(compare.screenshot_as_png)) as image:
+        return np.asarray(image.convert("L"))[20]
+
+
+def line(compare) -> float:
+    """Return where the line stands, as a share of the width."""
+    mark = compare.find_element(By.CLASS_NAME, "compare-line").rect
+    return (mark["x"] + mark["width"] / 2 - compare.rect["x"]) / compare.rect["width"]
+
+
+def assert_split(compare, share: float, left: str, right: str) -> None:
+    """Check what is seen to the left and to the right of the line."""
+    assert line(compare) == pytest.approx(share, abs=0.01)
+    row = shown(compare)
+    middle, margin = round(share * len(row)), 15
+    assert np.median(row[margin : middle - margin]) == pytest.approx(GREY[left], abs=2)
+    assert np.median(row[middle + margin : -margin]) == pytest.approx(GREY[right], abs=2)
+
+
+def test_dragging_moves_the_line(browser: Chrome, compare) -> None:
+    assert_split(compare, 0.5, "Bicubic", "SRCNN")
+    quarter = round(compare.rect["width"] / 4)
+    hold = ActionChains(browser).move_to_element(compare).click_and_hold()
+    hold.move_by_offset(quarter, 0).move_by_offset(-2 * quarter, 20).release().perform()
+    assert_split(compare, 0.25, "Bicubic", "SRCNN")
+    ActionChains(browser).move_to_element(compare).perform()
+    assert line(compare) == pytest.approx(0.25, abs=0.01), "follows a mouse that holds nothing"
+    far = ActionChains(browser).move_to_element(compare).click_and_hold()
+    far.move_by_offset(3 * quarter // 2, 0).perform()
+    assert line(compare) == pytest.approx(0.875, abs=0.01), "waits for the release"
+    far.reset_actions()
+    other = browser.find_elements(By.CLASS_NAME, "compare")[1]
+    assert line(other) == pytest.approx(0.5, abs=0.01)
+
+
+def test_the_keyboard_moves_the_line(compare) -> None:
+    slider = compare.find_element(By.CSS_SELECTOR, "input[type=range]")
+    assert "plain" in slider.accessible_name
+    slider.send_keys(Keys.ARROW_RIGHT * 10)
+    assert_split(compare, 0.6, "Bicubic", "SRCNN")
+    slider.send_keys(Keys.HOME)
+    assert line(compare) == pytest.approx(0.0, abs=0.01)
+
+
+def test_any_two_images_are_compared(browser: Chrome, compare) -> None:
+    def choose(side: str, kind: str) -> None:
+        radio = f"input[name='{side}-1'][value='{kind}']"
+        browser.find_element(By.CSS_SELECTOR, radio).click()
+
+    labels = compare.find_elements(By.CLASS_NAME, "compare-label")
+    assert [label.text for label in labels] == ["Bicubic 30.25 dB", "SRCNN 32.50 dB"]
+    choose("Left", "Original")
+    assert_split(compare, 0.5, "Original", "SRCNN")
+    choose("Right", "Bicubic")
+    assert_split(compare, 0.5, "Original", "Bicubic")
+    choose("Left", "Bicubic")
+    assert_split(compare, 0.5, "Bicubic", "Bicubic")
+    assert [label.text for label in labels] == ["Bicubic 30.25 dB", "Bicubic 30.25 dB"]
+
+
+def test_frame_and_zoom_show_the_most_changed_region(browser: Chrome, compare, folder) -> None:
+    frame, box = compare.find_element(By.CLASS_NAME, "region").rect, compare.rect
+    top, left = CHANGED
+    assert (frame["x"] - box["x"]) / box["width"] == pytest.approx(left / 120, abs=0.01)
+    assert (frame["y"] - box["y"]) / box["height"] == pytest.approx(top / 80, abs=0.01)
+    assert frame["width"] / box["width"] == pytest.approx(16 / 120, abs=0.01)
+    zooms = browser.find_elements(By.CSS_SELECTOR, "#image-1 .zooms img")
+    assert [zoom.get_property("naturalWidth") for zoom in zooms] == [16] * 3
+
+
+@pytest.mark.parametrize("width", [1200, 390])
+def test_the_page_fits_its_window(browser: Chrome, folder: Path, width: int) -> None:
+    metrics = {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width < 500}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    browser.get((folder / "index.html").as_uri())
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    broken = "return [...document.images].filter(i => !i.hidden && !i.naturalWidth).length"
+    assert browser.execute_script(broken) == 0
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
