@@ -124,7 +124,7 @@ def main() -> None:
     result = {
         "protocol": protocol.name,
         "scale": args.scale,
-        "weights": str(weights),
+        "weights": str(args.weights or Path("weights", weights.name)),  # the same everywhere
         "images": images,
         "mean": {key: float(np.mean([image[key] for image in images])) for key in FIGURES},
     }

@@ -134,6 +134,15 @@ def test_a_dataset_file_gives_what_its_images_give(
         assert [a[key] for key in FIGURES] == pytest.approx([b[key] for key in FIGURES], abs=1e-4)
 
 
+def test_shipped_weights_are_the_default(run, images, copying, tmp_path, monkeypatch) -> None:
+    (tmp_path / "shipped").mkdir()
+    copying.rename(tmp_path / "shipped" / "srcnn_x2.pth")
+    monkeypatch.setattr("runtime.weights.SHIPPED", tmp_path / "shipped")
+    status, result = run("--images-dir", images, "--scale", 2)
+    assert status == 0
+    assert result["weights"] == str(Path("weights", "srcnn_x2.pth"))
+
+
 def test_a_dataset_file_without_names_numbers_its_images(run, images, copying, tmp_path) -> None:
     write_dataset(tmp_path / "dataset" / "val" / "Set5_x3.h5", images, names=False)
     _, result = run("--data-path", tmp_path / "dataset", "--weights", copying)
