@@ -147,7 +147,7 @@ def _copy_parallel(source: object, target: object) -> None:
 
 
 def _number(*variables: str) -> str:
-    """Return the first of these variables that is set, else 0. It names a folder, so digits only."""
+    """Return the first of these variables that is set, else 0; a folder is named after it."""
     value = next(filter(None, map(os.environ.get, variables)), "0")
     if not value.isdecimal():
         raise UserError(f"{' or '.join(variables)} is {value!r}; expected a number")

@@ -1,0 +1,56 @@
+"""Stands in for train.py and evaluate.py in the tests of the scripts; FAKE tells what happens.
+
+Each start appends a line to $RECORD: the arguments, the working directory, the environment.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+with Path(os.environ["RECORD"]).open("a") as record:
+    print(json.dumps({"argv": sys.argv[1:], "env": dict(os.environ)}), file=record, flush=True)
+FAKE = os.environ.get("FAKE", "ok")
+MAIN = os.environ.get("RANK", os.environ.get("RANK_ID", "0")) == "0"
+
+received = []
+
+
+def stop(number: int, _frame: object) -> None:
+    """Count signals; the status that the process ends with tells of how many there were."""
+    received.append(number)
+    print(f"got signal {number}", flush=True)
+
+
+signal.signal(signal.SIGTERM, stop)
+signal.signal(signal.SIGINT, stop)
+
+options = dict(word.split("=", 1) for word in sys.argv[1:] if "=" in word)
+if FAKE == "fail" and MAIN:
+    print("a line before the end\nerror: the disk is full", flush=True)
+    sys.exit(7)
+if FAKE == "wait" or (FAKE == "fail" and not MAIN):
+    print("waiting", flush=True)
+    started = time.monotonic()
+    while not received and time.monotonic() < started + 30:
+        time.sleep(0.02)
+    time.sleep(0.3)  # a second signal would arrive in this time
+    sys.exit(128 + received[0] if len(received) == 1 else 99)
+if not MAIN:
+    sys.exit(0)
+if "--train_url" in options:
+    best = Path(options["--train_url"]) / "x3" / "best.pth"
+    best.parent.mkdir(parents=True, exist_ok=True)
+    best.write_text("weights")
+kind = "npu:0" if FAKE == "npu" else "cpu"
+print(f"device: {kind} (auto), precision: fp32 (as asked)")
+if FAKE == "silent":
+    sys.exit(0)
+print("first 5 steps: 1.234567 s (compilation and warm-up, not in each_step_time)")
+step = 0.0 if FAKE == "zero" else 0.002
+for epoch in range(int(os.environ.get("FIRST", "0")), 3):
+    print(f"epoch{epoch} : loss={0.5 / (epoch + 1):.6f}, each_step_time={step * (epoch + 1):.6f}")
+    print(f"eval psnr: {30 + epoch:.2f}")
+print("best epoch: 2, psnr: 32.00", flush=True)

@@ -1,0 +1,111 @@
+"""The 8p scripts: torchrun, several machines, a platform that starts each card itself."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def launcher(repository, tmp_path: Path):
+    """A repository whose torchrun only tells how it was started, and then is rank 0."""
+    shutil.copy(repository.fake, repository.root / "test" / "torchrun.py")
+    return repository
+
+
+@pytest.mark.parametrize(
+    ("script", "epochs", "batch"), [("full_8p", 500, 32), ("performance_8p", 10, 256)]
+)
+def test_eight_cards(launcher, script: str, epochs: int, batch: int):
+    done = launcher.run(script)
+    assert done.returncode == 0, done.stderr
+    (call,) = launcher.calls()
+    assert call["argv"] == [
+        "--nproc-per-node=8",
+        "--standalone",
+        "--local-addr=127.0.0.1",
+        str(launcher.root / "train.py"),
+        f"--data_url={launcher.data}",
+        f"--train_url={launcher.output() / 'ckpt'}",
+        f"--num-epochs={epochs}",
+        "--num-steps=0",
+        f"--batch-size={batch}",
+    ]
+    assert call["env"]["RANK_SIZE"] == "8"
+    assert int(call["env"]["OMP_NUM_THREADS"]) >= 1
+    assert not {"ASCEND_DEVICE_ID", "NPU_CALCULATE_DEVICE", "RANK_ID"} & set(call["env"])
+    kind = "acc" if script == "full_8p" else "perf"
+    figures = launcher.figures(f"bs{batch}_8p_{kind}")
+    assert (figures["RankSize"], figures["BatchSize"]) == ("8", str(batch))
+    assert float(figures["ActualFPS"]) == batch * 8 / 0.004
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        {"NNODES": "2", "NODE_RANK": "1", "MASTER_ADDR": "ho st", "MASTER_PORT": "1234"},
+        {"MA_NUM_HOSTS": "2", "VC_TASK_INDEX": "1", "VC_WORKER_HOSTS": "ho st,other"},
+    ],
+)
+def test_second_machine(launcher, nodes: dict[str, str]):
+    done = launcher.run("full_8p", "--nproc=4", **nodes)
+    assert done.returncode == 0, done.stderr
+    (call,) = launcher.calls()
+    port = nodes.get("MASTER_PORT", "29500")
+    assert call["argv"][:5] == [
+        "--nproc-per-node=4",
+        "--nnodes=2",
+        "--node-rank=1",
+        "--master-addr=ho st",
+        f"--master-port={port}",
+    ]
+    assert call["env"]["RANK_SIZE"] == "8"
+    assert "Final" not in done.stdout  # the first machine has the figures
+    assert (launcher.output("0_node1") / "train_0.log").is_file()
+
+
+def test_several_machines_need_the_first_ones_address(launcher):
+    done = launcher.run("full_8p", NNODES="2")
+    assert done.returncode == 2
+    assert "needs MASTER_ADDR" in done.stderr
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_platform_starts_each_card_itself(launcher, rank: str):
+    platform = {"RANK_TABLE_FILE": "/t.json", "RANK_SIZE": "2", "RANK_ID": rank}
+    done = launcher.run("full_8p", ASCEND_DEVICE_ID=rank, **platform)
+    assert done.returncode == 0, done.stderr
+    (call,) = launcher.calls()
+    assert call["argv"][0] == f"--data_url={launcher.data}"  # train.py, not torchrun
+    assert call["argv"][1] == f"--train_url={launcher.output('0') / 'ckpt'}"
+    assert platform.items() <= call["env"].items()
+    assert call["env"]["ASCEND_DEVICE_ID"] == rank
+    assert (launcher.output(rank) / f"train_{rank}.log").is_file()
+    assert bool(launcher.final(done.stdout)) == (rank == "0")
+
+
+def test_torchrun_starts_the_processes(repository):
+    done = repository.run("full_8p", "--nproc=2")
+    assert done.returncode == 0, done.stderr
+    calls = repository.calls()
+    assert sorted(call["env"]["RANK"] for call in calls) == ["0", "1"]
+    assert {call["env"]["WORLD_SIZE"] for call in calls} == {"2"}
+    assert calls[0]["argv"] == calls[1]["argv"]
+    assert calls[0]["argv"][0] == f"--data_url={repository.data}"
+    assert repository.final(done.stdout).group(1) == "16000.00"
+
+
+def test_status_of_the_failed_process_passes_through_torchrun(repository):
+    done = repository.run("full_8p", "--nproc=2", FAKE="fail")
+    assert done.returncode == 7, done.stderr
+    assert "rank 0 failed first, with status 7" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_signal_reaches_every_process(repository):
+    process = repository.start(repository.command("full_8p", "--nproc=2"), waiting=2)
+    process.terminate()
+    process.communicate(timeout=30)
+    assert process.returncode == 143
+    log = repository.output() / "train_0.log"
+    assert log.read_text().count("got signal 15") == 2

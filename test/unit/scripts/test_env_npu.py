@@ -1,0 +1,58 @@
+"""Where CANN's environment is looked for, and what is left alone."""
+
+from pathlib import Path
+
+import pytest
+
+
+def cann(folder: Path) -> Path:
+    """Make a set_env.sh that breaks under `set -eu`, as CANN's own do."""
+    folder.mkdir(parents=True)
+    (folder / "set_env.sh").write_text(
+        'false\nexport ASCEND_HOME_PATH="from set_env"\n'
+        "export LD_LIBRARY_PATH=/cann/lib64:$LD_LIBRARY_PATH$NOT_SET\n"
+    )
+    return folder
+
+
+SOURCE = """
+set -euo pipefail
+. "$1"/test/env_npu.sh
+echo "$- ${ASCEND_HOME_PATH:-} ${LD_LIBRARY_PATH:-}"
+"""
+
+
+def source(repository, **env: str) -> str:
+    """Source env_npu.sh under `set -eu`, which must hold after it; return the variables."""
+    done = repository.call(["bash", "-c", SOURCE, "-", str(repository.root)], **env)
+    assert (done.returncode, done.stderr) == (0, "")
+    options, rest = done.stdout.strip("\n").split(" ", 1)
+    assert {"e", "u"} <= set(options)
+    return rest
+
+
+@pytest.mark.parametrize("place", ["cann", "ascend-toolkit", "nnae"])
+def test_cann_is_found_in_the_home_folder(repository, place: str):
+    cann(Path(repository.env["HOME"]) / "Ascend" / place)
+    assert source(repository).startswith("from set_env /cann/lib64:")
+
+
+def test_cann_is_found_where_it_is_said_to_be(repository, tmp_path: Path):
+    cann(Path(repository.env["HOME"]) / "Ascend" / "cann")
+    toolkit = cann(tmp_path / "my toolkit") / "latest"  # set_env.sh lies beside it
+    toolkit.mkdir()
+    assert source(repository, ASCEND_TOOLKIT_HOME=str(toolkit)).startswith("from set_env ")
+    elsewhere = source(repository, ASCEND_HOME_PATH="/nowhere")
+    assert elsewhere.startswith("/nowhere ")
+
+
+def test_cann_that_is_set_up_is_left_alone(repository, tmp_path: Path):
+    home = str(cann(tmp_path / "cann"))
+    libraries = f"/first:{home}/lib64"
+    assert source(repository, ASCEND_HOME_PATH=home, LD_LIBRARY_PATH=libraries) == (
+        f"{home} {libraries}"
+    )
+
+
+def test_machine_without_cann(repository):
+    assert source(repository) == " "

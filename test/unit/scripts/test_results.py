@@ -1,0 +1,124 @@
+"""What comes out of the scripts: files, figures, exit statuses, the evaluation's log."""
+
+import os
+import re
+
+import pytest
+
+
+def test_full_training_leaves_the_contracts_files_and_figures(repository):
+    done = repository.run("full_1p")
+    assert done.returncode == 0, done.stderr
+    # mean of 2, 4, 6 ms over three epochs = 4 ms a step of 32 patches
+    final = repository.final(done.stdout)
+    assert final and final.group(1, 2, 4) == ("8000.00", "0.00400", "32.00")
+    assert "no NPU was used (device: cpu (auto)" in done.stdout
+
+    case = f"{repository.root.name}_bs32_1p_acc"
+    assert sorted(p.name for p in repository.output().iterdir()) == sorted(
+        ["ckpt", "train_0.log", f"{case}.log", f"{case}_loss.txt"]
+    )
+    losses = (repository.output() / f"{case}_loss.txt").read_text()
+    assert losses == "0.500000\n0.250000\n0.166667\n"
+    text = (repository.output() / f"{case}.log").read_text()
+    assert text.startswith(f"Network = {repository.root.name}\nRankSize = 1\nBatchSize = 32\n")
+    assert f"\nCaseName = {case}\n" in text
+    figures = repository.figures("bs32_1p_acc")
+    assert figures["DeviceType"] == os.uname().machine
+    assert (figures["ActualFPS"], figures["TrainingTime"]) == ("8000.00", "4.00")
+    assert (figures["ActualLoss"], figures["TrainAccuracy"]) == ("0.166667", "32.00")
+    assert figures["E2ETrainingTime"].isdigit()
+    assert "CompileTime" not in figures
+
+
+def test_full_training_is_the_published_one(repository):
+    assert repository.run("full_1p").returncode == 0
+    (call,) = repository.calls()
+    assert call["argv"] == [
+        f"--data_url={repository.data}",
+        f"--train_url={repository.output() / 'ckpt'}",
+        "--num-epochs=500",
+        "--num-steps=0",
+        "--batch-size=32",
+        "--lr=1e-4",
+    ]
+
+
+def test_performance_run(repository):
+    done = repository.run("performance_1p", FAKE="npu")
+    assert done.returncode == 0, done.stderr
+    assert repository.final(done.stdout)
+    assert "the NPU was used (device: npu:0 (auto)" in done.stdout
+    argv = repository.calls()[0]["argv"]
+    assert {"--num-epochs=10", "--batch-size=256", "--lr=3e-4"} <= set(argv)
+    figures = repository.figures("bs256_1p_perf")
+    assert figures["CompileTime"] == "1.234567"
+    assert figures["ActualFPS"] == "64000.00"
+    assert "TrainAccuracy" not in figures
+
+
+def test_failed_training_ends_with_its_status_and_last_lines(repository):
+    done = repository.run("full_1p", FAKE="fail")
+    assert done.returncode == 7
+    assert "ended with status 7" in done.stderr
+    assert done.stderr.endswith("a line before the end\nerror: the disk is full\n")
+    assert "Final" not in done.stdout
+    assert sorted(p.name for p in repository.output().iterdir()) == ["ckpt", "train_0.log"]
+
+
+@pytest.mark.parametrize("fake", ["silent", "zero"])
+def test_log_without_figures_is_no_success(repository, fake: str):
+    done = repository.run("performance_1p", FAKE=fake)
+    assert done.returncode == 1
+    assert "holds no figures" in done.stderr
+    assert "Final" not in done.stdout
+    assert "division" not in done.stderr
+
+
+def test_earlier_results_are_kept(repository):
+    for _ in range(3):
+        assert repository.run("full_1p").returncode == 0
+    kept = [
+        p for p in repository.output().parent.iterdir() if re.match(r"0_\d{8}-\d{6}_*$", p.name)
+    ]
+    assert len(kept) == 2
+    for folder in kept:
+        assert (folder / "train_0.log").is_file()
+        assert (folder / "ckpt" / "x3" / "best.pth").is_file()
+    assert (repository.output() / "train_0.log").read_text().count("best epoch") == 1
+
+
+def test_resumed_training_goes_on_in_its_folder(repository):
+    assert repository.run("full_1p").returncode == 0
+    done = repository.run("full_1p", "--", "--resume", FIRST="1")  # repeats epochs 1 and 2
+    assert done.returncode == 0, done.stderr
+    case = f"{repository.root.name}_bs32_1p_acc"
+    losses = (repository.output() / f"{case}_loss.txt").read_text()
+    assert losses == "0.500000\n0.250000\n0.166667\n"
+    assert (repository.output() / "train_0.log").read_text().count("best epoch") == 2
+
+
+def test_evaluation(repository):
+    for _ in range(2):
+        done = repository.run(
+            "eval_1p", f"--pth_path={repository.hostile}", "--scale=2", "--", "--device=cpu"
+        )
+        assert done.returncode == 0, done.stderr
+    call = repository.calls()[-1]
+    assert call["argv"] == [
+        f"--data-path={repository.data}",
+        f"--weights={repository.elsewhere / repository.hostile}",
+        "--scale=2",
+        "--protocol=modelzoo",
+        "--device=cpu",
+    ]
+    log = repository.output() / "eval_0.log"
+    assert "eval psnr: 30.00" in log.read_text()
+    assert log.read_text() in done.stdout
+    assert len(list(repository.output().glob("eval_0.log_*"))) == 1
+
+
+def test_failed_evaluation(repository):
+    done = repository.run("eval_1p", "--pth_path=w", FAKE="fail")
+    assert done.returncode == 7
+    assert "error: the disk is full" in done.stdout

@@ -1,0 +1,68 @@
+"""While a training runs: signals, the lock, the log on the screen and the platform's."""
+
+import signal
+from pathlib import Path
+
+import pytest
+
+
+def test_second_training_in_the_same_folder_is_refused(repository):
+    first = repository.start(repository.command("full_1p"))
+    second = repository.run("full_1p")
+    assert second.returncode == 1
+    assert "another training is using" in second.stderr
+    beside = repository.run("full_1p", ASCEND_DEVICE_ID="1")
+    assert beside.returncode == 0
+    first.terminate()
+    assert first.wait(30) == 143
+    first.communicate()
+    assert repository.run("full_1p").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("sent", "arrives"),
+    [(signal.SIGTERM, signal.SIGTERM), (signal.SIGINT, signal.SIGINT), (signal.SIGHUP, 15)],
+)
+@pytest.mark.parametrize("platform", ["", "1"])
+def test_signal_reaches_train_py_once(
+    repository, sent: signal.Signals, arrives: int, platform: str
+):
+    process = repository.start(repository.command("full_1p"), MODELARTS_MODEL_PATH=platform)
+    process.send_signal(sent)
+    stdout, stderr = process.communicate(timeout=30)
+    assert process.returncode == 128 + arrives, stderr
+    assert f"got signal {int(arrives)}" in stderr
+    assert "Final" not in stdout
+
+
+def test_platform_gets_the_log(repository, tmp_path: Path):
+    logs = tmp_path / "platform logs"
+    logs.mkdir()
+    for rank in ("0", "1"):
+        (logs / f"modelarts-job-proc-rank-{rank}-device-{rank}.txt").write_text("earlier\n")
+    done = repository.run("full_1p", MODELARTS_MODEL_PATH="/m", MODELARTS_LOG_DIR=str(logs))
+    assert done.returncode == 0, done.stderr
+    log = (repository.output() / "train_0.log").read_text()
+    assert "best epoch" in log
+    assert log in done.stdout
+    texts = [path.read_text() for path in sorted(logs.iterdir())]
+    assert texts == ["earlier\n" + log, "earlier\n"]
+
+
+def test_without_the_platform_the_log_is_not_on_the_screen(repository):
+    assert "epoch0 :" not in repository.run("full_1p").stdout
+
+
+def test_platform_without_a_log_of_its_own(repository, tmp_path: Path):
+    gone = str(tmp_path / "gone")
+    done = repository.run("full_1p", MODELARTS_MODEL_PATH="/m", MODELARTS_LOG_DIR=gone)
+    assert done.returncode == 0
+    assert "epoch2 : loss=0.166667" in done.stdout
+
+
+def test_closed_screen_does_not_stop_the_training(repository):
+    process = repository.start(repository.command("full_1p"), MODELARTS_MODEL_PATH="/m")
+    process.stdout.close()
+    process.terminate()
+    process.stderr.read()
+    assert process.wait(30) == 143
