@@ -1,0 +1,39 @@
+"""Chooses the simulation for this run, and says at the end which one it was."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from simulator import Simulator  # noqa: E402
+
+_chosen = pytest.StashKey[Simulator]()
+
+
+@pytest.fixture(scope="session")
+def npu(request: pytest.FixtureRequest) -> Simulator:
+    """The simulated NPU: the real torch_npu where it can be had, which CI demands."""
+    simulator = Simulator.best()
+    request.config.stash[_chosen] = simulator
+    if simulator.way != "real" and os.environ.get("CI") == "true":
+        pytest.fail(f"CI must run the real torch_npu, not {simulator}")
+    return simulator
+
+
+@pytest.fixture(scope="session", params=["real", "pure"])
+def each_npu(request: pytest.FixtureRequest, npu: Simulator) -> Simulator:
+    """Both simulations in turn, for the tests of the simulations themselves."""
+    if request.param == npu.way:
+        return npu
+    if request.param == "real":
+        pytest.skip(f"no real torch_npu here: {npu.reason}")
+    return Simulator("pure", "tested beside the real torch_npu")
+
+
+def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
+    """Say which simulation the NPU tests used."""
+    if _chosen in config.stash:
+        terminalreporter.write_line(f"NPU tests ran on: {config.stash[_chosen]}")

@@ -1,0 +1,173 @@
+"""Runs command lines on a simulated NPU, each in processes of its own.
+
+Two simulations carry the same tests:
+
+- ``real``: the real torch_npu wheel over a fake driver (``fake_cann/``);
+- ``pure``: a device in pure Python (``pure/``), where the wheel cannot be had.
+
+Both change torch for the whole process, so nothing here imports torch: the simulation reaches the
+child processes, and their children (torchrun, DataLoader workers), through the environment.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+sys.path.insert(0, str(HERE / "fake_cann"))
+
+import build  # noqa: E402
+
+_FOREIGN = ("ASCEND_", "NPU_", "HCCL_", "RANK", "LOCAL_", "WORLD_SIZE", "MASTER_", "TORCHELASTIC_")
+
+
+@dataclass
+class Result:
+    """What a command line on the simulated NPU left behind.
+
+    ``kernel_calls``, ``collective_calls`` and ``apex_initialize`` are those of all its processes
+    that ended by themselves; ``processes`` has them one by one.
+    """
+
+    returncode: int
+    stdout: str
+    stderr: str
+    kernel_calls: Counter[str] = field(default_factory=Counter)
+    collective_calls: Counter[str] = field(default_factory=Counter)
+    apex_initialize: list[dict] = field(default_factory=list)
+    processes: list[dict] = field(default_factory=list)
+
+    def checked(self) -> "Result":
+        """The result itself, if the command succeeded."""
+        if self.returncode:
+            raise AssertionError(f"exit status {self.returncode}\n{self.stdout}\n{self.stderr}")
+        return self
+
+
+class Simulator:
+    """One of the two simulations: ``way`` is "real" or "pure", ``reason`` why the latter."""
+
+    def __init__(self, way: str, reason: str = "") -> None:
+        self.way = way
+        self.reason = reason
+
+    @classmethod
+    def best(cls) -> "Simulator":
+        """The real torch_npu where it can be had; ``NPU_SIM_WAY=pure`` chooses the other."""
+        if os.environ.get("NPU_SIM_WAY") == "pure":
+            return cls("pure", "NPU_SIM_WAY=pure")
+        try:
+            build.build()
+        except build.Unavailable as error:
+            return cls("pure", str(error))
+        return cls("real")
+
+    def __str__(self) -> str:
+        if self.way == "real":
+            return f"the real torch_npu {build.required_version()} over a fake driver"
+        return f"the pure-Python device ({self.reason})"
+
+    def run(
+        self,
+        command: Sequence[str | Path],
+        *,
+        devices: int = 1,
+        apex: bool = True,
+        soc: str = "Ascend910B1",
+        cwd: Path | None = None,
+        timeout: float = 300,
+        **env: str,
+    ) -> Result:
+        """Run a command line where simulated NPUs are.
+
+        Args:
+            command: program and arguments; scripts find this Python as ``python`` and ``python3``.
+            devices: number of cards.
+            apex: whether the stand-in for Ascend's apex can be imported.
+            soc: name of the chip.
+            cwd: working directory; the repository's root when not given.
+            timeout: seconds after which the command and all its children are ended.
+            **env: further environment variables.
+        """
+        with tempfile.TemporaryDirectory() as records:
+            environment = self.environment(devices=devices, apex=apex, soc=soc)
+            environment |= {"NPU_SIM_RECORD": records, **env}
+            result = _run([str(part) for part in command], environment, cwd or ROOT, timeout)
+            for path in sorted(Path(records).glob("*.json")):
+                result.processes.append(json.loads(path.read_text(encoding="utf-8")))
+        for process in result.processes:
+            result.kernel_calls.update(process["kernel_calls"])
+            result.collective_calls.update(process["collective_calls"])
+            result.apex_initialize.extend(process["apex_initialize"])
+        return result
+
+    def environment(self, *, devices: int, apex: bool, soc: str) -> dict[str, str]:
+        """The environment in which torch_npu is importable and finds its cards."""
+        env = {key: value for key, value in os.environ.items() if not key.startswith(_FOREIGN)}
+        env.pop("TORCH_DEVICE_BACKEND_AUTOLOAD", None)
+        env |= {
+            "NPU_SIM_WAY": self.way,
+            "NPU_SIM_DEVICES": str(devices),
+            "NPU_SIM_SOC": soc,
+            "OMP_NUM_THREADS": "1",
+            "PATH": os.pathsep.join([str(Path(sys.executable).parent), env["PATH"]]),
+        }
+        paths = [HERE / "common"]
+        if apex:
+            paths.append(HERE / "apex")
+        if self.way == "real":
+            folder = build.build()
+            paths += [HERE / "fake_cann", folder / "site"]
+            env["LD_LIBRARY_PATH"] = str(folder / "lib")
+            env["ASCEND_HOME_PATH"] = str(folder / "cann")
+            env["ASCEND_OPP_PATH"] = str(folder / "cann" / "opp")
+        else:
+            paths += [HERE / "pure", _metadata_of_the_pure_device()]
+        env["PYTHONPATH"] = os.pathsep.join(map(str, paths))
+        return env
+
+
+def _metadata_of_the_pure_device() -> Path:
+    """A folder with the entry point by which ``import torch`` loads torch_npu, and its version."""
+    version = build.required_version()
+    folder = ROOT / "build" / "npu-sim" / f"pure-{version}"
+    metadata = folder / f"torch_npu-{version}.dist-info"
+    if not metadata.is_dir():
+        metadata.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(dir=folder))
+        (draft / "METADATA").write_text(f"Metadata-Version: 2.1\nName: torch_npu\nVersion: {version}\n")
+        (draft / "entry_points.txt").write_text("[torch.backends]\ntorch_npu = torch_npu:_autoload\n")
+        try:
+            draft.rename(metadata)
+        except OSError:  # another process was faster
+            shutil.rmtree(draft)
+    return folder
+
+
+def _run(command: list[str], env: dict[str, str], cwd: Path, timeout: float) -> Result:
+    with subprocess.Popen(
+        command,
+        env=env,
+        cwd=cwd,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            stdout, stderr = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            stdout, stderr = process.communicate()
+            stderr += f"\nended after {timeout} s"
+    return Result(process.returncode, stdout, stderr)
