@@ -13,7 +13,7 @@ from PIL import Image
 from imaging.resize import modelzoo_pair
 from imaging.sources import ImageError
 
-BLOCK_VALUES = 2**18  # patches are copied 1 MB at a time, which stays in a core's cache
+BLOCK_VALUES = 2**17  # patches are copied 512 KB at a time, which stays in a core's cache
 UNREADABLE = (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
 
 

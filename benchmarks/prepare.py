@@ -1,0 +1,127 @@
+"""prepare.py beside a plain per-patch loop: seconds and memory, in one run.
+
+    python benchmarks/prepare.py --images-dir T91 [--scale 3] [--repeats 5]
+
+The plain loop makes the same pairs, appends each patch to a list, turns the lists into arrays and
+writes those. `cutting` is where the two differ: from the pairs to patches in memory. `whole` is
+from image files to a finished HDF5 file; prepare.py also waits until the disk has it. Each figure
+is the median of fresh processes.
+"""
+
+import argparse
+import contextlib
+import io
+import multiprocessing
+import os
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import h5py
+import numpy as np
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import prepare
+from imaging.pairs import modelzoo_pairs, patch_blocks
+from imaging.resize import modelzoo_pair
+from imaging.sources import folder_images
+
+SIZE, STRIDE = 33, 14
+CORES = sorted(os.sched_getaffinity(0))
+
+
+def plain_patches(image: np.ndarray) -> list[np.ndarray]:
+    """Cut one image patch by patch."""
+    patches = []
+    for top in range(0, image.shape[0] - SIZE + 1, STRIDE):
+        for left in range(0, image.shape[1] - SIZE + 1, STRIDE):
+            patches.append(image[top : top + SIZE, left : left + SIZE])
+    return patches
+
+
+def cutting_plain(folder: Path, scale: int) -> float:
+    """Return the seconds that the plain loop takes to cut all pairs."""
+    pairs = list(modelzoo_pairs(folder_images(folder), scale, 1))
+    begin = time.perf_counter()
+    for images in zip(*pairs, strict=True):
+        np.array([patch for image in images for patch in plain_patches(image)])
+    return time.perf_counter() - begin
+
+
+def cutting_ours(folder: Path, scale: int) -> float:
+    """Return the seconds that prepare.py's way takes for the same."""
+    pairs = list(modelzoo_pairs(folder_images(folder), scale, 1))
+    begin = time.perf_counter()
+    for images in zip(*pairs, strict=True):
+        for image in images:
+            for _ in patch_blocks(image, SIZE, STRIDE):
+                pass
+    return time.perf_counter() - begin
+
+
+def whole_plain(folder: Path, scale: int) -> float:
+    """Return the seconds from images to file with the plain loop."""
+    lr, hr = [], []
+    begin = time.perf_counter()
+    for path in folder_images(folder):
+        low, high = modelzoo_pair(Image.open(path), scale)
+        lr += plain_patches(low)
+        hr += plain_patches(high)
+    with tempfile.NamedTemporaryFile(suffix=".h5") as output, h5py.File(output.name, "w") as file:
+        file.create_dataset("lr", data=np.array(lr))
+        file.create_dataset("hr", data=np.array(hr))
+        file.flush()
+        return time.perf_counter() - begin
+
+
+def whole_ours(folder: Path, scale: int) -> float:
+    """Return the seconds from images to file with prepare.py."""
+    with tempfile.TemporaryDirectory() as target, contextlib.redirect_stdout(io.StringIO()):
+        command = f"--output-path {target}/train.h5 --scale {scale} --jobs {len(CORES)}".split()
+        begin = time.perf_counter()
+        prepare.main(["--images-dir", str(folder), *command])
+        return time.perf_counter() - begin
+
+
+def measure(function: Callable, cores: int, folder: Path, scale: int) -> tuple[float, float]:
+    """Run in this process, on so many cores; return seconds and the process's peak MB."""
+    os.sched_setaffinity(0, CORES[:cores])
+    seconds = function(folder, scale)
+    return seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--images-dir", type=Path, required=True)
+    parser.add_argument("--scale", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=5)
+    args = parser.parse_args()
+    rows = [(cutting_plain, 1), (cutting_ours, 1), (whole_plain, 1), (whole_ours, 1)]
+    if len(CORES) > 1:
+        rows.append((whole_ours, len(CORES)))
+    results = {row: [] for row in rows}
+    spawn = multiprocessing.get_context("spawn")
+    for _ in range(args.repeats):
+        for row in rows:
+            with ProcessPoolExecutor(1, mp_context=spawn) as pool:
+                result = pool.submit(measure, *row, args.images_dir, args.scale).result()
+            results[row].append(result)
+    print(f"{'':16}{'cores':>6}{'seconds':>9}{'speed':>7}{'peak MB':>9}")
+    for (function, cores), values in results.items():
+        seconds, memory = (statistics.median(column) for column in zip(*values, strict=True))
+        if function.__name__.endswith("plain"):
+            plain = seconds
+        name = function.__name__.replace("_", ", ")
+        print(f"{name:16}{cores:6}{seconds:9.3f}{plain / seconds:6.1f}×{memory:9.0f}")
+
+
+if __name__ == "__main__":
+    main()

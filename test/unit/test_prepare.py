@@ -1,0 +1,426 @@
+"""prepare.py: the contract's arrays, the dataset folder, clear errors, nothing half-written."""
+
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from PIL import Image
+
+import hdf5
+import prepare
+from runtime.errors import RunError, UserError, run_main
+
+ROOT = Path(__file__).resolve().parents[2]
+BICUBIC = Image.Resampling.BICUBIC
+
+
+def plain_y(image: Image.Image) -> np.ndarray:
+    """The contract's luminance, written out."""
+    rgb = np.array(image).astype(np.float32)
+    return 16.0 + (64.738 * rgb[:, :, 0] + 129.057 * rgb[:, :, 1] + 25.064 * rgb[:, :, 2]) / 256.0
+
+
+def plain_pair(path: Path, scale: int) -> tuple[np.ndarray, np.ndarray]:
+    """The contract's (lr, hr), written out."""
+    hr = Image.open(path).convert("RGB")
+    width, height = (hr.width // scale) * scale, (hr.height // scale) * scale
+    hr = hr.resize((width, height), resample=BICUBIC)
+    lr = hr.resize((width // scale, height // scale), resample=BICUBIC)
+    lr = lr.resize((width, height), resample=BICUBIC)
+    return plain_y(lr), plain_y(hr)
+
+
+def plain_patches(paths: list[Path], scale: int, size: int = 33, stride: int = 14) -> dict:
+    """The contract's training arrays, one patch after the other."""
+    patches = {"lr": [], "hr": []}
+    for path in paths:
+        for name, image in zip(("lr", "hr"), plain_pair(path, scale), strict=True):
+            for top in range(0, image.shape[0] - size + 1, stride):
+                for left in range(0, image.shape[1] - size + 1, stride):
+                    patches[name].append(image[top : top + size, left : left + size])
+    return {name: np.array(values) for name, values in patches.items()}
+
+
+def save_image(path: Path, width: int, height: int, mode: str = "RGB") -> Path:
+    noise = np.random.default_rng(width * height).integers(0, 256, (height, width, 3), np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(noise).convert(mode).save(path)
+    return path
+
+
+def prepare_file(images: Path, output: Path, *options: str) -> None:
+    prepare.main(["--images-dir", str(images), "--output-path", str(output), *options])
+
+
+def run(*options: str | Path, **settings) -> subprocess.CompletedProcess:
+    command = [sys.executable, ROOT / "prepare.py", *map(str, options)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, **settings)
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """A folder of images whose order by number is not their order by path."""
+    folder = tmp_path / "some images"
+    save_image(folder / "t2.png", 97, 80)
+    save_image(folder / "t10.bmp", 61, 101)
+    save_image(folder / "palette.png", 70, 71, "P")
+    save_image(folder / "cmyk.jpg", 64, 50, "CMYK")
+    save_image(folder / "alpha.png", 50, 64, "RGBA")
+    save_image(folder / "grey.png", 45, 46, "L")
+    (folder / ".hidden").write_text("no image")
+    (folder / "more").mkdir()
+    return folder
+
+
+@pytest.mark.parametrize("scale", [1, 2, 3, 4])
+def test_arrays_equal_the_plain_recipe(images: Path, tmp_path: Path, scale: int) -> None:
+    paths = sorted(path for path in images.iterdir() if path.suffix in {".png", ".bmp", ".jpg"})
+    assert [path.stem for path in paths][-2:] == ["t10", "t2"]
+    output = tmp_path / "new folder" / "train.h5"
+    prepare_file(images, output, "--scale", str(scale), "--patch-size", "33", "--stride", "14")
+    with h5py.File(output) as file:
+        assert set(file) == {"lr", "hr"}
+        for name, expected in plain_patches(paths, scale).items():
+            assert file[name].dtype == np.float32
+            np.testing.assert_array_equal(file[name][:], expected)
+
+    prepare_file(images, output, "--scale", str(scale), "--eval")
+    with h5py.File(output) as file:
+        assert set(file) == {"lr", "hr"}
+        assert list(file.attrs["names"]) == [path.stem for path in paths]
+        for index, path in enumerate(paths):
+            for name, expected in zip(("lr", "hr"), plain_pair(path, scale), strict=True):
+                assert file[name][str(index)].dtype == np.float32
+                np.testing.assert_array_equal(file[name][str(index)][:], expected)
+        assert len(file["lr"]) == len(file["hr"]) == len(paths)
+
+
+@pytest.mark.parametrize(("size", "stride"), [(7, 1), (20, 33), (45, 5)])
+def test_other_patch_sizes_and_strides(images: Path, tmp_path: Path, size, stride) -> None:
+    output = tmp_path / "train.h5"
+    prepare_file(images, output, "--patch-size", str(size), "--stride", str(stride))
+    paths = sorted(path for path in images.iterdir() if path.suffix in {".png", ".bmp", ".jpg"})
+    paths = [path for path in paths if min(plain_pair(path, 2)[0].shape) >= size]
+    with h5py.File(output) as file:
+        for name, expected in plain_patches(paths, 2, size, stride).items():
+            np.testing.assert_array_equal(file[name][:], expected)
+
+
+def test_threads_keep_the_order(images: Path, tmp_path: Path) -> None:
+    for jobs in ("1", "5"):
+        prepare_file(images, tmp_path / f"{jobs}.h5", "--jobs", jobs)
+    with h5py.File(tmp_path / "1.h5") as one, h5py.File(tmp_path / "5.h5") as five:
+        np.testing.assert_array_equal(one["lr"][:], five["lr"][:])
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_real_images_equal_the_plain_recipe(shared_data: Path, tmp_path: Path, scale: int) -> None:
+    folder = tmp_path / "part"
+    folder.mkdir()
+    for path in sorted((shared_data / "T91").iterdir())[:6]:
+        (folder / path.name).symlink_to(path)
+    prepare_file(folder, tmp_path / "train.h5", "--scale", str(scale))
+    with h5py.File(tmp_path / "train.h5") as file:
+        for name, expected in plain_patches(sorted(folder.iterdir()), scale).items():
+            np.testing.assert_array_equal(file[name][:], expected)
+    prepare_file(shared_data / "Set5", tmp_path / "eval.h5", "--scale", str(scale), "--eval")
+    with h5py.File(tmp_path / "eval.h5") as file:
+        for index, path in enumerate(sorted((shared_data / "Set5").iterdir())):
+            lr, hr = plain_pair(path, scale)
+            np.testing.assert_array_equal(file[f"lr/{index}"][:], lr)
+            np.testing.assert_array_equal(file[f"hr/{index}"][:], hr)
+
+
+def test_the_whole_of_t91(shared_data: Path, tmp_path: Path) -> None:
+    folders = ["--train-images", shared_data / "T91", "--eval-images", shared_data / "Set5"]
+    prepare.main(["--data-path", str(tmp_path), *map(str, folders)])
+    patches = tmp_path / "train" / "T91_x3.h5"
+    with h5py.File(patches) as file:
+        assert file["lr"].shape == file["hr"].shape == (21884, 33, 33)
+    assert round(patches.stat().st_size / 1e6, 2) == 190.66
+    patches.unlink()
+    with h5py.File(tmp_path / "train" / "T91_x3_images.h5") as file:
+        assert len(file["hr"]) == 91
+    with h5py.File(tmp_path / "val" / "Set5_x3.h5") as file:
+        assert list(file.attrs["names"])[2] == "butterfly_GT"
+
+
+def test_default_scales(images: Path, tmp_path: Path) -> None:
+    prepare_file(images, tmp_path / "one.h5", "--eval")
+    with h5py.File(tmp_path / "one.h5") as file:
+        assert file["lr/5"].shape == (80, 96)  # x2
+    arguments = ["--train-images", str(images), "--eval-images", str(images)]
+    prepare.main(["--data-path", str(tmp_path / "d"), *arguments])
+    names = {str(path.relative_to(tmp_path / "d")) for path in (tmp_path / "d").rglob("*.h5")}
+    assert names == {"train/T91_x3.h5", "train/T91_x3_images.h5", "val/Set5_x3.h5"}
+
+
+def test_finished_files_are_kept(images: Path, tmp_path: Path, capsys) -> None:
+    folder = tmp_path / "d"
+    arguments = ["--data-path", str(folder), "--train-images", str(images)]
+    arguments += ["--eval-images", str(images), "--scale", "2"]
+    prepare.main(arguments)
+    kept, again = folder / "train" / "T91_x2.h5", folder / "val" / "Set5_x2.h5"
+    kept.write_bytes(b"mine")
+    again.unlink()
+    capsys.readouterr()
+    prepare.main(arguments)
+    assert kept.read_bytes() == b"mine"
+    assert h5py.is_hdf5(again)
+    assert f"{kept}: kept" in capsys.readouterr().out
+    prepare.main([*arguments, "--force"])
+    assert h5py.is_hdf5(kept)
+
+
+def test_sample_photographs_have_their_own_names(tmp_path: Path, capsys) -> None:
+    prepare.main(["--data-path", str(tmp_path), "--sample", "--scale", "4", "--stride", "60"])
+    names = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.h5")}
+    assert names == {"train/sample_x4.h5", "train/sample_x4_images.h5", "val/sample_x4.h5"}
+    assert "NOT T91" in capsys.readouterr().out
+    with h5py.File(tmp_path / "val" / "sample_x4.h5") as file:
+        measured = set(file.attrs["names"])
+    with h5py.File(tmp_path / "train" / "sample_x4_images.h5") as file:
+        trained = set(file.attrs["names"])
+    assert len(measured) >= 2
+    assert len(trained) >= 8
+    assert not trained & measured
+
+
+def test_small_images_are_named_and_skipped(images: Path, tmp_path: Path, capsys) -> None:
+    save_image(images / "tiny.png", 200, 32)
+    save_image(images / "tiny2.png", 34, 35)  # 32×32 at x4
+    save_image(images / "fits.png", 36, 36)
+    prepare_file(images, tmp_path / "train.h5", "--scale", "4")
+    captured = capsys.readouterr().err
+    assert "skipped 2 images" in captured
+    assert "tiny.png, tiny2.png" in captured
+    assert "fits.png" not in captured
+
+
+def test_training_images_that_hold_no_patch_stay_out_of_both_files(tmp_path: Path) -> None:
+    for name, side in (("large", 60), ("small", 20)):
+        save_image(tmp_path / "in" / f"{name}.png", side, side)
+    folder = str(tmp_path / "in")
+    prepare.main(
+        ["--data-path", str(tmp_path / "d"), "--train-images", folder, "--eval-images", folder]
+    )
+    with h5py.File(tmp_path / "d" / "train" / "T91_x3_images.h5") as file:
+        assert list(file.attrs["names"]) == ["large"]
+    with h5py.File(tmp_path / "d" / "val" / "Set5_x3.h5") as file:
+        assert list(file.attrs["names"]) == ["large", "small"]
+
+
+def test_thousands_of_names_fit(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(hdf5, "modelzoo_pairs", lambda paths, scale, jobs: iter(()))
+    hdf5.write_images(tmp_path / "eval.h5", [Path("name.png")] * 5000, scale=1, jobs=1)
+    with h5py.File(tmp_path / "eval.h5") as file:
+        assert list(file.attrs["names"]) == ["name"] * 5000
+
+
+def truncate(images: Path) -> None:
+    path = images / "t10.bmp"
+    path.write_bytes(path.read_bytes()[:5000])
+
+
+BAD_FOLDERS = {
+    "all smaller than a patch": (
+        lambda images: None,
+        ["--patch-size", "200"],
+        "smaller than a 200×200 patch at x2",
+    ),
+    "truncated": (truncate, [], "t10.bmp cannot be read"),
+    "truncated, whole images": (truncate, ["--eval"], "t10.bmp cannot be read"),
+    "no image": (lambda images: (images / "x.txt").write_text("?"), [], "x.txt cannot be read"),
+    "empty file": (lambda images: (images / "x.png").touch(), [], "x.png cannot be read"),
+    "smaller than the scale": (
+        lambda images: save_image(images / "dot.png", 3, 3),
+        ["--eval", "--scale", "4"],
+        "dot.png is 3×3, less than the scale",
+    ),
+    "16 bits": (
+        lambda images: Image.new("I;16", (50, 50)).save(images / "deep.png"),
+        [],
+        "deep.png has pixels of mode I;16",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_FOLDERS)
+def test_bad_images(images: Path, tmp_path: Path, case: str, capsys) -> None:
+    break_it, options, message = BAD_FOLDERS[case]
+    break_it(images)
+    output = tmp_path / "out" / "file.h5"
+    with pytest.raises(UserError, match=message):
+        prepare_file(images, output, *options)
+    assert not list(tmp_path.rglob("*.part")) + list(tmp_path.rglob("*.h5"))
+
+
+def test_a_decompression_bomb_is_refused(images: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(UserError, match=r"cannot be read.*decompression bomb"):
+        prepare_file(images, tmp_path / "train.h5")
+
+
+def test_missing_and_empty_folders(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"nowhere: No such file"):
+        prepare_file(tmp_path / "nowhere", tmp_path / "train.h5")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"empty: the folder is empty"):
+        prepare_file(tmp_path / "empty", tmp_path / "train.h5")
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"file: Not a directory"):
+        prepare_file(tmp_path / "file", tmp_path / "train.h5")
+
+
+def test_output_that_cannot_be_written(images: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"cannot write .*x\.h5: (Not a directory|File exists)"):
+        prepare_file(images, tmp_path / "file" / "x.h5")
+    with pytest.raises(UserError, match=r"cannot write .*: it is a folder"):
+        prepare_file(images, images)
+
+
+@pytest.mark.parametrize("room", [0, 100, 4096, 70_000, 200_000])
+@pytest.mark.parametrize("options", [[], ["--eval"]])
+def test_full_disk_is_one_line(images: Path, tmp_path: Path, room: int, options: list) -> None:
+    """A limit on file sizes stands for the full disk: the same error from the system."""
+    output = tmp_path / "out" / "x.h5"
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
+
+    result = run("--images-dir", images, "--output-path", output, *options, preexec_fn=limit)
+    assert result.returncode == RunError.exit_status, result.stderr
+    assert result.stderr == f"error: cannot write {output}: File too large\n"
+    assert not list(output.parent.iterdir())
+
+
+@pytest.mark.parametrize("option", ["--scale", "--stride", "--patch-size", "--jobs"])
+@pytest.mark.parametrize("value", ["0", "-1", "1.5", "x"])
+def test_numbers_below_one(images: Path, tmp_path: Path, option, value, capsys) -> None:
+    with pytest.raises(SystemExit) as error:
+        prepare_file(images, tmp_path / "train.h5", f"{option}={value}")
+    assert error.value.code == 2
+    assert "expected a whole number, 1 or more" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        [],
+        ["--images-dir", "a"],
+        ["--output-path", "a"],
+        ["--images-dir", "a", "--output-path", "b", "--download"],
+        ["--images-dir", "a", "--output-path", "b", "--force"],
+        ["--data-path", "d"],
+        ["--data-path", "d", "--eval", "--sample"],
+        ["--data-path", "d", "--train-images", "a"],
+        ["--data-path", "d", "--eval-images", "a"],
+        ["--data-path", "d", "--sample", "--download"],
+        ["--data-path", "d", "--sample", "--train-images", "a", "--eval-images", "b"],
+        ["--data-path", "d", "--sample", "--images-dir", "a", "--output-path", "b"],
+    ],
+)
+def test_options_that_do_not_go_together(options: list[str]) -> None:
+    with pytest.raises(SystemExit) as error:
+        prepare.parse_args(options)
+    assert error.value.code == 2
+
+
+def test_a_former_file_outlives_a_failure(images: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out" / "x.h5"
+    prepare_file(images, output)
+    before = output.read_bytes()
+    truncate(images)
+    with pytest.raises(UserError):
+        prepare_file(images, output)
+    assert output.read_bytes() == before
+    assert [path.name for path in output.parent.iterdir()] == ["x.h5"]
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 128 + signal.SIGTERM)]
+)
+def test_an_aborted_run_leaves_nothing(tmp_path: Path, number: int, status: int) -> None:
+    source = save_image(tmp_path / "source.bmp", 500, 500)
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for index in range(2000):  # more than can be finished before the signal
+        (folder / f"{index}.bmp").symlink_to(source)
+    output = tmp_path / "out" / "x.h5"
+    command = [sys.executable, ROOT / "prepare.py", "--images-dir", folder, "--output-path", output]
+    with subprocess.Popen(
+        [*command, "--eval"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        while process.poll() is None and not list(tmp_path.rglob("*.part")):
+            time.sleep(0.02)
+        process.send_signal(number)
+        errors = process.communicate()[1]
+    assert process.returncode == status, errors
+    assert "Traceback" not in errors
+    assert not list(output.parent.iterdir())
+
+
+def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path) -> None:
+    """40 images give 400 MB of patches: ten times what may be added."""
+    source = save_image(tmp_path / "source.bmp", 300, 300)
+    folder = tmp_path / "in"
+    folder.mkdir()
+    peaks = []
+    for count in (4, 40):
+        for index in range(count):
+            (folder / f"{index}.bmp").unlink(missing_ok=True)
+            (folder / f"{index}.bmp").symlink_to(source)
+        code = (
+            "import prepare, resource, sys; prepare.main(sys.argv[1:]);"
+            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"
+        )
+        command = [sys.executable, "-c", code, "--images-dir", folder, "--output-path"]
+        result = subprocess.run(
+            [*command, tmp_path / "x.h5", "--stride", "8", "--jobs", "1"],
+            cwd=ROOT, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        peaks.append(int(result.stdout.splitlines()[-1]))
+    assert (tmp_path / "x.h5").stat().st_size > 400e6
+    (tmp_path / "x.h5").unlink()
+    assert peaks[1] < peaks[0] + 40, peaks
+
+
+def test_command_line(images: Path, tmp_path: Path) -> None:
+    output = tmp_path / "x y.h5"
+    result = run("--images-dir", images, "--output-path", output, cwd=tmp_path)
+    assert result.returncode == 0
+    assert result.stderr == ""  # no progress bar where no terminal is
+    assert h5py.is_hdf5(output)
+    result = run("--images-dir", tmp_path / "none", "--output-path", output)
+    assert result.returncode == UserError.exit_status
+    assert result.stderr.startswith("error: no images in ")
+    assert result.stderr.count("\n") == 1
+
+
+def test_help_loads_no_heavy_library() -> None:
+    code = (
+        "import sys, prepare\n"
+        "try: prepare.main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'h5py', 'torch', 'skimage', 'pooch', 'requests', 'tqdm'} & set(sys.modules)\n"
+        "sys.exit(repr(heavy) if heavy else 0)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert "--images-dir" in result.stdout
+
+
+def test_an_image_error_ends_with_one_line(images: Path, tmp_path: Path, capsys) -> None:
+    truncate(images)
+    status = run_main(lambda: prepare_file(images, tmp_path / "x.h5"))
+    assert status == UserError.exit_status
+    assert capsys.readouterr().err.count("\n") == 1

@@ -1,0 +1,250 @@
+"""Public images over HTTP, whole and right or not at all; the photographs of scikit-image."""
+
+import hashlib
+import http.server
+import socket
+import threading
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from PIL import Image
+
+import prepare
+from imaging import sources
+from imaging.sources import ImageError, download_images, folder_images, sample_images
+from runtime.errors import UserError
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """The public files from a folder; remembers what was asked for and fails where told to."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.asked: list[str] = []
+        self.cut: set[str] = set()  # names whose connection ends half-way
+        super().__init__(("127.0.0.1", 0), Handler)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/some/commit"
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    server: Server
+
+    def do_HEAD(self) -> None:
+        self.send_error(404)
+
+    def do_GET(self) -> None:
+        name = self.path.removeprefix("/some/commit/")
+        self.server.asked.append(name)
+        path = self.server.folder / name
+        if not path.is_file():
+            self.send_error(404)
+            return
+        content = path.read_bytes()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content[: len(content) // 2] if name in self.server.cut else content)
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A server of five small stand-ins, with a registry of their SHA-256."""
+    folder = tmp_path / "served"
+    digests = {}
+    for index, name in enumerate(
+        ["Train/t1", "Train/t10", "Train/t2", "Test/Set5/a", "Test/Set5/b"]
+    ):
+        path = folder / f"{name}.bmp"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40 + index, 40), (index, 2, 3)).save(path)
+        digests[f"{name}.bmp"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    monkeypatch.setattr(sources, "public_registry", lambda: digests)
+    with Server(folder) as server:
+        monkeypatch.setenv(sources.MIRROR, server.url)
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+def files(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_download_gives_every_file_in_order(server: Server, tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    train, evaluation = download_images(folder)
+    assert train == [folder / "Train" / f"{name}.bmp" for name in ("t1", "t10", "t2")]
+    assert evaluation == [folder / "Test" / "Set5" / f"{name}.bmp" for name in "ab"]
+    for path in train + evaluation:
+        assert path.read_bytes() == (server.folder / path.relative_to(folder)).read_bytes()
+    assert files(folder) == files(server.folder)
+
+
+def test_a_second_download_asks_for_nothing(server: Server, tmp_path: Path) -> None:
+    first = download_images(tmp_path / "images")
+    server.asked.clear()
+    assert download_images(tmp_path / "images") == first
+    assert server.asked == []
+
+
+def test_finished_files_serve_without_a_network(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = download_images(tmp_path / "images")
+    monkeypatch.setenv(sources.MIRROR, "http://127.0.0.1:1/nobody")
+    assert download_images(tmp_path / "images") == first
+
+
+def test_wrong_checksum(server: Server, tmp_path: Path) -> None:
+    (server.folder / "Train" / "t10.bmp").write_bytes(b"something else")
+    with pytest.raises(ImageError, match=r"t10\.bmp.*SHA256 hash"):
+        download_images(tmp_path / "images")
+    assert "Train/t10.bmp" not in files(tmp_path / "images")
+    assert files(tmp_path / "images") <= files(server.folder)  # no temporary file either
+
+
+def test_a_damaged_local_file_is_fetched_again(server: Server, tmp_path: Path) -> None:
+    train, _ = download_images(tmp_path / "images")
+    content = train[0].read_bytes()
+    train[0].write_bytes(content[:100])
+    server.asked.clear()
+    download_images(tmp_path / "images")
+    assert train[0].read_bytes() == content
+    assert server.asked == ["Train/t1.bmp"]
+
+
+def test_a_cut_connection_and_the_next_try(server: Server, tmp_path: Path) -> None:
+    server.cut = {"Test/Set5/b.bmp"}
+    with pytest.raises(ImageError, match=r"cannot download .*Test/Set5/b\.bmp"):
+        download_images(tmp_path / "images")
+    left = files(tmp_path / "images")
+    assert "Test/Set5/b.bmp" not in left
+    assert left <= files(server.folder)
+    server.cut.clear()
+    server.asked.clear()
+    download_images(tmp_path / "images")
+    assert set(server.asked) == files(server.folder) - left  # goes on, does not begin anew
+    assert files(tmp_path / "images") == files(server.folder)
+
+
+def test_a_passing_fault_is_tried_again(server: Server, tmp_path: Path) -> None:
+    server.cut = {"Train/t1.bmp"}
+    threading.Timer(0.5, server.cut.clear).start()  # the second try comes after a second
+    download_images(tmp_path / "images")
+    assert server.asked.count("Train/t1.bmp") == 2
+
+
+def test_missing_file(server: Server, tmp_path: Path) -> None:
+    (server.folder / "Train" / "t2.bmp").unlink()
+    with pytest.raises(ImageError, match=r"cannot download .*Train/t2\.bmp: 404"):
+        download_images(tmp_path / "images")
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:1/x", "http://no-such-host.invalid/x"])
+def test_no_network_is_said_at_once(tmp_path: Path, monkeypatch, server: Server, address) -> None:
+    monkeypatch.setenv(sources.MIRROR, address)
+    with pytest.raises(ImageError, match=r"no network: cannot reach .*--sample"):
+        download_images(tmp_path / "images")
+    assert not files(tmp_path / "images")
+
+
+def test_a_silent_server_does_not_hold_for_ever(tmp_path: Path, monkeypatch, server) -> None:
+    monkeypatch.setattr(sources, "CONNECT_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, never answers
+        monkeypatch.setenv(sources.MIRROR, f"http://127.0.0.1:{silent.getsockname()[1]}")
+        begin = time.monotonic()
+        with pytest.raises(ImageError, match="no network"):
+            download_images(tmp_path / "images")
+    assert time.monotonic() - begin < sources.READ_SECONDS
+
+
+def test_an_address_that_is_none(tmp_path: Path, monkeypatch, server: Server) -> None:
+    monkeypatch.setenv(sources.MIRROR, "mirror")
+    with pytest.raises(ImageError, match="SRCNN_IMAGES_URL=mirror/"):
+        download_images(tmp_path / "images")
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path, server: Server) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ImageError, match="cannot write"):
+        download_images(tmp_path / "file" / "images")
+
+
+def test_prepare_downloads_into_the_dataset_folder(server: Server, tmp_path: Path) -> None:
+    prepare.main(["--data-path", str(tmp_path / "d"), "--download"])
+    with h5py.File(tmp_path / "d" / "train" / "T91_x3_images.h5") as file:
+        assert list(file.attrs["names"]) == ["t1", "t10", "t2"]
+    with h5py.File(tmp_path / "d" / "val" / "Set5_x3.h5") as file:
+        assert list(file.attrs["names"]) == ["a", "b"]
+    server.asked.clear()
+    prepare.main(["--data-path", str(tmp_path / "d"), "--download"])
+    assert server.asked == []
+
+
+def test_a_failed_download_makes_no_file(server: Server, tmp_path: Path) -> None:
+    (server.folder / "Test" / "Set5" / "a.bmp").write_bytes(b"something else")
+    with pytest.raises(UserError, match=r"a\.bmp"):
+        prepare.main(["--data-path", str(tmp_path / "d"), "--download"])
+    assert not list((tmp_path / "d").rglob("*.h5"))
+
+
+def test_what_an_interruption_left_is_not_used(server: Server, tmp_path: Path) -> None:
+    stray = tmp_path / "images" / "Train" / "tmp123"
+    stray.parent.mkdir(parents=True)
+    stray.write_bytes(b"half a file")
+    train, evaluation = download_images(tmp_path / "images")
+    assert stray not in train + evaluation
+
+
+def test_the_public_registry(shared_data: Path) -> None:
+    registry = sources.public_registry()
+    assert len(registry) == 96
+    for name, digest in registry.items():
+        local = name.replace("Train/", "T91/").removeprefix("Test/")
+        assert hashlib.sha256((shared_data / local).read_bytes()).hexdigest() == digest, name
+
+
+def test_sample_photographs_are_real_and_kept_apart() -> None:
+    train, evaluation = sample_images()
+    assert not set(train) & set(evaluation)
+    colours = 0
+    for path in train + evaluation:
+        with Image.open(path) as image:
+            assert min(image.size) >= 100
+            pixels = np.asarray(image.convert("RGB"))
+            assert pixels.std() > 5
+            colours += image.mode == "RGB"
+    assert colours >= 5
+
+
+def test_sample_photographs_need_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object) -> None:
+        raise AssertionError("a connection")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    assert sample_images()
+
+
+def test_a_scikit_image_without_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "SAMPLE_EVAL", ("nothing.png",))
+    with pytest.raises(ImageError, match=r"lacks nothing\.png"):
+        sample_images()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ImageError, match="scikit-image is not installed"):
+        sample_images()
+
+
+def test_folder_images_are_sorted_files(tmp_path: Path) -> None:
+    for name in ("b.png", "a10.png", "a2.png", ".hidden"):
+        (tmp_path / name).touch()
+    (tmp_path / "folder.png").mkdir()
+    assert [path.name for path in folder_images(tmp_path)] == ["a10.png", "a2.png", "b.png"]
