@@ -27,7 +27,7 @@ def _write() -> None:
         return
     report = {
         "argv": sys.argv,
-        "rank": int(os.environ.get("RANK", "0")),
+        "rank": os.environ.get("RANK"),  # none in the launcher
         "kernel_calls": kernel_calls,
         "collective_calls": collective_calls,
         "apex_initialize": apex_initialize,

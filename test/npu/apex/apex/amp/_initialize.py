@@ -1,0 +1,141 @@
+"""``amp.initialize``: refusals first, then the changes to models and optimizers."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from simnpu import record
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+
+from apex.amp import _casts
+from apex.amp._optimizer import process_optimizer
+from apex.amp._state import LossScaler, Options, choose_options, say, state
+
+
+def initialize(
+    models: Any,
+    optimizers: Any = None,
+    enabled: bool = True,
+    opt_level: str = "O1",
+    cast_model_type: torch.dtype | None = None,
+    patch_torch_functions: bool | None = None,
+    keep_batchnorm_fp32: bool | None = None,
+    master_weights: bool | None = None,
+    loss_scale: float | str | None = None,
+    cast_model_outputs: torch.dtype | None = None,
+    num_losses: int = 1,
+    verbosity: int = 1,
+    dynamic_init_scale: float = 2.0**16,
+    scale_growth_factor: float = 2.0,
+    scale_backoff_factor: float = 0.5,
+    scale_window: int = 2000,
+    min_loss_scale: float | None = None,
+    max_loss_scale: float = 2.0**24,
+    combine_grad: bool | None = None,
+    combine_ddp: bool | None = None,
+    ddp_replica_count: int = 4,
+    user_cast_preferred: bool | None = None,
+    check_combined_tensors: bool | None = None,
+) -> Any:
+    """Prepare models and optimizers for mixed precision.
+
+    The signature is apex's; ``cast_model_outputs`` and ``user_cast_preferred`` are not simulated,
+    ``ddp_replica_count`` and ``check_combined_tensors`` change no result.
+
+    Returns:
+        Models and optimizers, single or in lists as they were given.
+
+    Raises:
+        RuntimeError: apex refuses the models, the optimizers or the options.
+    """
+    given = {"loss_scale": loss_scale, "combine_grad": combine_grad, "combine_ddp": combine_ddp}
+    names = [type(optimizer).__name__ for optimizer in _as_list(optimizers)]
+    record.apex_initialize.append({"opt_level": opt_level, "optimizers": names} | given)
+    state.enabled, state.verbosity = enabled, verbosity
+    if not enabled:
+        return models if optimizers is None else (models, optimizers)
+    options = choose_options(
+        opt_level,
+        cast_model_type=cast_model_type,
+        patch_torch_functions=patch_torch_functions,
+        keep_batchnorm_fp32=keep_batchnorm_fp32,
+        master_weights=master_weights,
+        **given,
+    )
+    for name, value in asdict(options).items():
+        say(f"{name:22} : {value}")
+    for model in _as_list(models):
+        _check_model(model)
+    state.options = options
+    _prepare(_as_list(models), _as_list(optimizers), options)
+    dynamic = options.loss_scale == "dynamic"
+    scale = min(max_loss_scale, dynamic_init_scale) if dynamic else options.loss_scale
+    factors = scale_growth_factor, scale_backoff_factor, scale_window
+    limits = min_loss_scale, max_loss_scale
+    state.loss_scalers = [LossScaler(dynamic, scale, *factors, *limits) for _ in range(num_losses)]
+    return models if optimizers is None else (models, optimizers)
+
+
+def _as_list(value: Any) -> Sequence[Any]:
+    if value is None:
+        return []
+    return value if isinstance(value, list) else [value]
+
+
+def _check_model(model: torch.nn.Module) -> None:
+    if isinstance(model, (DistributedDataParallel, DataParallel)):
+        raise RuntimeError(
+            f"Incoming model is an instance of {type(model).__name__}. Parallel wrappers should "
+            "only be applied to the model(s) AFTER they have been returned from amp.initialize."
+        )
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        right = tensor.device.type == "npu" and tensor.dtype == torch.float32
+        if tensor.is_floating_point() and not right:
+            raise RuntimeError(
+                f"Found param {name} with type {tensor.dtype} on {tensor.device}, expected "
+                "torch.npu.FloatTensor. When using amp.initialize, you need to provide a model "
+                "with fp32 parameters located on a Npu device."
+            )
+
+
+def _prepare(models: Any, optimizers: Any, options: Options) -> None:
+    for optimizer in optimizers:
+        process_optimizer(optimizer, options)
+    if options.cast_model_type is not None and options.cast_model_type != torch.float32:
+        for model in models:
+            _casts.convert_model(model, options.cast_model_type, bool(options.keep_batchnorm_fp32))
+    if options.patch_torch_functions:
+        _casts.patch_torch_functions()
+    if options.combine_grad or any(optimizer.is_npu_fused_optimizer for optimizer in optimizers):
+        torch.nn.Module.zero_grad = _zero_grad_in_place
+    if options.combine_ddp:
+        _refuse_wrapping()
+        for model in models:
+            model._amp_combines_ddp = True
+            for parameter in model.parameters():
+                dist.broadcast(parameter, 0)
+
+
+def _zero_grad_in_place(self: torch.nn.Module, set_to_none: bool = False) -> None:
+    """``Module.zero_grad`` once gradients are combined: they must keep their memory."""
+    assert not set_to_none, "For combined grad, `set_to_none` must be False."
+    for parameter in self.parameters():
+        if parameter.grad is not None:
+            parameter.grad.detach_().zero_()
+
+
+def _refuse_wrapping() -> None:
+    """With ``combine_ddp`` gradients are averaged already: a wrapper would do it twice.
+
+    (On a card that goes unnoticed.)
+    """
+    wrap = DistributedDataParallel.__init__
+
+    def checked(self: Any, module: torch.nn.Module, *args: Any, **kwargs: Any) -> None:
+        if getattr(module, "_amp_combines_ddp", False):
+            raise RuntimeError("combine_ddp=True replaces DistributedDataParallel; do not wrap.")
+        wrap(self, module, *args, **kwargs)
+
+    DistributedDataParallel.__init__ = checked
