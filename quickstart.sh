@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# What `make train` does: data, training with the fast recipe, evaluation, pictures.
+# Usage: quickstart.sh DATA SCALE OUTPUTS      (environment: PYTHON, the interpreter)
+set -euo pipefail
+data=$1 scale=$2 outputs=$3
+python=${PYTHON:-python3}
+NO_NETWORK=3 # exit status of prepare.py
+
+if compgen -G "$data/train/*_x$scale.h5" >/dev/null; then
+  echo "using $data as it is"
+else
+  status=0
+  "$python" prepare.py --data-path "$data" --scale "$scale" --download || status=$?
+  if [ "$status" = "$NO_NETWORK" ]; then
+    data=dataset-sample
+    echo "T91 and Set5 cannot be fetched: taking scikit-image's photographs, in $data, instead"
+    "$python" prepare.py --data-path "$data" --scale "$scale" --sample
+  elif [ "$status" != 0 ]; then
+    exit "$status"
+  fi
+fi
+
+"$python" train.py --data_url "$data" --scale "$scale" --recipe fast --outputs-dir "$outputs"
+
+results=$outputs/x$scale
+pictures=$data/images/Test/Set5
+if [ -d "$pictures" ]; then
+  echo "the same weights by the protocol of the papers:"
+  set -- --images-dir "$pictures" --protocol paper
+else
+  set -- --data-path "$data"
+fi
+"$python" evaluate.py --weights "$results/best.pth" --scale "$scale" "$@" \
+  --report "$results/report" --training-log "$results/metrics.csv"
+echo "open $results/report/index.html in a browser to compare the pictures"

@@ -1,0 +1,37 @@
+"""Running the project's command lines as a user does."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(*words: str | Path, **options) -> subprocess.CompletedProcess:
+    """Run `python words…` of the project; return status and output as text.
+
+    `env` adds variables; a `timeout` of 300 s ends a hang.
+    """
+    environment = {**os.environ, **options.pop("env", {})}
+    return subprocess.run(
+        [sys.executable, ROOT / words[0], *map(str, words[1:])],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=options.pop("timeout", 300),
+        check=False,
+        **options,
+    )
+
+
+def assert_one_line_error(
+    result: subprocess.CompletedProcess, *parts: str, status: int = 2
+) -> None:
+    """The last line of standard error tells what is wrong, and there is no traceback."""
+    assert result.returncode == status, result.stderr
+    assert "Traceback" not in result.stderr
+    last = result.stderr.strip().splitlines()[-1]
+    assert "error: " in last
+    for part in parts:
+        assert part in last

@@ -1,0 +1,314 @@
+"""train.py as its users meet it: log lines, files, resuming, mistakes."""
+
+import csv
+import json
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from commands import ROOT, assert_one_line_error, run
+
+from model import SRCNN
+from runtime.weights import load_weights
+
+EPOCH_LINE = re.compile(r"epoch(\d+) : loss=(\d+\.\d{6}), each_step_time=(\d+\.\d{6})")
+SMALL = ("--batch-size=8", "--num-epochs=2", "--precision=fp32")
+
+
+def blurred(hr: np.ndarray) -> np.ndarray:
+    return sum(np.roll(hr, shift, axis) for shift in (-1, 0, 1) for axis in (-1, -2)) / 6
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset folder with 44 patches, 6 images to crop from and 3 to evaluate."""
+    folder = tmp_path_factory.mktemp("data set with spaces")
+    rng = np.random.default_rng(7)
+
+    def picture(height: int, width: int) -> np.ndarray:
+        coarse = rng.uniform(16, 235, (height // 8 + 1, width // 8 + 1))
+        return np.kron(coarse, np.ones((8, 8)))[:height, :width].astype(np.float32)
+
+    for name in ("train", "val"):
+        (folder / name).mkdir()
+    with h5py.File(folder / "train/T91_x3.h5", "w") as file:
+        file["hr"] = np.stack([picture(33, 33) for _ in range(44)])
+        file["lr"] = blurred(file["hr"][:])
+    for path, count in (("train/T91_x3_images.h5", 6), ("val/Set5_x3.h5", 3)):
+        with h5py.File(folder / path, "w") as file:
+            for i in range(count):
+                file[f"hr/{i}"] = picture(60 + i, 70)
+                file[f"lr/{i}"] = blurred(file[f"hr/{i}"][:])
+            file.attrs["names"] = [f"picture{i}" for i in range(count)]
+    return folder
+
+
+def train(dataset: Path, out: Path, *options: str, **more) -> subprocess.CompletedProcess:
+    return run("train.py", f"--data_url={dataset}", f"--train_url={out}", *options, **more)
+
+
+@pytest.fixture(scope="session")
+def finished(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The results of a whole run of 6 epochs, and its output in log.txt."""
+    out = tmp_path_factory.mktemp("finished")
+    result = train(dataset, out, *SMALL, "--num-epochs=6", "--tensorboard")
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    (out / "log.txt").write_text(result.stdout)
+    return out
+
+
+def test_the_known_log_lines(finished: Path) -> None:
+    lines = (finished / "log.txt").read_text().splitlines()
+    epochs = [match for line in lines if (match := EPOCH_LINE.fullmatch(line))]
+    assert [int(match[1]) for match in epochs] == list(range(6))
+    psnrs = [line for line in lines if re.fullmatch(r"eval psnr: \d+\.\d\d", line)]
+    assert len(psnrs) == 6
+    best = [line for line in lines if line.startswith("best epoch: ")]
+    assert len(best) == 1
+    epoch, psnr = re.fullmatch(r"best epoch: (\d), psnr: (\d+\.\d\d)", best[0]).groups()
+    assert psnrs[int(epoch)] == f"eval psnr: {psnr}" == max(psnrs)
+    assert lines[0].startswith("device: cpu (auto; no npu: ")
+    assert "precision: fp32 (as asked)" in lines[0]
+
+
+def test_what_a_run_leaves_behind(finished: Path) -> None:
+    folder = finished / "x3"
+    files = {path.name for path in folder.iterdir()}
+    assert files >= {"best.pth", "args.json", "environment.json", "metrics.csv", "timing.csv"}
+    assert files >= {"curve.png", *(f"strip_picture{i}.png" for i in range(3))}
+    assert {f"epoch_{n}.pth" for n in range(6)} <= files
+    assert sorted(f for f in files if f.startswith("checkpoint")) == [
+        "checkpoint_25.pt",
+        "checkpoint_30.pt",
+    ]
+    assert any(name.startswith("events.out.tfevents") for name in files)
+    assert json.loads((folder / "args.json").read_text())["seed"] == 123
+    environment = json.loads((folder / "environment.json").read_text())
+    assert environment["precision"] == "fp32"
+    assert environment["device"] == "cpu"
+    assert environment["torch"] == torch.__version__
+
+
+def test_weights_are_a_plain_published_state_dict(finished: Path) -> None:
+    state = torch.load(finished / "x3/best.pth", weights_only=True)
+    assert list(state) == list(SRCNN().state_dict())
+    assert all(t.dtype == torch.float32 and t.device.type == "cpu" for t in state.values())
+    load_weights(finished / "x3/epoch_5.pth")
+
+
+def test_metrics_say_what_the_log_says(finished: Path) -> None:
+    log = (finished / "log.txt").read_text()
+    with (finished / "x3/metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["step"]) for row in rows] == [5 * n for n in range(1, 7)]
+    assert [f"{float(row['loss']):.6f}" for row in rows] == re.findall(r"loss=([\d.]+)", log)
+    assert [f"{float(row['psnr']):.2f}" for row in rows] == re.findall(r"eval psnr: (.*)", log)
+
+
+def same_run(one: Path, other: Path) -> None:
+    """The same metrics, and weights equal bit for bit."""
+    assert (one / "x3/metrics.csv").read_text() == (other / "x3/metrics.csv").read_text()
+    for name in ("best.pth", "epoch_5.pth"):
+        states = [torch.load(folder / "x3" / name, weights_only=True) for folder in (one, other)]
+        assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+
+
+def test_interrupted_in_an_epoch_and_resumed_is_as_never_interrupted(
+    dataset: Path, finished: Path, tmp_path: Path
+) -> None:
+    words = [f"--data_url={dataset}", f"--train_url={tmp_path}", *SMALL, "--num-epochs=6"]
+    command = [sys.executable, ROOT / "train.py", *words]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if line.startswith("eval psnr"):
+            process.send_signal(signal.SIGTERM)
+            break
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 143, errors
+    assert "SIGTERM at step" in errors
+    assert "--resume" in errors
+    result = run("train.py", *words, "--resume")
+    assert result.returncode == 0, result.stderr
+    same_run(finished, tmp_path)
+
+
+def test_stopped_by_steps_and_resumed_from_the_last_whole_checkpoint(
+    dataset: Path, finished: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "x3"
+    folder.mkdir()
+    for name in ("checkpoint_25.pt", "best.pth"):
+        (folder / name).write_bytes((finished / "x3" / name).read_bytes())
+    whole = (finished / "x3/checkpoint_30.pt").read_bytes()
+    (folder / "checkpoint_30.pt").write_bytes(whole[: len(whole) // 2])
+    result = train(dataset, tmp_path, *SMALL, "--num-epochs=6", "--resume")
+    assert result.returncode == 0, result.stderr
+    assert "checkpoint_30.pt is no whole checkpoint" in result.stderr
+    assert "resuming from" in result.stderr
+    same_run(finished, tmp_path)
+
+
+def test_resuming_with_other_mathematics_is_refused(dataset: Path, finished: Path) -> None:
+    result = train(dataset, finished, *SMALL, "--num-epochs=6", "--resume", "--seed=4")
+    assert_one_line_error(result, "seed is 4, in the checkpoint 123")
+
+
+def test_earlier_results_are_moved_aside(dataset: Path, tmp_path: Path) -> None:
+    (tmp_path / "x3").mkdir()
+    (tmp_path / "x3/best.pth").write_text("precious")
+    result = train(dataset, tmp_path, *SMALL, "--num-steps=3")
+    assert result.returncode == 0, result.stderr
+    assert len(EPOCH_LINE.findall(result.stdout)) == 1
+    (kept,) = tmp_path.glob("x3.*/best.pth")
+    assert kept.read_text() == "precious"
+    assert f"earlier results are now in {kept.parent}" in result.stdout
+
+
+@pytest.mark.parametrize("whole_images", [True, False])
+def test_fast_recipe_takes_crops_or_patches(
+    dataset: Path, tmp_path: Path, whole_images: bool
+) -> None:
+    data = dataset
+    if not whole_images:
+        data = tmp_path / "patches only"
+        (data / "train").mkdir(parents=True)
+        (data / "train/T91_x3.h5").symlink_to(dataset / "train/T91_x3.h5")
+        (data / "val").symlink_to(dataset / "val")
+    result = train(data, tmp_path / "out", "--recipe=fast", "--num-steps=30", "--select=held-out")
+    assert result.returncode == 0, result.stderr
+    source = "48×48 from 5 whole" if whole_images else "33×33 from 41 patches"
+    assert f"random crops of {source}" in result.stdout
+    assert "(chosen on held-out training images)" in result.stdout
+    with (tmp_path / "out/x3/metrics.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert float(row["held_out_psnr"]) > 0
+    assert row["raw_psnr"] != row["psnr"]
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(dataset: Path, tmp_path: Path) -> None:
+    result = train(dataset, tmp_path, *SMALL, "--optimizer=sgd", "--lr=1e30")
+    assert_one_line_error(result, "the loss is", "lower --lr", status=1)
+    assert not list((tmp_path / "x3").glob("*.pth"))
+
+
+MISTAKES = {
+    "no data": (["--data_url=nowhere"], "no T91_x3.h5 in nowhere/train; make it: "),
+    "other scale": (["--scale=4"], "no T91_x4.h5"),
+    "batch too large": (["--batch-size=45"], "too few for one batch; lower --batch-size"),
+    "npu": (["--device=npu"], "--device npu: torch_npu is not installed"),
+    "cuda": (["--device=cuda"], "--device cuda: "),
+    "fp16": (["--precision=fp16"], "fp16 needs an NPU or a GPU"),
+    "apex": (["--precision=apex-O2"], "Ascend's apex runs on an NPU, not on cpu"),
+    "combine": (["--combine-ddp"], "use it with apex"),
+    "lamb": (["--optimizer=lamb"], "needs an NPU"),
+    "checkpoint": (["--resume=nothing.pt"], "no checkpoint nothing.pt"),
+    "option": (["--num-epoch=3"], "unrecognized arguments: --num-epoch=3"),
+    "lr": (["--lr=-1"], "'-1' is not a number above 0"),
+    "epochs": (["--num-epochs=0"], "'0' is not a whole number, 1 or more"),
+    "share": (["--memory-share=2"], "'2' is more than 1"),
+    "scale": (["--loss-scale=big"], "'big' is not a number above 0"),
+}
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_mistakes_end_in_one_line(dataset: Path, tmp_path: Path, case: str) -> None:
+    options, message = MISTAKES[case]
+    result = train(dataset, tmp_path / "out", *SMALL, *options)
+    assert_one_line_error(result, message)
+    assert not list(tmp_path.rglob("*.pth"))
+
+
+def test_a_folder_that_cannot_be_made(dataset: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    result = train(dataset, tmp_path / "file/out", *SMALL)
+    assert_one_line_error(result, f"cannot write to {tmp_path}/file/out/x3", status=1)
+
+
+def test_one_run_a_folder(dataset: Path, tmp_path: Path) -> None:
+    import fcntl  # noqa: PLC0415 - as the program itself does
+
+    with (tmp_path / ".x3.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        result = train(dataset, tmp_path, *SMALL)
+    assert_one_line_error(result, f"another run is writing to {tmp_path}/x3")
+
+
+def test_what_the_platform_adds_is_named_and_passed_over(dataset: Path, tmp_path: Path) -> None:
+    added = ["--init_method=tcp://10.0.0.1", "--num_gpus", "8"]
+    result = train(dataset, tmp_path, *SMALL, "--num-steps=2", *added)
+    assert result.returncode == 0, result.stderr
+    assert f"warning: ignored options that are not known: {' '.join(added)}" in result.stderr
+    on_platform = {"MODELARTS_MODEL_PATH": "/x"}
+    result = train(dataset, tmp_path, *SMALL, "--num-steps=2", "--anything", "new", env=on_platform)
+    assert result.returncode == 0, result.stderr
+    assert "not known: --anything new" in result.stderr
+
+
+def test_help_needs_no_torch() -> None:
+    code = "import sys; sys.argv = ['train.py', '--help']; import runpy\n"
+    code += f"try: runpy.run_path({str(ROOT / 'train.py')!r}, run_name='__main__')\n"
+    code += "except SystemExit as end: print(end.code, 'torch' in sys.modules)"
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert result.stdout.endswith("0 False\n")
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_several_processes_train_as_one(
+    dataset: Path, finished: Path, tmp_path: Path, size: int
+) -> None:
+    out = tmp_path / "out"
+    command = [
+        *(
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            f"--nproc_per_node={size}",
+        ),
+        *(ROOT / "train.py", f"--data_url={dataset}", f"--train_url={out}", "--precision=fp32"),
+        *(f"--batch-size={8 // size}", "--num-epochs=6", "--lr=1e-4"),
+    ]
+    result = subprocess.run(
+        command, capture_output=True, text=True, timeout=300, check=False, cwd=tmp_path
+    )
+    assert result.returncode == 0, result.stderr
+    alone, together = (
+        [float(row["loss"]) for row in csv.DictReader((folder / "x3/metrics.csv").open())]
+        for folder in (finished, out)
+    )
+    np.testing.assert_allclose(together, alone, rtol=1e-4)
+    assert len(EPOCH_LINE.findall(result.stdout)) == 6, "rank 0 alone prints"
+    one, several = (load_weights(f / "x3/best.pth").state_dict() for f in (finished, out))
+    for name, weight in one.items():
+        torch.testing.assert_close(several[name], weight, rtol=1e-3, atol=2e-5)
+
+
+def test_a_process_that_dies_ends_the_job(dataset: Path, tmp_path: Path) -> None:
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"),
+        *(ROOT / "train.py", f"--data_url={dataset}", f"--train_url={tmp_path}"),
+        *("--precision=fp32", "--optimizer=sgd", "--lr=1e30", "--batch-size=4"),
+    ]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == 1
+    assert "error: the loss is" in result.stderr
+
+
+def test_real_images_reach_the_figure(shared_data: Path, tmp_path: Path) -> None:
+    folders = [f"--train-images={shared_data / 'T91'}", f"--eval-images={shared_data / 'Set5'}"]
+    result = run("prepare.py", f"--data-path={tmp_path}", *folders)
+    assert result.returncode == 0, result.stderr
+    result = train(tmp_path, tmp_path / "out", "--recipe=fast", "--num-steps=1500", timeout=900)
+    assert result.returncode == 0, result.stderr
+    psnr = float(re.search(r"best epoch: \d+, psnr: ([\d.]+)", result.stdout)[1])
+    assert psnr >= 32.5
+    assert re.search(r"^mean +30\.92 +" + re.escape(f"{psnr:.2f}"), result.stdout, re.MULTILINE)
