@@ -144,8 +144,12 @@ def _metadata_of_the_pure_device() -> Path:
     if not metadata.is_dir():
         metadata.parent.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(dir=folder))
-        (draft / "METADATA").write_text(f"Metadata-Version: 2.1\nName: torch_npu\nVersion: {version}\n")
-        (draft / "entry_points.txt").write_text("[torch.backends]\ntorch_npu = torch_npu:_autoload\n")
+        (draft / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: torch_npu\nVersion: {version}\n"
+        )
+        (draft / "entry_points.txt").write_text(
+            "[torch.backends]\ntorch_npu = torch_npu:_autoload\n"
+        )
         try:
             draft.rename(metadata)
         except OSError:  # another process was faster

@@ -21,7 +21,15 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
 DRIVER = HERE / "driver.c"
 CANN_VERSION = "9.0.0"
-_COMPANIONS = ("hccl", "ge_runner", "graph", "acl_op_compiler", "acl_tdt_channel", "ascend_hal", "msprofiler")
+_COMPANIONS = (
+    "hccl",
+    "ge_runner",
+    "graph",
+    "acl_op_compiler",
+    "acl_tdt_channel",
+    "ascend_hal",
+    "msprofiler",
+)
 
 
 class Unavailable(RuntimeError):
@@ -31,7 +39,9 @@ class Unavailable(RuntimeError):
 def required_version() -> str:
     """The torch_npu release that requirements-npu.txt names."""
     requirements = ROOT / "requirements-npu.txt"
-    text = requirements.read_text(encoding="utf-8") if requirements.is_file() else "torch_npu==2.13.0"
+    text = (
+        requirements.read_text(encoding="utf-8") if requirements.is_file() else "torch_npu==2.13.0"
+    )
     found = re.search(r"^torch[_-]npu==([\w.]+)", text, re.MULTILINE)
     if not found:
         raise Unavailable("requirements-npu.txt names no release of torch_npu")

@@ -215,7 +215,7 @@ int aclprofDestroyConfig(void *config) { return release(config); }
     X(aclrtRecordEvent) X(aclrtResetEvent) X(aclrtStreamWaitEvent) X(aclrtSynchronizeEvent)        \
     X(aclrtSynchronizeStream) X(aclrtSynchronizeStreamWithTimeout) X(aclrtSynchronizeDevice)       \
     X(aclrtSynchronizeDeviceWithTimeout) X(aclrtSetDeviceSatMode) X(aclrtSetSysParamOpt)           \
-    X(aclrtCtxSetSysParamOpt) X(aclSetCompileopt) X(aclrtSetOpExecuteTimeOut)                      \
+    X(aclrtCtxSetSysParamOpt) X(aclSetCompileopt) X(aclrtSetStreamOverflowSwitch) X(aclrtSetOpExecuteTimeOut)                      \
     X(aclrtDeviceEnablePeerAccess) X(aclAppLog) X(aclmdlInitDump) X(aclmdlSetDump)                 \
     X(aclmdlFinalizeDump) X(MsprofGetHashId) X(MsprofRegisterCallback) X(MsprofReportApi)          \
     X(MsprofReportAdditionalInfo) X(MsprofReportCompactInfo) X(MsprofSysCycleTime)                 \

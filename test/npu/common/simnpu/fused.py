@@ -126,9 +126,7 @@ def fused_optimizers(rules: type[FusedRules]) -> dict[str, type[torch.optim.Opti
             weight_decay: float = 0.0,
             nesterov: bool = False,
         ) -> None:
-            super().__init__(
-                params, lr, momentum, dampening, weight_decay, nesterov, foreach=False
-            )
+            super().__init__(params, lr, momentum, dampening, weight_decay, nesterov, foreach=False)
 
     class NpuFusedAdadelta(rules, torch.optim.Adadelta):
         def __init__(

@@ -23,4 +23,4 @@ class ProfilerActivity:
     """The real one names the host and the card."""
 
     CPU = _Torch.CPU
-    NPU = _Torch.CPU
+    NPU = _Torch.PrivateUse1

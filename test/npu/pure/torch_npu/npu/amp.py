@@ -21,9 +21,7 @@ class GradScaler(torch.amp.GradScaler):
         enabled: bool = True,
     ) -> None:
         """Take torch's options, and ``dynamic=False`` for a scale that never changes."""
-        super().__init__(
-            "npu", init_scale, growth_factor, backoff_factor, growth_interval, enabled
-        )
+        super().__init__("npu", init_scale, growth_factor, backoff_factor, growth_interval, enabled)
         self._dynamic = dynamic
 
     def scale(self, outputs: Any) -> Any:

@@ -1,0 +1,80 @@
+"""The simulated NPUs themselves: that they compute, refuse and count as cards do.
+
+The checks under inside/ run in the simulation, all of one simulation in one process.
+"""
+
+import sys
+from pathlib import Path
+
+from simulator import Simulator
+
+INSIDE = Path(__file__).parent / "inside"
+PYTEST = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-o", f"pythonpath={INSIDE}"]
+
+
+def test_a_card_and_apex_on_it(each_npu: Simulator) -> None:
+    checks = [INSIDE / "check_card.py", INSIDE / "check_apex.py"]
+    result = each_npu.run([*PYTEST, *checks], devices=2).checked()
+    assert " passed" in result.stdout
+    assert " failed" not in result.stdout
+    assert result.kernel_calls["convolution.default"] > 100
+    assert result.kernel_calls["convolution_backward.default"] > 100
+    assert {"O1", "O2"} <= {call["opt_level"] for call in result.apex_initialize}
+
+
+def test_two_processes_over_hccl(each_npu: Simulator) -> None:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    result = each_npu.run([*torchrun, INSIDE / "two_ranks.py"], devices=2).checked()
+    ranks = {process["rank"]: process for process in result.processes if process["rank"]}
+    assert sorted(ranks) == ["0", "1"]
+    for process in ranks.values():
+        assert process["kernel_calls"]["convolution.default"] > 0
+        assert process["collective_calls"]["allreduce"] > 0
+        assert process["apex_initialize"][0]["combine_ddp"] is True
+
+
+def test_no_card(npu: Simulator) -> None:
+    code = """
+import torch
+print(torch.npu.is_available(), torch.npu.device_count())
+torch.ones(1).npu()
+"""
+    result = npu.run([sys.executable, "-c", code], devices=0)
+    assert result.stdout.splitlines()[0] == "False 0"
+    assert result.returncode == 1
+    assert not result.kernel_calls
+
+
+def test_an_old_chip_without_apex_on_two_of_eight_cards(npu: Simulator) -> None:
+    """Ascend 910A has no bfloat16; ASCEND_RT_VISIBLE_DEVICES numbers the cards anew."""
+    code = """
+import importlib.util, torch
+print(torch.npu.device_count(), torch.npu.get_device_name(0), torch.npu.is_bf16_supported())
+print(importlib.util.find_spec("apex"))
+x = torch.ones(2, device="npu:1")
+print((x + 1).tolist())
+x.bfloat16() + 1
+"""
+    result = npu.run(
+        [sys.executable, "-c", code],
+        devices=8,
+        soc="Ascend910A",
+        apex=False,
+        ASCEND_RT_VISIBLE_DEVICES="2,5",
+    )
+    assert result.stdout.splitlines()[:3] == ["2 Ascend910A False", "None", "[2.0, 2.0]"]
+    assert result.returncode == 1
+    assert "no kernel for bfloat16" in result.stderr
+
+
+def test_the_simulation_stays_in_its_processes(npu: Simulator) -> None:
+    import importlib.util  # noqa: PLC0415
+
+    assert npu.run(["true"]).returncode == 0
+    assert importlib.util.find_spec("torch_npu") is None
+
+
+def test_a_command_that_hangs_is_ended_with_its_children(npu: Simulator) -> None:
+    result = npu.run(["bash", "-c", "sleep 60 & wait"], timeout=0.5)
+    assert result.returncode < 0
+    assert "ended after 0.5 s" in result.stderr
