@@ -1,0 +1,95 @@
+"""Write trained weights as an ONNX file, checked against PyTorch on photographs.
+
+    python export.py --scale 3 --output srcnn_x3.onnx
+    python export.py --weights outputs/x3/best.pth --output srcnn.onnx --size 720 1280 --fp16
+
+Input and output are named `input` and `output`: luminance, 1×1×H×W in fp32, 0–1, of a picture that
+is already enlarged bicubically. Height and width are free unless --size fixes them. Ascend's ATC
+reads opsets 9–13 in CANN 6.0 and 9–18 in CANN 7.0; the default, 11, suits both.
+"""
+
+import argparse
+import importlib.util
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from runtime.errors import RunError, UserError, run_main
+from runtime.files import write_bytes
+
+if TYPE_CHECKING:
+    import numpy as np
+
+OPSETS = range(9, 19)
+TOLERANCE = {"fp32": 1e-4, "fp16": 0.5 / 255}  # from PyTorch in fp32; half a grey level
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--weights", type=Path, help="state dict (default: the shipped one)")
+    parser.add_argument("--scale", type=int, default=3, help="enlargement factor (default: 3)")
+    parser.add_argument("--output", type=Path, help="default: srcnn_x{scale}.onnx")
+    parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="fixed input size")
+    parser.add_argument("--fp16", action="store_true", help="compute and store weights in fp16")
+    parser.add_argument("--opset", type=int, choices=OPSETS, default=11, help="default: 11")
+    args = parser.parse_args()
+    if args.scale < 1 or (args.size and min(args.size) < 1):
+        parser.error("--scale and --size: expected 1 or more")
+    args.output = args.output or Path(f"srcnn_x{args.scale}.onnx")
+    return args
+
+
+def photographs(scale: int, size: list[int] | None) -> Iterator[tuple[str, "np.ndarray"]]:
+    """Yield the name and the luminance, H×W float32 in 0–1, of photographs enlarged by `scale`."""
+    from PIL import Image  # noqa: PLC0415
+
+    from imaging.luminance import modelzoo_y  # noqa: PLC0415
+    from imaging.resize import BICUBIC  # noqa: PLC0415
+    from imaging.sources import ImageError, sample_images  # noqa: PLC0415
+
+    try:
+        paths = sample_images()[1]
+    except ImageError as error:
+        raise UserError(error) from None
+    for path in paths:
+        with Image.open(path) as image:
+            width, height = size[::-1] if size else image.size
+            small = (max(width // scale, 1), max(height // scale, 1))
+            enlarged = image.convert("RGB").resize(small, BICUBIC).resize((width, height), BICUBIC)
+            yield path.stem, modelzoo_y(enlarged) / 255
+
+
+def main() -> None:
+    """Build, check and write the ONNX file."""
+    args = parse_args()
+    missing = [name for name in ("onnx", "onnxruntime") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(f"export needs {' and '.join(missing)}; pip install {' '.join(missing)}")
+
+    from runtime.onnx_graph import build, largest_difference  # noqa: PLC0415
+    from runtime.weights import load_weights, shipped_weights  # noqa: PLC0415 - loads torch
+
+    weights = args.weights or shipped_weights(args.scale)
+    model = load_weights(weights)
+    onnx_model = build(model, args.size, args.fp16, args.opset)
+    precision = "fp16" if args.fp16 else "fp32"
+    for name, luminance in photographs(args.scale, args.size):
+        difference = largest_difference(model, onnx_model, luminance)
+        height, width = luminance.shape
+        print(f"{name}, {width}×{height}: largest difference from PyTorch {difference:.1e}")
+        if not difference <= TOLERANCE[precision]:
+            raise RunError(
+                f"{precision} differs by {difference:.1e} on {name}, allowed is "
+                f"{TOLERANCE[precision]:.1e}; nothing written"
+            )
+    write_bytes(args.output, onnx_model.SerializeToString())
+    size = "×".join(map(str, args.size)) if args.size else "any size"
+    print(f"{args.output}: {weights}, {precision}, {size}, opset {args.opset}")
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))
