@@ -75,18 +75,18 @@ def _crops(
     if has_whole_images(data_path, scale):
         path, side = find_file(data_path, "train", scale, suffix="_images"), recipe.crop_size
         pairs = list(EvalDataset(path))
-        what = f"{len(pairs)} whole images"
+        what = "whole images"
     else:
         patches = TrainDataset(find_file(data_path, "train", scale))
         path, side = patches.path, min(patches.shape[1:])
         pairs = list(zip(*patches.read(0, len(patches)), strict=True))
-        what = f"{len(pairs):,} patches, as there are no whole images"
+        what = "patches, as there are no whole images"
     held_out = pairs[::HELD_OUT] if hold_out else []
     if held_out:
         pairs = [pair for i, pair in enumerate(pairs) if i % HELD_OUT]
     batches = CropBatches(pairs, side, recipe.steps_per_epoch, device, **cut)
     held_out = [(lr.unsqueeze(0), hr.unsqueeze(0)) for lr, hr in held_out]
-    text = f"random crops of {side}×{side} from {what} of {path}, held on {device}"
+    text = f"random crops of {side}×{side} from {len(pairs):,} {what}, of {path}, held on {device}"
     return TrainingData(batches, held_out, text + _held_out_text(held_out, "images"))
 
 
