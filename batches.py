@@ -154,6 +154,7 @@ class CropBatches(Batches):
     ) -> None:
         super().__init__(steps_per_epoch * cut["batch_size"] * cut.get("world_size", 1), **cut)
         images = [pair for pair in images if min(pair[0].shape[1:]) >= crop_size]
+        self.images = len(images)
         if not images:
             raise UserError(f"no training image is as large as a crop, {crop_size}×{crop_size}")
         shapes = torch.tensor([pair[0].shape[1:] for pair in images])

@@ -85,8 +85,10 @@ def _crops(
     if held_out:
         pairs = [pair for i, pair in enumerate(pairs) if i % HELD_OUT]
     batches = CropBatches(pairs, side, recipe.steps_per_epoch, device, **cut)
+    small = len(pairs) - batches.images
+    what += f" ({small} smaller left out)" if small else ""
     held_out = [(lr.unsqueeze(0), hr.unsqueeze(0)) for lr, hr in held_out]
-    text = f"random crops of {side}×{side} from {len(pairs):,} {what}, of {path}, held on {device}"
+    text = f"random crops of {side}×{side} from {batches.images:,} {what} of {path}, held on {device}"
     return TrainingData(batches, held_out, text + _held_out_text(held_out, "images"))
 
 

@@ -65,8 +65,8 @@ class Trainer:
         combined = apex and precision.combine_ddp  # apex averages the gradients itself
         self.parallel_model = self.model if combined else world.wrap(self.model)
         self.average = None
-        if recipe.average_decay:
-            averaging = get_ema_multi_avg_fn(recipe.average_decay)
+        if decay := recipe.average_decay(self.total_steps):
+            averaging = get_ema_multi_avg_fn(decay)
             self.average = AveragedModel(self.model, multi_avg_fn=averaging)
         self.step, self.steps_here = 0, 0
         self.loss_sum, self.loss_count = torch.zeros((), device=device), 0

@@ -78,7 +78,7 @@ def parse_args(description: str | None) -> argparse.Namespace:
         help="learning rate (default: reference 1e-4, fast 5e-4, times the square root of the "
              "number of processes); the fast recipe gives Muon ten times as much")
     add("--batch-size", type=COUNT, metavar="N",
-        help="patches a step on each process (default: reference 32, fast 8 crops of 48×48)")
+        help="patches a step on each process (default: reference 32, fast 2 crops of 96×96)")
     add("--num-epochs", type=COUNT, metavar="N", help="(default: reference 500, fast 10)")
     add("--num-steps", type=NATURAL, default=0, metavar="N",
         help="end after N optimizer steps, if that is earlier")

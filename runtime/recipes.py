@@ -21,7 +21,7 @@ class Recipe:
     steps_per_epoch: int | None = None  # where crops have no natural end
     warmup_steps: int = 0
     cosine: bool = False  # learning rate down to 0 at the last step
-    average_decay: float = 0.0  # of the exponential moving average of the weights; 0: none
+    average_share: float = 0.0  # of the run that the moving average of the weights looks back
 
     def lr_factor(self, step: int, total_steps: int) -> float:
         """Return what the learning rate is multiplied with at `step`, counted from 0."""
@@ -29,6 +29,11 @@ class Recipe:
         if self.cosine:
             factor *= 0.5 * (1 + math.cos(math.pi * step / total_steps))
         return factor
+
+    def average_decay(self, total_steps: int) -> float:
+        """Return the decay of the exponential moving average of the weights; 0: no average."""
+        window = self.average_share * total_steps
+        return 1 - 1 / window if window > 1 else 0.0
 
 
 REFERENCE = Recipe(
@@ -44,16 +49,16 @@ REFERENCE = Recipe(
 FAST = Recipe(
     name="fast",
     num_epochs=10,
-    batch_size=8,
+    batch_size=2,
     lr=5e-4,
     optimizer=MUON,
     last_layer_factor=1.0,
     identity_start=True,
-    crop_size=48,
+    crop_size=96,
     steps_per_epoch=1000,
     warmup_steps=100,
     cosine=True,
-    average_decay=0.995,
+    average_share=0.02,
 )
 
 RECIPES = {recipe.name: recipe for recipe in (REFERENCE, FAST)}

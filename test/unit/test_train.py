@@ -43,7 +43,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for path, count in (("train/T91_x3_images.h5", 6), ("val/Set5_x3.h5", 3)):
         with h5py.File(folder / path, "w") as file:
             for i in range(count):
-                file[f"hr/{i}"] = picture(60 + i, 70)
+                file[f"hr/{i}"] = picture(96 + i, 100)
                 file[f"lr/{i}"] = blurred(file[f"hr/{i}"][:])
             file.attrs["names"] = [f"picture{i}" for i in range(count)]
     return folder
@@ -192,7 +192,7 @@ def test_fast_recipe_takes_crops_or_patches(
         (data / "val").symlink_to(dataset / "val")
     result = train(data, tmp_path / "out", "--recipe=fast", "--num-steps=30", "--select=held-out")
     assert result.returncode == 0, result.stderr
-    source = "48×48 from 5 whole" if whole_images else "33×33 from 41 patches"
+    source = "96×96 from 5 whole" if whole_images else "33×33 from 41 patches"
     assert f"random crops of {source}" in result.stdout
     assert "(chosen on held-out training images)" in result.stdout
     with (tmp_path / "out/x3/metrics.csv").open() as file:
