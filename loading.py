@@ -88,7 +88,8 @@ def _crops(
     small = len(pairs) - batches.images
     what += f" ({small} smaller left out)" if small else ""
     held_out = [(lr.unsqueeze(0), hr.unsqueeze(0)) for lr, hr in held_out]
-    text = f"random crops of {side}×{side} from {batches.images:,} {what} of {path}, held on {device}"
+    source = f"{batches.images:,} {what} of {path}"
+    text = f"random crops of {side}×{side} from {source}, held on {device}"
     return TrainingData(batches, held_out, text + _held_out_text(held_out, "images"))
 
 
