@@ -6,7 +6,7 @@ from itertools import islice
 
 import torch
 from torch.nn.functional import mse_loss
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from datasets import EvalDataset, Pair, find_file
@@ -65,12 +65,16 @@ class Trainer:
         combined = apex and precision.combine_ddp  # apex averages the gradients itself
         self.parallel_model = self.model if combined else world.wrap(self.model)
         self.average = None
-        if decay := recipe.average_decay(self.total_steps):
-            averaging = get_ema_multi_avg_fn(decay)
-            self.average = AveragedModel(self.model, multi_avg_fn=averaging)
+        if recipe.average_decay(self.total_steps):
+            self.average = AveragedModel(self.model, multi_avg_fn=self._blend)
         self.step, self.steps_here = 0, 0
         self.loss_sum, self.loss_count = torch.zeros((), device=device), 0
         self.best = {"epoch": -1, "score": -math.inf, "psnr": -math.inf}
+
+    def _blend(self, averaged: list, current: list, _: object) -> None:
+        """Move the averaged weights towards the current ones; early on faster, to forget the start."""
+        decay = min(self.recipe.average_decay(self.total_steps), (self.step + 1) / (self.step + 10))
+        torch._foreach_lerp_(averaged, current, 1 - decay)
 
     def train_epoch(self, epoch: int, start: int, stop: StopRequest) -> tuple[float, float]:
         """Take the steps of an epoch from `start` on; return its seconds, and those of a step.

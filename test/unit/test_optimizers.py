@@ -1,0 +1,143 @@
+"""Optimizers and precision on a CPU: groups, Muon's views, the probe, the recipe's rates."""
+
+from copy import deepcopy
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from model import SRCNN
+from runtime.errors import RunError, UserError
+from runtime.optimizers import MuonAdam, build_optimizer
+from runtime.precision import Precision, choose_precision, memory_format
+from runtime.recipes import FAST, REFERENCE
+
+CPU = torch.device("cpu")
+
+
+def loss_of(model: SRCNN) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(3)
+    x, y = torch.rand(2, 2, 1, 16, 16, generator=generator)
+    return nn.functional.mse_loss(model(x), y)
+
+
+def test_the_third_layer_learns_at_a_tenth_in_two_groups() -> None:
+    model = SRCNN()
+    groups = build_optimizer(REFERENCE, model, CPU, apex=False).param_groups
+    assert [group["lr"] for group in groups] == [1e-4, 1e-5]
+    assert [id(p) for group in groups for p in group["params"]] == [
+        id(parameter) for parameter in model.parameters()
+    ]
+
+
+def test_one_rate_takes_one_group() -> None:
+    recipe = replace(REFERENCE, last_layer_factor=1.0, optimizer="sgd")
+    (group,) = build_optimizer(recipe, SRCNN(), CPU, apex=False).param_groups
+    assert group["momentum"] == 0.9
+
+
+def test_lamb_needs_an_npu() -> None:
+    with pytest.raises(UserError, match="--optimizer lamb"):
+        build_optimizer(replace(REFERENCE, optimizer="lamb"), SRCNN(), CPU, apex=False)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_muon_orthogonalises_the_kernels_themselves(layout: torch.memory_format) -> None:
+    torch.manual_seed(1)
+    model = SRCNN().to(memory_format=layout)
+    optimizer = MuonAdam(model, lr=1e-3)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    loss_of(model).backward()
+    optimizer.step()
+    update = (before["conv2.weight"] - model.conv2.weight.detach()).flatten(1)
+    singular = torch.linalg.svdvals(update / update.norm() * update.shape[0] ** 0.5)
+    assert 0.5 < singular.min() < singular.max() < 1.5, "all directions learn at one rate"
+    assert all(not torch.equal(before[name], p) for name, p in model.named_parameters())
+
+
+def test_muon_steps_alike_in_both_layouts() -> None:
+    results = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        torch.manual_seed(1)
+        model = SRCNN().to(memory_format=layout)
+        optimizer = MuonAdam(model, lr=1e-4)
+        for _ in range(3):
+            optimizer.zero_grad()
+            loss_of(model).backward()
+            optimizer.step()
+        results.append(loss_of(model).item())
+    assert results[0] == pytest.approx(results[1], rel=0.02)  # Newton–Schulz runs in bf16
+
+
+def test_muon_goes_on_from_its_state() -> None:
+    torch.manual_seed(1)
+    models = [SRCNN(), SRCNN()]
+    models[1].load_state_dict(models[0].state_dict())
+    optimizers = [MuonAdam(model, lr=1e-3) for model in models]
+    for step in range(4):
+        for model, optimizer in zip(models, optimizers, strict=True):
+            optimizer.zero_grad()
+            loss_of(model).backward()
+            optimizer.step()
+        if step == 1:
+            optimizers[1] = MuonAdam(models[1], lr=1e-3)
+            optimizers[1].load_state_dict(deepcopy(optimizers[0].state_dict()))
+    for one, other in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_the_fast_recipes_rate_warms_up_and_goes_to_zero() -> None:
+    factors = [FAST.lr_factor(step, 1000) for step in range(1000)]
+    assert factors[0] == pytest.approx(0.01)
+    assert max(factors) == pytest.approx(0.976, abs=0.001)
+    assert factors[-1] < 1e-5
+    assert REFERENCE.lr_factor(500, 1000) == 1.0
+
+
+def test_auto_takes_the_fastest_and_leaves_the_random_numbers_alone() -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    precision, reason = choose_precision("auto", CPU)
+    assert torch.equal(torch.rand(3), expected)
+    assert precision.name in ("fp32", "fp32-contiguous", "bf16")
+    assert all(f"{name} " in reason for name in ("fp32-contiguous", "fp32", "bf16"))
+    layout = memory_format(CPU, precision)
+    plain = precision.name == "fp32-contiguous"
+    assert layout == (torch.contiguous_format if plain else torch.channels_last)
+
+
+def test_bf16_trains_fp32_weights() -> None:
+    torch.manual_seed(1)
+    model = SRCNN()
+    optimizer = build_optimizer(replace(REFERENCE, lr=1e-3), model, CPU, apex=False)
+    precision = choose_precision("bf16", CPU).value
+    model, optimizer = precision.prepare(model, optimizer)
+    losses = []
+    for _ in range(5):
+        with precision.autocast():
+            x = torch.rand(2, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+            output = model(x)
+        assert output.dtype == torch.bfloat16
+        loss = nn.functional.mse_loss(output.float(), x)
+        assert precision.step(loss, optimizer)
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+    assert all(w.dtype == torch.float32 for w in precision.masters(model, optimizer).values())
+
+
+class Overflowing(Precision):
+    def _step(self, loss: torch.Tensor, optimizer: torch.optim.Optimizer) -> bool:
+        return False
+
+
+def test_twenty_skipped_steps_in_a_row_end_the_run() -> None:
+    precision, optimizer = Overflowing(), torch.optim.SGD([torch.zeros(1, requires_grad=True)])
+    for _ in range(19):
+        assert not precision.step(torch.zeros(()), optimizer)
+    with pytest.raises(RunError, match=r"20 steps in a row.*--loss-scale dynamic"):
+        precision.step(torch.zeros(()), optimizer)
+    again = Precision()
+    again.load_state_dict(precision.state_dict())
+    assert again.skipped == again.skipped_in_a_row == 20

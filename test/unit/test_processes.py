@@ -1,0 +1,103 @@
+"""Which process and which card this is, by torchrun's variables and the platform's."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from runtime import device
+from runtime.distributed import World, read_environment
+from runtime.errors import UserError
+
+VARIABLES = [
+    "RANK", "WORLD_SIZE", "LOCAL_RANK", "RANK_ID", "RANK_SIZE", "RANK_TABLE_FILE",
+    "VC_WORKER_HOSTS", "MASTER_ADDR", "MASTER_PORT", "ASCEND_DEVICE_ID",
+    "NPU_CALCULATE_DEVICE", "ASCEND_RT_VISIBLE_DEVICES",
+]  # fmt: skip
+
+
+@pytest.fixture
+def variables(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    return monkeypatch
+
+
+def set_all(variables: pytest.MonkeyPatch, **values: str) -> None:
+    for name, value in values.items():
+        variables.setenv(name, value)
+
+
+def master() -> tuple[str, str]:
+    import os  # noqa: PLC0415
+
+    return os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]
+
+
+def test_alone(variables: pytest.MonkeyPatch) -> None:
+    assert read_environment() == World(0, 1)
+    set_all(variables, RANK_SIZE="1", RANK_ID="0")
+    assert read_environment() == World(0, 1)
+
+
+def test_torchrun_wins(variables: pytest.MonkeyPatch) -> None:
+    set_all(variables, RANK="3", WORLD_SIZE="4", LOCAL_RANK="1", RANK_SIZE="8", RANK_ID="7")
+    assert read_environment() == World(3, 4, 1)
+
+
+def test_ascend_launch_with_a_rank_table(variables: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    table = tmp_path / "hccl.json"
+    servers = [{"server_id": "10.1.2.3"}, {"server_id": "10.1.2.4"}]
+    table.write_text(json.dumps({"server_list": servers}))
+    set_all(variables, RANK_SIZE="16", RANK_ID="9", RANK_TABLE_FILE=str(table))
+    assert read_environment() == World(9, 16)
+    assert master() == ("10.1.2.3", "29500")
+
+
+def test_ascend_launch_on_several_hosts(variables: pytest.MonkeyPatch) -> None:
+    set_all(variables, RANK_SIZE="16", RANK_ID="0", VC_WORKER_HOSTS="first,second")
+    read_environment()
+    assert master()[0] == "first"
+
+
+def test_contradictions_are_errors(variables: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    set_all(variables, RANK_SIZE="2", RANK_ID="2")
+    with pytest.raises(UserError, match="RANK_ID=2 with RANK_SIZE=2"):
+        read_environment()
+    set_all(variables, RANK_ID="1", RANK_TABLE_FILE=str(tmp_path / "none.json"))
+    with pytest.raises(UserError, match=r"tells no first host.*set MASTER_ADDR"):
+        read_environment()
+    set_all(variables, RANK_SIZE="two")
+    with pytest.raises(UserError, match="RANK_SIZE='two'; expected a number"):
+        read_environment()
+
+
+@pytest.mark.parametrize(
+    ("values", "card"),
+    [
+        ({}, 0),
+        ({"ASCEND_DEVICE_ID": "5"}, 5),
+        ({"NPU_CALCULATE_DEVICE": "3"}, 3),
+        ({"ASCEND_DEVICE_ID": "5", "NPU_CALCULATE_DEVICE": "3"}, 5),
+        ({"ASCEND_RT_VISIBLE_DEVICES": "5,6", "ASCEND_DEVICE_ID": "5"}, 0),
+    ],
+)
+def test_the_card_that_the_platform_names(
+    variables: pytest.MonkeyPatch, values: dict[str, str], card: int
+) -> None:
+    set_all(variables, **values)
+    assert device._npu_index() == card
+
+
+def test_a_card_that_is_no_number(variables: pytest.MonkeyPatch) -> None:
+    set_all(variables, NPU_CALCULATE_DEVICE="ASCEND_DEVICE_ID")
+    with pytest.raises(UserError, match="expected the number of a card"):
+        device._npu_index()
+
+
+def test_the_cpu_is_always_there() -> None:
+    choice = device.choose_device("auto")
+    assert choice.value == torch.device("cpu") or choice.value.type in ("npu", "cuda")
+    assert device.choose_device("cpu").value == torch.device("cpu")
+    assert device.free_memory(torch.device("cpu")) > 1e6
