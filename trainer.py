@@ -72,7 +72,7 @@ class Trainer:
         self.best = {"epoch": -1, "score": -math.inf, "psnr": -math.inf}
 
     def _blend(self, averaged: list, current: list, _: object) -> None:
-        """Move the averaged weights towards the current ones; early on faster, to forget the start."""
+        """Move the averaged weights towards the current ones; faster early, to forget the start."""
         decay = min(self.recipe.average_decay(self.total_steps), (self.step + 1) / (self.step + 10))
         torch._foreach_lerp_(averaged, current, 1 - decay)
 
