@@ -21,11 +21,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from fake_cann import build
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-sys.path.insert(0, str(HERE / "fake_cann"))
-
-import build  # noqa: E402
 
 _FOREIGN = ("ASCEND_", "NPU_", "HCCL_", "RANK", "LOCAL_", "WORLD_SIZE", "MASTER_", "TORCHELASTIC_")
 
@@ -123,7 +122,7 @@ class Simulator:
         }
         paths = [HERE / "common"]
         if apex:
-            paths.append(HERE / "apex")
+            paths.append(HERE / "ascend_apex")
         if self.way == "real":
             folder = build.build()
             paths += [HERE / "fake_cann", folder / "site"]
@@ -139,17 +138,15 @@ class Simulator:
 def _metadata_of_the_pure_device() -> Path:
     """A folder with the entry point by which ``import torch`` loads torch_npu, and its version."""
     version = build.required_version()
-    folder = ROOT / "build" / "npu-sim" / f"pure-{version}"
+    folder = build.cache() / f"pure-{version}"
     metadata = folder / f"torch_npu-{version}.dist-info"
     if not metadata.is_dir():
         metadata.parent.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(dir=folder))
-        (draft / "METADATA").write_text(
-            f"Metadata-Version: 2.1\nName: torch_npu\nVersion: {version}\n"
-        )
-        (draft / "entry_points.txt").write_text(
-            "[torch.backends]\ntorch_npu = torch_npu:_autoload\n"
-        )
+        about = f"Metadata-Version: 2.1\nName: torch_npu\nVersion: {version}\n"
+        (draft / "METADATA").write_text(about)
+        entry_point = "[torch.backends]\ntorch_npu = torch_npu:_autoload\n"
+        (draft / "entry_points.txt").write_text(entry_point)
         try:
             draft.rename(metadata)
         except OSError:  # another process was faster

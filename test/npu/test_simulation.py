@@ -67,6 +67,16 @@ x.bfloat16() + 1
     assert "no kernel for bfloat16" in result.stderr
 
 
+def test_ci_insists_on_the_real_torch_npu(npu: Simulator) -> None:
+    """Another run, forced onto the pure-Python device, says so, and fails under CI."""
+    one_test = [*PYTEST, Path(__file__), "-k", "hangs"]
+    for ci, status in (("", 0), ("true", 1)):
+        result = npu.run(["env", "NPU_SIM_WAY=pure", f"CI={ci}", *one_test])
+        assert result.returncode == status
+        summary = "NPU tests ran on: the pure-Python device (NPU_SIM_WAY=pure)"
+        assert summary in result.stdout
+
+
 def test_the_simulation_stays_in_its_processes(npu: Simulator) -> None:
     import importlib.util  # noqa: PLC0415
 

@@ -7,6 +7,7 @@ for CANN's libraries) and ``cann/`` (the files by which CANN's version is recogn
 
 import fcntl
 import hashlib
+import importlib.metadata
 import os
 import platform
 import re
@@ -22,13 +23,8 @@ ROOT = HERE.parents[2]
 DRIVER = HERE / "driver.c"
 CANN_VERSION = "9.0.0"
 _COMPANIONS = (
-    "hccl",
-    "ge_runner",
-    "graph",
-    "acl_op_compiler",
-    "acl_tdt_channel",
-    "ascend_hal",
-    "msprofiler",
+    *("hccl", "ge_runner", "graph", "acl_op_compiler", "acl_tdt_channel"),
+    *("ascend_hal", "msprofiler"),
 )
 
 
@@ -38,36 +34,43 @@ class Unavailable(RuntimeError):
 
 def required_version() -> str:
     """The torch_npu release that requirements-npu.txt names."""
-    requirements = ROOT / "requirements-npu.txt"
-    text = (
-        requirements.read_text(encoding="utf-8") if requirements.is_file() else "torch_npu==2.13.0"
-    )
+    text = (ROOT / "requirements-npu.txt").read_text(encoding="utf-8")
     found = re.search(r"^torch[_-]npu==([\w.]+)", text, re.MULTILINE)
     if not found:
         raise Unavailable("requirements-npu.txt names no release of torch_npu")
     return found[1]
 
 
+def cache() -> Path:
+    """Where builds are kept; ``NPU_SIM_CACHE`` moves it."""
+    return Path(os.environ.get("NPU_SIM_CACHE", ROOT / "build" / "npu-sim"))
+
+
 def build() -> Path:
     """Build what is missing and return the folder; safe to call from several processes.
 
-    ``NPU_SIM_CACHE`` moves the folder from its place under ``build/`` of the repository.
-
     Raises:
-        Unavailable: no wheel, no compiler, or not Linux.
+        Unavailable: no wheel, no compiler, not Linux, or another torch than torch_npu needs.
     """
     if sys.platform != "linux":
         raise Unavailable(f"torch_npu is for Linux, this is {sys.platform}")
-    cache = Path(os.environ.get("NPU_SIM_CACHE", ROOT / "build" / "npu-sim"))
     python = f"cp{sys.version_info.major}{sys.version_info.minor}-{platform.machine()}"
     version = required_version()
-    folder = cache / f"torch_npu-{version}-{python}"
+    _check_torch(version)
+    folder = cache() / f"torch_npu-{version}-{python}"
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder / "lock"):
         _once(folder / "site", version, lambda site: _unpack_wheel(version, site))
         _once(folder / "lib", _digest(DRIVER, Path(__file__)), _compile_driver)
         _once(folder / "cann", CANN_VERSION, _pretend_toolkit)
     return folder
+
+
+def _check_torch(version: str) -> None:
+    needed = version.partition(".post")[0]
+    installed = importlib.metadata.version("torch").partition("+")[0]
+    if installed != needed:
+        raise Unavailable(f"torch_npu {version} needs torch {needed}, here is {installed}")
 
 
 @contextmanager
@@ -103,8 +106,9 @@ def _run(command: list[str | Path], what: str) -> None:
 
 
 def _unpack_wheel(version: str, site: Path) -> None:
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--retries", "1"]
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
     packages = [f"torch-npu=={version}", "pyyaml"]
+    pip += ["--retries", "1", "--timeout", "30"]
     _run([*pip, "--target", site, *packages], f"the wheel of torch_npu {version}")
 
 

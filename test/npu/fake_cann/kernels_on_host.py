@@ -26,7 +26,7 @@ _KEPT = {
 
 def install() -> None:
     """Replace the kernels of the imported torch_npu, and its HCCL by gloo."""
-    kernels.use_allocator(_new_on_card, lambda: torch.npu.current_device())
+    kernels.use_allocator(_new_on_card, torch.npu.current_device)
     library = torch.library.Library("aten", "IMPL")
     npu_library = torch.library.Library("npu", "IMPL")
     _libraries.extend([library, npu_library])
@@ -106,8 +106,8 @@ def _replace_npu_kernels(library: torch.library.Library) -> None:
         "npu_format_cast": lambda tensor, *_: tensor,
         "npu_format_cast_": lambda tensor, *_: tensor,
         "_npu_format_cast": lambda tensor, *_: tensor,
-        "_npu_dtype_cast": lambda tensor, dtype: _to_copy(tensor, dtype),
-        "npu_dtype_cast": lambda tensor, dtype: _to_copy(tensor, dtype),
+        "_npu_dtype_cast": _to_copy,
+        "npu_dtype_cast": _to_copy,
         "npu_get_float_status": torch.zeros_like,
         "npu_clear_float_status": torch.zeros_like,
     }

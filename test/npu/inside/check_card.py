@@ -69,7 +69,7 @@ def test_fused_lamb_gives_the_real_ones_losses() -> None:
 
 def test_a_tensor_on_the_wrong_device_is_refused() -> None:
     net, on_cpu = SmallNet(8).to(CARD), torch.rand(1, 1, 9, 9)
-    with pytest.raises(RuntimeError, match="should be the same|same device"):
+    with pytest.raises(RuntimeError, match=r"should be the same|same device"):
         net(on_cpu)
     with pytest.raises(RuntimeError, match="npu:0 and cpu"):
         on_cpu.to(CARD) + on_cpu
@@ -84,7 +84,7 @@ def test_a_tensor_on_the_wrong_device_is_refused() -> None:
 def test_fused_optimizers_refuse_what_the_real_ones_refuse() -> None:
     net = SmallNet(8)
     net(batch()[0]).sum().backward()
-    with pytest.raises(RuntimeError, match="must be on NPU|npu::get_npu_format"):
+    with pytest.raises(RuntimeError, match=r"must be on NPU|npu::get_npu_format"):
         torch_npu.optim.NpuFusedAdam(net.parameters()).step()
     net = SmallNet(8).to(CARD, torch.bfloat16)
     net(batch()[0].to(CARD, torch.bfloat16)).sum().backward()
@@ -105,6 +105,12 @@ def test_autocast_computes_convolutions_in_half_and_losses_in_float(dtype: torch
     assert net.conv1.weight.dtype == torch.float32
     exact = nn.functional.mse_loss(net(inputs.to(CARD)), targets.to(CARD))
     assert loss.item() == pytest.approx(exact.item(), rel=0.01)
+
+
+def test_half_convolutions_are_computed_in_float_and_rounded() -> None:
+    images, weights = torch.rand(2, 8, 9, 9).half(), torch.rand(4, 8, 5, 5).half()
+    on_card = nn.functional.conv2d(images.to(CARD), weights.to(CARD)).cpu()
+    assert torch.equal(on_card, nn.functional.conv2d(images.float(), weights.float()).half())
 
 
 def _scaled_steps(scaler: torch.amp.GradScaler, new_scale: float | None = None) -> list[float]:

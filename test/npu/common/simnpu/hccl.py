@@ -19,7 +19,7 @@ class HcclOverGloo(dist.ProcessGroup):
         super().__init__(rank, size)
         self._gloo = dist.ProcessGroupGloo(store, rank, size, timeout)
 
-    def getBackendName(self) -> str:  # noqa: N802 - the name that torch calls
+    def getBackendName(self) -> str:
         """Name of the backend."""
         return "hccl"
 

@@ -27,7 +27,7 @@ def use_allocator(
         new_on_card: makes an NPU tensor with the values of a CPU tensor on the card of that index.
         current_card: the card for operators that name none and have no NPU argument.
     """
-    global _new_on_card, _current_card  # noqa: PLW0603 - one simulation a process
+    global _new_on_card, _current_card
     _new_on_card, _current_card = new_on_card, current_card
 
 

@@ -22,7 +22,7 @@ _CPU = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
 _libraries: list[torch.library.Library] = []
 _pinned: set[int] = set()
 
-# ---- Memory ------------------------------------------------------------------------------------
+# ---- Memory -------------------------------------------------------------------------------------
 
 _EXTENSION_DEVICE = 12  # kDLExtDev
 _libc = ctypes.CDLL(None)
@@ -103,7 +103,7 @@ def _new_on_card(values: torch.Tensor, card: int) -> torch.Tensor:
     return kernels.fill(_allocate(values.shape, stride, values.dtype, card), values)
 
 
-# ---- Operators that allocate or change metadata ---------------------------------------------------
+# ---- Operators that allocate or change metadata -------------------------------------------------
 
 
 def _card(device: torch.device | None) -> int:
@@ -171,7 +171,7 @@ def _register_operators(library: torch.library.Library) -> None:
         library.impl(name, kernel, "PrivateUse1")
 
 
-# ---- Autocast ----------------------------------------------------------------------------------------
+# ---- Autocast -----------------------------------------------------------------------------------
 
 _IN_HALF = ("conv1d", "conv2d", "conv3d", "linear", "matmul", "mm", "addmm", "bmm", "baddbmm")
 _IN_FLOAT = (
@@ -201,7 +201,7 @@ def _cast_and_call(op: Any, dtype: torch.dtype | None, *args: Any, **kwargs: Any
         return op(*map_nested(cast, args), **map_nested(cast, kwargs))
 
 
-# ---- Installation ------------------------------------------------------------------------------------
+# ---- Installation -------------------------------------------------------------------------------
 
 
 def install(module: ModuleType) -> None:

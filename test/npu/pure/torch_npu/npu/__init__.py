@@ -36,7 +36,7 @@ def set_device(device: Any) -> None:
     _current = index
 
 
-class device:  # noqa: N801 - torch's name
+class device:
     """Context in which a card is the current one."""
 
     def __init__(self, device: Any) -> None:
