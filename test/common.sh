@@ -85,7 +85,6 @@ run_logged() { # LOG SHOW COMMAND…; SHOW: also, where to copy the output: "" (
     if [[ -n $show ]]; then
         (
             trap '' INT TERM HUP
-            exec 9>&- # the lock is not the reader's
             tail -c "+$start" -f -s 0.2 --pid="$child" -- "$log" | tee -a -- "${copies[@]}"
         ) &
         copier=$!

@@ -82,6 +82,7 @@ class Repository:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            start_new_session=True,
         )
         log = self.output() / "train_0.log"
         deadline = time.monotonic() + 30

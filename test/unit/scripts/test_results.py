@@ -90,11 +90,12 @@ def test_earlier_results_are_kept(repository):
 
 def test_resumed_training_goes_on_in_its_folder(repository):
     assert repository.run("full_1p").returncode == 0
-    done = repository.run("full_1p", "--", "--resume", FIRST="1")  # repeats epochs 1 and 2
+    done = repository.run("full_1p", "--", "--resume", FIRST="1", MODELARTS_MODEL_PATH="/m")
     assert done.returncode == 0, done.stderr
+    assert done.stdout.count("epoch0 :") == 0  # on the screen: what is new in the log
     case = f"{repository.root.name}_bs32_1p_acc"
     losses = (repository.output() / f"{case}_loss.txt").read_text()
-    assert losses == "0.500000\n0.250000\n0.166667\n"
+    assert losses == "0.500000\n0.250000\n0.166667\n"  # epochs 1 and 2 ran twice
     assert (repository.output() / "train_0.log").read_text().count("best epoch") == 2
 
 
