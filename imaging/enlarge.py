@@ -15,6 +15,10 @@ RGB_TO_Y = np.array([65.481, 128.553, 24.966], np.float32) / 255.0  # ITU-R BT.6
 GREY_TO_Y = np.array([219.0], np.float32) / 255.0  # as for R = G = B
 
 
+def silent(pixels: int) -> None:
+    """Report no progress."""
+
+
 def enlarge(
     image: Image.Image,
     scale: int,
@@ -22,7 +26,7 @@ def enlarge(
     radius: int,
     *,
     tile: int = TILE,
-    advance: Callable[[int], object] = lambda pixels: None,
+    advance: Callable[[int], object] = silent,
 ) -> Image.Image:
     """Enlarge a picture by an integer factor.
 

@@ -9,7 +9,7 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional
 
-from imaging.enlarge import enlarge
+from imaging.enlarge import enlarge, silent
 from imaging.photo import Photo, PictureError, open_photo
 from model import SRCNN
 from runtime.errors import UserError
@@ -53,7 +53,7 @@ class Upscaler:
             self.model = for_cpu(model, torch.bfloat16)
         self.deep = self.model if precision == "bf16" else self.exact
 
-    def enlarge(self, photo: Photo, advance: Advance) -> Image.Image:
+    def enlarge(self, photo: Photo, advance: Advance = silent) -> Image.Image:
         """Return the picture enlarged; `advance` is told of each piece that is done."""
         model = self.deep if photo.image.mode == "F" else self.model
         return enlarge(

@@ -1,0 +1,148 @@
+"""The server of the page: pictures come in, go through memory, and go out; nothing is kept.
+
+Werkzeug's own threaded server does: it listens on the loopback address only, for the few requests
+of the person at this computer, and nothing else has to be installed.
+"""
+
+import io
+import logging
+import socket
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flask import Flask, Response, abort, render_template, request
+from jinja2 import FileSystemLoader
+from werkzeug.exceptions import HTTPException
+from werkzeug.serving import make_server
+
+from imaging.enlarge import bicubic_only, enlarge
+from imaging.photo import PictureError, open_photo, saved_suffix
+from runtime.errors import RunError
+
+if TYPE_CHECKING:
+    from runtime.upscaler import Upscaler
+
+HOST = "127.0.0.1"
+HERE = Path(__file__).parent
+MOST_BYTES = 32 * 2**20
+MOST_PIXELS = 50_000_000  # of a result: about 0.7 GB of memory
+MOST_WAITING = 8  # requests beside the one in work; their pictures wait in memory
+TYPES = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp", "BMP": "image/bmp"}
+SECURITY = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; "
+    "script-src 'unsafe-inline'; img-src blob: data:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+
+
+def create_app(upscalers: "dict[int, Upscaler]") -> Flask:
+    """Build the application.
+
+    `GET /` is the page. `POST /enlarge/<scale>/<srcnn|bicubic>?name=<file name>` takes the bytes
+    of a picture and returns those of the enlarged one, or a sentence and a 4xx or 503 status.
+    Requests must name this host (against DNS rebinding) and come from this page.
+
+    Args:
+        upscalers: by scale.
+    """
+    app = Flask(__name__)
+    app.jinja_loader = FileSystemLoader([HERE, HERE.parent / "report"])  # shares the slider
+    app.config.update(MAX_CONTENT_LENGTH=MOST_BYTES, TRUSTED_HOSTS=[HOST, "localhost"])
+    places, turn = threading.BoundedSemaphore(MOST_WAITING + 1), threading.Lock()
+
+    @app.get("/")
+    def page() -> str:
+        return render_template("upload.html", scales=sorted(upscalers), most_bytes=MOST_BYTES)
+
+    @app.post("/enlarge/<int:scale>/<any(srcnn, bicubic):method>")
+    def enlarged(scale: int, method: str) -> Response:
+        if request.headers.get("Origin", request.host_url.rstrip("/")) != request.host_url[:-1]:
+            abort(403, "This page takes pictures from itself only.")
+        if scale not in upscalers:
+            abort(404, f"There are no weights for ×{scale}.")
+        if not places.acquire(blocking=False):
+            _drain()
+            abort(503, "Too many pictures are waiting; try again in a minute.")
+        try:
+            data = request.get_data(cache=False)
+            with turn:  # one at a time, as it uses every core and much memory
+                return _enlarged(data, request.args.get("name", ""), upscalers[scale], method)
+        except PictureError as error:
+            abort(422, f"The picture was not taken: {error}.")
+        except MemoryError:
+            abort(503, "There is not enough memory for this picture.")
+        finally:
+            places.release()
+
+    @app.errorhandler(HTTPException)
+    def sentence(error: HTTPException) -> Response:
+        text = error.description
+        if error.code == 413:
+            text = f"The file is larger than {MOST_BYTES // 2**20} MB."
+        return Response(text, error.code, mimetype="text/plain")
+
+    @app.after_request
+    def secure(response: Response) -> Response:
+        response.headers.update(SECURITY)
+        return response
+
+    return app
+
+
+def serve(upscalers: "dict[int, Upscaler]", port: int) -> None:
+    """Serve the page until Ctrl-C.
+
+    Args:
+        upscalers: by scale.
+        port: of the loopback address; 0 for any free one.
+
+    Raises:
+        RunError: the port is taken.
+    """
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((HOST, port))
+        listener.listen()
+    except (OSError, OverflowError) as error:
+        raise RunError(f"cannot listen on port {port}: {error}; name another --port") from None
+    port = listener.getsockname()[1]
+    app = create_app(upscalers)
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)  # no line per request
+    server = make_server(HOST, port, app, threaded=True, fd=listener.fileno())
+    print(f"http://{HOST}:{port}/ is the page, for this computer only; Ctrl-C ends it", flush=True)
+    with listener:
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            print()
+
+
+def _enlarged(data: bytes, name: str, upscaler: "Upscaler", method: str) -> Response:
+    if Path(name).suffix.lower() in (".tif", ".tiff"):
+        raise PictureError("browsers do not show TIFF; use python upscale.py for it")
+    start = time.perf_counter()
+    most_pixels = MOST_PIXELS // upscaler.scale**2
+    photo = open_photo(io.BytesIO(data), name, upscaler.scale, most_pixels)
+    if method == "srcnn":
+        image = upscaler.enlarge(photo)
+    else:
+        image = enlarge(photo.image, upscaler.scale, bicubic_only, radius=0)
+    file = io.BytesIO()
+    photo.save(image, file)
+    response = Response(file.getvalue(), mimetype=TYPES[photo.format])
+    response.headers["X-Seconds"] = f"{time.perf_counter() - start:.2f}"
+    response.headers["X-Suffix"] = saved_suffix(name)
+    return response
+
+
+def _drain() -> None:
+    """Read what the browser sends, without keeping it: it listens only afterwards."""
+    while request.stream.read(2**16):
+        pass

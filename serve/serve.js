@@ -1,0 +1,100 @@
+// Sends a picture to the server, twice: for the bicubic and for the network's enlargement.
+const $ = (id) => document.getElementById(id);
+const mostBytes = Number(document.body.dataset.mostBytes);
+let picture = null;
+let running = new AbortController();
+let urls = [];
+
+const say = (text, kind = "") => {
+  $("status").textContent = text;
+  $("status").className = kind;
+};
+
+const request = async (method, scale, file, signal) => {
+  const url = `enlarge/${scale}/${method}?name=${encodeURIComponent(file.name)}`;
+  const response = await fetch(url, { method: "POST", body: file, signal });
+  if (!response.ok) throw new Error(await response.text());
+  return {
+    blob: await response.blob(),
+    seconds: Number(response.headers.get("X-Seconds")),
+    suffix: response.headers.get("X-Suffix"),
+  };
+};
+
+const show = async (image, blob) => {
+  urls.push(URL.createObjectURL(blob));
+  image.src = urls.at(-1);
+  await image.decode();
+};
+
+const lay = () => {
+  const actual = document.querySelector("[name=view]:checked").value === "actual";
+  const { naturalWidth: width, naturalHeight: height } = $("srcnn");
+  const compare = document.querySelector(".compare");
+  const pixels = width / devicePixelRatio;
+  compare.style.aspectRatio = `${width} / ${height}`;
+  compare.style.width = actual ? `${pixels}px` : "";
+  compare.style.maxWidth = actual ? "none" : `min(${pixels}px, 74vh * ${width} / ${height})`;
+  $("view").classList.toggle("actual", actual);
+  $("view").scrollTo((pixels - $("view").clientWidth) / 2, $("view").scrollHeight / 4);
+};
+
+const enlarge = async () => {
+  running.abort();
+  if (!picture) return;
+  const file = picture;
+  const scale = document.querySelector("[name=scale]:checked").value;
+  running = new AbortController();
+  const { signal } = running;
+  $("result").hidden = true;
+  if (file.size > mostBytes) {
+    say(`The file is larger than ${mostBytes / 2 ** 20} MB.`, "error");
+    return;
+  }
+  say(`Enlarging ${file.name} …`, "busy");
+  try {
+    const bicubic = await request("bicubic", scale, file, signal);
+    const srcnn = await request("srcnn", scale, file, signal);
+    urls.forEach((url) => URL.revokeObjectURL(url));
+    urls = [];
+    await Promise.all([show($("bicubic"), bicubic.blob), show($("srcnn"), srcnn.blob)]);
+    const { naturalWidth: width, naturalHeight: height } = $("srcnn");
+    $("name").textContent = file.name;
+    $("facts").textContent =
+      `${width / scale}×${height / scale} → ${width}×${height} in ${srcnn.seconds.toFixed(1)} s. ` +
+      "Left of the line: bicubic; right: SRCNN.";
+    $("download").href = $("srcnn").src;
+    $("download").download = file.name.replace(/\.[^.]*$/, "") + `_x${scale}${srcnn.suffix}`;
+    $("result").hidden = false;
+    document.body.classList.add("loaded");
+    say("");
+    lay();
+  } catch (error) {
+    if (signal.aborted) return;
+    const lost = error instanceof TypeError;
+    say(lost ? "The program that serves this page does not answer; is it running?" : error.message,
+      "error");
+  }
+};
+
+const take = (file) => {
+  if (!file) return;
+  picture = file;
+  enlarge();
+};
+
+$("file").addEventListener("change", () => {
+  take($("file").files[0]);
+  $("file").value = "";
+});
+for (const name of ["dragover", "dragleave", "drop"]) {
+  document.addEventListener(name, (event) => {
+    event.preventDefault();
+    document.body.classList.toggle("over", name === "dragover");
+    if (name === "drop") take(event.dataTransfer.files[0]);
+  });
+}
+for (const radio of document.querySelectorAll("[name=scale]")) {
+  radio.addEventListener("change", enlarge);
+}
+for (const radio of document.querySelectorAll("[name=view]")) radio.addEventListener("change", lay);
