@@ -1,13 +1,14 @@
 """Writing the HDF5 files that training and evaluation read, whole or not at all."""
 
 import errno
+import math
 import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from imaging.pairs import modelzoo_pairs, patch_blocks, patch_count
+from imaging.pairs import modelzoo_pairs, patch_blocks, patch_grid
 from runtime.errors import RunError, UserError
 
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -63,7 +64,7 @@ def write_patches(
         jobs: images made at the same time.
     """
     begin = time.perf_counter()
-    count = sum(patch_count(*size, patch_size, stride) for size in sizes.values())
+    count = sum(math.prod(patch_grid(size, patch_size, stride)) for size in sizes.values())
     shape = (count, patch_size, patch_size)
     with whole_file(path) as file:
         lr, hr = (file.create_dataset(name, shape, "float32") for name in ("lr", "hr"))

@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 from PIL import Image
 
 from imaging.resize import modelzoo_pair
@@ -52,17 +51,24 @@ def modelzoo_pairs(
             yield ahead.popleft().result()
 
 
-def patch_count(height: int, width: int, size: int, stride: int) -> int:
-    """Return how many size×size patches an image of at least that size gives."""
-    return ((height - size) // stride + 1) * ((width - size) // stride + 1)
+def patch_grid(shape: tuple[int, int], size: int, stride: int) -> tuple[int, int]:
+    """Return (rows, columns) of the patches that an image of at least size×size pixels gives."""
+    height, width = shape
+    return (height - size) // stride + 1, (width - size) // stride + 1
 
 
 def patch_blocks(image: np.ndarray, size: int, stride: int) -> Iterator[np.ndarray]:
     """Cut an H×W image into patches, rows first, then columns; yield n×size×size blocks."""
-    grid = sliding_window_view(image, (size, size))[::stride, ::stride]
-    rows = max(1, BLOCK_VALUES // (grid.shape[1] * size * size))
-    for top in range(0, len(grid), rows):
-        yield grid[top : top + rows].reshape(-1, size, size)
+    image = np.ascontiguousarray(image)
+    rows, columns = patch_grid(image.shape, size, stride)
+    down, right = image.strides
+    # A patch's row as one item: NumPy copies that in one go instead of value by value.
+    item = np.dtype((np.void, size * right))
+    strides = (stride * down, stride * right, down)
+    grid = np.ndarray((rows, columns, size), item, buffer=image, strides=strides)
+    step = max(1, BLOCK_VALUES // (columns * size * size))
+    for top in range(0, rows, step):
+        yield grid[top : top + step].copy().view(image.dtype).reshape(-1, size, size)
 
 
 def _read_pair(path: Path, scale: int) -> tuple[np.ndarray, np.ndarray]:

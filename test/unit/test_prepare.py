@@ -1,9 +1,14 @@
 """prepare.py: the contract's arrays, the dataset folder, clear errors, nothing half-written."""
 
+import fcntl
+import os
+import pty
 import resource
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
@@ -402,6 +407,18 @@ def test_command_line(images: Path, tmp_path: Path) -> None:
     assert result.returncode == UserError.exit_status
     assert result.stderr.startswith("error: no images in ")
     assert result.stderr.count("\n") == 1
+
+
+def test_progress_bar_on_a_terminal(images: Path, tmp_path: Path) -> None:
+    reader, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    command = [sys.executable, ROOT / "prepare.py", "--images-dir", images]
+    subprocess.run([*command, "--output-path", tmp_path / "x.h5"], stderr=terminal, check=True)
+    os.close(terminal)
+    shown = os.read(reader, 65536).decode()
+    os.close(reader)
+    assert "x.h5:   0%" in shown
+    assert "/6 [" in shown
 
 
 def test_help_loads_no_heavy_library() -> None:
