@@ -109,17 +109,19 @@ class Trainer:
     def mean_loss(self) -> float:
         """Return the mean loss of the epoch so far, over all processes; waits for the device.
 
+        NaN when every step of it was skipped.
+
         Raises:
             RunError: it is not finite.
         """
         sums = torch.stack([self.loss_sum, self.loss_sum.new_tensor(float(self.loss_count))])
         total, count = self.world.sum(sums).tolist()
-        if not math.isfinite(total) or not count:
+        if not math.isfinite(total):
             raise RunError(
                 f"the loss is {total} at step {self.step}; the checkpoints before it are kept; "
                 f"lower --lr, or try --loss-scale dynamic or --precision fp32"
             )
-        return total / count
+        return total / count if count else math.nan
 
     def weights(self) -> dict[str, torch.Tensor]:
         """Return the weights that the run is for: averaged where the recipe averages."""

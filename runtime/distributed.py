@@ -36,7 +36,7 @@ class World(NamedTuple):
         if self.size == 1:
             return model
         ids = None if self.device.type == "cpu" else [self.device.index]
-        return nn.parallel.DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False)
+        return nn.parallel.DistributedDataParallel(model, device_ids=ids)
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """Add up a tensor over all processes, in place."""

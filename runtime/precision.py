@@ -21,6 +21,7 @@ from runtime.errors import RunError, UserError
 
 STATIC_SCALE = 32.0
 MOST_SKIPPED_IN_A_ROW = 20
+NOT_WITH_APEX = "this recipe's optimizer does not go with apex"
 FP32_CONTIGUOUS = "fp32-contiguous"  # fp32 in plain layout, where a CPU is faster with that
 
 
@@ -152,6 +153,7 @@ class Apex(Precision):
             combine_ddp=self.combine_ddp or None,
             verbosity=0,
         )
+        optimizer.zero_grad()  # apex makes its masters on first use; this is one
         for master, weight in zip(self.amp.master_params(optimizer), weights, strict=True):
             master.data.copy_(weight)  # apex takes its masters from weights already cut to fp16
         return model, optimizer
@@ -208,6 +210,7 @@ def choose_precision(
     """
     why_not = why_no_apex(device)
     if name.startswith("apex-"):
+        why_not = why_not or ("" if apex_wanted else NOT_WITH_APEX)
         if why_not:
             raise UserError(f"--precision {name}: {why_not}")
         return Choice(Apex(name.removeprefix("apex-"), loss_scale, combine_ddp), "as asked")
@@ -218,7 +221,7 @@ def choose_precision(
     if device.type == "npu":
         if not why_not and apex_wanted:
             return Choice(Apex("O2", loss_scale, combine_ddp), "auto: Ascend's apex is installed")
-        reason = why_not or "this recipe does not go with apex"
+        reason = why_not or NOT_WITH_APEX
         return Choice(_native("fp16", device, loss_scale), f"auto: {reason}")
     if device.type == "cuda":
         name = "bf16" if module(device).is_bf16_supported() else "fp16"

@@ -2,6 +2,8 @@
 
 import fcntl
 import math
+import os
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -49,6 +51,7 @@ class Results:
             if not resumed and (aside := _move_earlier_aside(folder)):
                 print(f"earlier results are now in {aside}")
                 folder.mkdir()
+                self.lock = _lock(folder)
         except OSError as error:
             raise RunError(f"cannot write to {folder}: {error.strerror}") from None
         self.recorder = Recorder(folder, tensorboard)
@@ -85,14 +88,16 @@ class Results:
         print(f"pictures: {self.folder / 'strip_*.png'}")
 
 
-def _lock(folder: Path) -> Any:
+def _lock(folder: Path) -> int:
     """Lock a folder for this process; the system lets go when the process ends, however."""
-    file = (folder.parent / f".{folder.name}.lock").open("w")
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise UserError(f"another run is writing to {folder}; use another --outputs-dir") from None
-    return file
+    except OSError:
+        print(f"warning: {folder} cannot be locked; start no second run there", file=sys.stderr)
+    return descriptor
 
 
 def _move_earlier_aside(folder: Path) -> Path | None:

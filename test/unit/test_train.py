@@ -1,7 +1,9 @@
 """train.py as its users meet it: log lines, files, resuming, mistakes."""
 
 import csv
+import fcntl
 import json
+import os
 import re
 import signal
 import subprocess
@@ -241,11 +243,11 @@ def test_a_folder_that_cannot_be_made(dataset: Path, tmp_path: Path) -> None:
 
 
 def test_one_run_a_folder(dataset: Path, tmp_path: Path) -> None:
-    import fcntl  # noqa: PLC0415 - as the program itself does
-
-    with (tmp_path / ".x3.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        result = train(dataset, tmp_path, *SMALL)
+    (tmp_path / "x3").mkdir()
+    descriptor = os.open(tmp_path / "x3", os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    result = train(dataset, tmp_path, *SMALL)
+    os.close(descriptor)
     assert_one_line_error(result, f"another run is writing to {tmp_path}/x3")
 
 

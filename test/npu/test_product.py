@@ -1,0 +1,278 @@
+"""The product's own command lines on simulated cards, against the same runs on the CPU."""
+
+import csv
+import math
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from commands import ROOT, assert_one_line_error, run
+from simulator import Result, Simulator
+
+SHORT = ("--scale=3", "--batch-size=8", "--num-epochs=3", "--lr=1e-3")
+TOLERANCE_DB = 0.05  # between half precision on the card and fp32 on the CPU, after 15 steps
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """44 patches, and 2 small images to evaluate, in a folder with a hostile name."""
+    folder = tmp_path_factory.mktemp("data 'set' $(exit 3)")
+    rng = np.random.default_rng(3)
+    hr = np.kron(rng.uniform(40, 220, (44, 11, 11)), np.ones((3, 3))).astype(np.float32)
+    lr = (hr + np.roll(hr, 1, 1) + np.roll(hr, 1, 2)) / 3
+    for name in ("train", "val"):
+        (folder / name).mkdir()
+    with h5py.File(folder / "train/T91_x3.h5", "w") as file:
+        file["lr"], file["hr"] = lr, hr
+    with h5py.File(folder / "val/Set5_x3.h5", "w") as file:
+        for i in range(2):
+            file[f"lr/{i}"], file[f"hr/{i}"] = lr[i], hr[i]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def on_cpu(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The results of the same training on the CPU, in fp32."""
+    out = tmp_path_factory.mktemp("cpu")
+    options = [f"--data_url={dataset}", f"--train_url={out}", "--device=cpu", "--precision=fp32"]
+    result = run("train.py", *SHORT, *options)
+    assert result.returncode == 0, result.stderr
+    return out / "x3"
+
+
+def train(npu: Simulator, dataset: Path, out: Path, *options: str, **more: object) -> Result:
+    command = [sys.executable, ROOT / "train.py", f"--data_url={dataset}", f"--train_url={out}"]
+    return npu.run([*command, *SHORT, *options], **more)
+
+
+def metrics(folder: Path) -> list[dict[str, str]]:
+    with (folder / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def weights(folder: Path, name: str = "best.pth") -> dict[str, torch.Tensor]:
+    """Load weights where there is no NPU: they must be fp32 CPU tensors."""
+    state = torch.load(folder / name, weights_only=True)
+    assert all(w.dtype == torch.float32 and w.device.type == "cpu" for w in state.values())
+    return state
+
+
+def assert_as_on_cpu(folder: Path, on_cpu: Path, tolerance: float = TOLERANCE_DB) -> None:
+    for there, here in zip(metrics(folder), metrics(on_cpu), strict=True):
+        assert float(there["psnr"]) == pytest.approx(float(here["psnr"]), abs=tolerance)
+        assert float(there["loss"]) == pytest.approx(float(here["loss"]), rel=0.02)
+
+
+def test_fp32_on_the_card_is_fp32_on_the_cpu(
+    npu: Simulator, dataset: Path, on_cpu: Path, tmp_path: Path
+) -> None:
+    result = train(npu, dataset, tmp_path, "--precision=fp32", "--device=npu").checked()
+    assert "device: npu:0 (as asked), precision: fp32 (as asked)" in result.stdout
+    steps = 15
+    assert result.kernel_calls["convolution_backward.default"] >= 3 * steps
+    assert not result.apex_initialize
+    there, here = weights(tmp_path / "x3"), weights(on_cpu)
+    for name in here:
+        torch.testing.assert_close(there[name], here[name], rtol=1e-3, atol=1e-5)
+
+
+HALF = {
+    "apex-O2": (["--precision=apex-O2"], 32.0),
+    "apex-O2 dynamic": (["--precision=apex-O2", "--loss-scale=dynamic"], "dynamic"),
+    "apex-O1": (["--precision=apex-O1"], 32.0),
+    "apex-O1 dynamic": (["--precision=apex-O1", "--loss-scale=dynamic"], "dynamic"),
+    "fp16": (["--precision=fp16"], None),
+    "fp16 dynamic": (["--precision=fp16", "--loss-scale=dynamic"], None),
+    "bf16": (["--precision=bf16"], None),
+}
+
+
+@pytest.mark.parametrize("case", HALF)
+def test_half_precision_is_close_to_fp32(
+    npu: Simulator, dataset: Path, on_cpu: Path, tmp_path: Path, case: str
+) -> None:
+    options, apex_scale = HALF[case]
+    result = train(npu, dataset, tmp_path, *options).checked()
+    precision = case.removesuffix(" dynamic")
+    assert f"device: npu:0 (auto), precision: {precision} (as asked)" in result.stdout
+    if case.endswith("dynamic"):  # starts at 65536, where the first steps overflow
+        assert 0 < int(metrics(tmp_path / "x3")[-1]["skipped_steps"]) < 8
+        assert "steps skipped so far, as they overflowed: " in result.stderr
+    else:
+        tolerance = 0.3 if case == "bf16" else TOLERANCE_DB
+        assert_as_on_cpu(tmp_path / "x3", on_cpu, tolerance)
+    if apex_scale is None:
+        assert not result.apex_initialize
+    else:
+        (call,) = result.apex_initialize
+        assert call["opt_level"] == precision.removeprefix("apex-")
+        assert call["loss_scale"] == apex_scale
+        assert call["combine_grad"] is (True if precision == "apex-O2" else None)
+        assert call["optimizers"] == ["NpuFusedAdam"]
+
+
+@pytest.mark.parametrize("apex", [True, False])
+@pytest.mark.parametrize("name", ["sgd", "adadelta", "lamb"])
+def test_the_other_fused_optimizers(
+    npu: Simulator, dataset: Path, tmp_path: Path, name: str, apex: bool
+) -> None:
+    options = [f"--optimizer={name}", "--num-steps=4", "--precision=auto"]
+    result = train(npu, dataset, tmp_path, *options, apex=apex).checked()
+    assert f"samples on 1 process(es), {name}, " in result.stdout
+    if apex:
+        fused = {"sgd": "NpuFusedSGD", "adadelta": "NpuFusedAdadelta", "lamb": "NpuFusedLamb"}
+        assert result.apex_initialize[0]["optimizers"] == [fused[name]]
+    assert math.isfinite(float(metrics(tmp_path / "x3")[0]["loss"]))
+
+
+@pytest.mark.parametrize(
+    "precision", ["apex-O2", "fp16"], ids=["with master weights", "with torch_npu's scaler"]
+)
+def test_resuming_on_the_card_is_exact(
+    npu: Simulator, dataset: Path, tmp_path: Path, precision: str
+) -> None:
+    options = [f"--precision={precision}", "--loss-scale=dynamic"]
+    whole, again = tmp_path / "whole", tmp_path / "again"
+    train(npu, dataset, whole, *options).checked()
+    (again / "x3").mkdir(parents=True)
+    for name in ("checkpoint_10.pt", "best.pth"):
+        shutil.copy(whole / "x3" / name, again / "x3" / name)
+    result = train(npu, dataset, again, *options, "--resume").checked()
+    assert "resuming from" in result.stderr
+    one, other = (weights(folder / "x3", "epoch_2.pth") for folder in (whole, again))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert metrics(whole / "x3") == metrics(again / "x3")
+
+
+@pytest.mark.parametrize("precision", ["apex-O2", "fp16"])
+def test_twenty_overflows_in_a_row_end_the_run(
+    npu: Simulator, dataset: Path, tmp_path: Path, precision: str
+) -> None:
+    if precision == "fp16":
+        options = ["--precision=fp16", "--loss-scale=1e30"]
+        message = "20 steps in a row were skipped"
+    else:  # a static scale of apex never looks: the weights turn infinite, and the loss tells
+        options = ["--precision=apex-O2", "--loss-scale=1e30"]
+        message = "the loss is"
+    result = train(npu, dataset, tmp_path, *options, "--num-epochs=10")
+    assert_one_line_error(result, message, "--loss-scale dynamic", status=1)
+
+
+def test_a_first_overflow_is_skipped_counted_and_survived(
+    npu: Simulator, dataset: Path, tmp_path: Path
+) -> None:
+    hot = tmp_path / "hot"
+    shutil.copytree(dataset, hot)
+    with h5py.File(hot / "train/T91_x3.h5", "a") as file:
+        file["hr"][...] *= 1e4
+    result = train(npu, hot, tmp_path / "out", "--precision=apex-O2", "--loss-scale=dynamic")
+    assert "steps skipped so far, as they overflowed: " in result.stderr
+    assert int(metrics(tmp_path / "out/x3")[0]["skipped_steps"]) > 0
+
+
+REFUSALS = {
+    "no apex": (["--precision=apex-O2"], {"apex": False}, "Ascend's apex is not installed"),
+    "no bf16": (["--precision=bf16"], {"soc": "Ascend910A"}, "has no bf16 units"),
+    "no card": (["--device=npu"], {"devices": 0}, "torch_npu finds no card"),
+    "other card": (["--device=npu"], {"ASCEND_DEVICE_ID": "3"}, "npu:3 is not there"),
+    "fast with apex": (["--precision=apex-O2", "--recipe=fast"], {}, "does not go with apex"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_refusals(npu: Simulator, dataset: Path, tmp_path: Path, case: str) -> None:
+    options, more, message = REFUSALS[case]
+    result = train(npu, dataset, tmp_path, *options, **more)
+    assert_one_line_error(result, message)
+
+
+def test_the_fast_recipe_on_the_card(npu: Simulator, dataset: Path, tmp_path: Path) -> None:
+    options = ["--recipe=fast", "--lr=5e-4", "--num-steps=60"]
+    result = train(npu, dataset, tmp_path, *options).checked()
+    assert "precision: fp16 (auto: this recipe's optimizer does not go with apex)" in result.stdout
+    assert float(metrics(tmp_path / "x3")[0]["raw_psnr"]) > 15
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    """A copy of the repository to run scripts in: they write below their own folder."""
+    repository = tmp_path / "the repository"
+    files = subprocess.run(
+        ["git", "ls-files", "-z", "--", "*.py", "*.sh", "test/*.sh", "imaging"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    for name in filter(None, files.split("\0")):
+        target = repository / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, target)
+    return repository
+
+
+def final_figure(text: str, name: str) -> float:
+    return float(re.search(rf"^{name} : ([\d.]+)$", text, re.MULTILINE)[1])
+
+
+def test_full_script_on_one_card(npu: Simulator, dataset: Path, results: Path) -> None:
+    words = [f"--data_path={dataset}", "--train_epochs=2", "--batch_size=8"]
+    result = npu.run(["bash", results / "test/train_full_1p.sh", *words], cwd=Path("/")).checked()
+    (call,) = result.apex_initialize
+    assert (call["opt_level"], call["loss_scale"], call["combine_grad"]) == ("O2", 32.0, True)
+    assert final_figure(result.stdout, "Final Performance images/sec") > 0
+    assert final_figure(result.stdout, "Final Train Accuracy") > 0
+    log = (results / "test/output/0/train_0.log").read_text()
+    assert "device: npu:0 (auto), precision: apex-O2" in log
+
+
+def test_performance_script_without_apex(npu: Simulator, dataset: Path, results: Path) -> None:
+    words = [f"--data_path={dataset}", "--train_epochs=2", "--batch_size=8"]
+    options = ["--", "--loss-scale=dynamic"]
+    command = ["bash", results / "test/train_performance_1p.sh", *words, *options]
+    result = npu.run(command, apex=False, ASCEND_DEVICE_ID="1", devices=2).checked()
+    assert not result.apex_initialize
+    log = (results / "test/output/1/train_1.log").read_text()
+    assert "device: npu:1 (auto), precision: fp16" in log
+    assert final_figure(result.stdout, "Final Performance images/sec") > 0
+
+
+@pytest.mark.parametrize("combine", [True, False], ids=["combine_ddp", "DistributedDataParallel"])
+def test_eight_card_script_with_two(
+    npu: Simulator, dataset: Path, results: Path, on_cpu: Path, combine: bool
+) -> None:
+    words = [f"--data_path={dataset}", "--train_epochs=3", "--batch_size=4", "--nproc=2"]
+    options = ["--", "--lr=1e-3", *(["--combine-ddp"] if combine else [])]
+    command = ["bash", results / "test/train_full_8p.sh", *words, *options]
+    result = npu.run(command, devices=2).checked()
+    assert [call["combine_ddp"] for call in result.apex_initialize] == [combine or None] * 2
+    assert result.collective_calls["allreduce"] > 0
+    (folder,) = results.glob("test/output/0/**/x3")
+    assert_as_on_cpu(folder, on_cpu)
+
+
+ENTRIES = {
+    "acc": ("train_full_1p.sh", "500 32", "2 8"),
+    "perf": ("train_performance_1p.sh", "10 256", "2 8"),
+}
+
+
+@pytest.mark.parametrize("kind", ENTRIES)
+def test_modelarts_entries(npu: Simulator, dataset: Path, results: Path, kind: str) -> None:
+    script, sizes, smaller = ENTRIES[kind]
+    text = (results / "test" / script).read_text()
+    assert text.count(sizes) == 1
+    (results / "test" / script).write_text(text.replace(sizes, smaller))
+    out = results.parent / "train url; exit 4"
+    words = [f"--data_url={dataset}", f"--train_url={out}", "--num_gpus=1"]
+    result = npu.run([sys.executable, results / f"modelarts_entry_{kind}.py", *words]).checked()
+    assert "[CANN-Modelzoo] end of the run: exit status 0" in result.stdout
+    assert result.apex_initialize
+    assert list(out.rglob("best.pth"))
+    assert list(out.rglob("train_0.log"))
