@@ -25,8 +25,20 @@ from pathlib import Path
 
 from hdf5 import Sizes, write_images, write_patches
 from imaging.pairs import pair_size
-from imaging.sources import ImageError, download_images, folder_images, sample_images
+from imaging.sources import (
+    ImageError,
+    NoNetworkError,
+    download_images,
+    folder_images,
+    sample_images,
+)
 from runtime.errors import UserError, run_main
+
+
+class UnreachableError(UserError):
+    """--download without a network: quickstart.sh then takes the sample photographs."""
+
+    exit_status = 3
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -129,6 +141,8 @@ def main(arguments: list[str] | None = None) -> None:
                 write_images(path, images, **common)
             else:
                 write_patches(path, images, args.patch_size, args.stride, **common)
+    except NoNetworkError as error:
+        raise UnreachableError(str(error)) from None
     except ImageError as error:
         raise UserError(str(error)) from None
 

@@ -37,6 +37,10 @@ class ImageError(Exception):
     """An image, a folder or a download that cannot be used; the message says which and why."""
 
 
+class NoNetworkError(ImageError):
+    """The server of the public images cannot be reached."""
+
+
 def folder_images(folder: Path) -> list[Path]:
     """Return the files of a folder, sorted by path; hidden files and folders are left out.
 
@@ -82,7 +86,8 @@ def download_images(folder: Path) -> tuple[list[Path], list[Path]]:
         The paths of the 91 training and the 5 evaluation images, sorted.
 
     Raises:
-        ImageError: no network, a file that is not there, or one with another SHA-256.
+        NoNetworkError: no server can be reached.
+        ImageError: a file that is not there, or one with another SHA-256.
     """
     import pooch  # noqa: PLC0415 - for downloads only
     from requests.exceptions import RequestException  # noqa: PLC0415
@@ -124,7 +129,7 @@ def _check_network(base: str) -> None:
     try:
         requests.head(base, timeout=CONNECT_SECONDS)
     except (requests.exceptions.ConnectionError, requests.exceptions.Timeout):
-        raise ImageError(
+        raise NoNetworkError(
             f"no network: cannot reach {urlsplit(base).hostname}; set {MIRROR} to a mirror, "
             f"give --train-images and --eval-images, or take --sample"
         ) from None

@@ -14,7 +14,13 @@ from PIL import Image
 
 import prepare
 from imaging import sources
-from imaging.sources import ImageError, download_images, folder_images, sample_images
+from imaging.sources import (
+    ImageError,
+    NoNetworkError,
+    download_images,
+    folder_images,
+    sample_images,
+)
 from runtime.errors import UserError
 
 
@@ -152,7 +158,7 @@ def test_missing_file(server: Server, tmp_path: Path) -> None:
 @pytest.mark.parametrize("address", ["http://127.0.0.1:1/x", "http://no-such-host.invalid/x"])
 def test_no_network_is_said_at_once(tmp_path: Path, monkeypatch, server: Server, address) -> None:
     monkeypatch.setenv(sources.MIRROR, address)
-    with pytest.raises(ImageError, match=r"no network: cannot reach .*--sample"):
+    with pytest.raises(NoNetworkError, match=r"no network: cannot reach .*--sample"):
         download_images(tmp_path / "images")
     assert not files(tmp_path / "images")
 
@@ -162,7 +168,7 @@ def test_a_silent_server_does_not_hold_for_ever(tmp_path: Path, monkeypatch, ser
     with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, never answers
         monkeypatch.setenv(sources.MIRROR, f"http://127.0.0.1:{silent.getsockname()[1]}")
         begin = time.monotonic()
-        with pytest.raises(ImageError, match="no network"):
+        with pytest.raises(NoNetworkError, match="no network"):
             download_images(tmp_path / "images")
     assert time.monotonic() - begin < sources.READ_SECONDS
 

@@ -1,0 +1,67 @@
+"""quickstart.sh, which `make train` runs: where the data comes from, and in which order."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from commands import ROOT, assert_one_line_error, run
+
+# Stands in for Python: writes down each call, and ends a download with a given status.
+RECORDER = """#!/bin/bash
+printf '%s\\n' "$*" >> "$CALLS"
+case "$*" in *--download*) exit "$DOWNLOAD_STATUS" ;; esac
+"""
+
+
+def quickstart(folder: Path, data: str, status: int = 0) -> tuple[int, list[str]]:
+    python, calls = folder / "python", folder / "calls"
+    python.write_text(RECORDER)
+    python.chmod(0o755)
+    calls.touch()
+    given = {"PYTHON": str(python), "CALLS": str(calls), "DOWNLOAD_STATUS": str(status)}
+    command = ["bash", ROOT / "quickstart.sh", data, "3", "outputs"]
+    done = subprocess.run(
+        command, cwd=folder, env={**os.environ, **given}, capture_output=True, check=False
+    )
+    return done.returncode, calls.read_text().splitlines()
+
+
+def test_download_train_evaluate(tmp_path: Path) -> None:
+    (tmp_path / "dataset/images/Test/Set5").mkdir(parents=True)
+    status, calls = quickstart(tmp_path, "dataset")
+    assert status == 0
+    assert [call.split()[0] for call in calls] == ["prepare.py", "train.py", "evaluate.py"]
+    assert "--data-path dataset --scale 3 --download" in calls[0]
+    assert "--data_url dataset --scale 3 --recipe fast --outputs-dir outputs" in calls[1]
+    assert "--images-dir dataset/images/Test/Set5 --protocol paper" in calls[2]
+
+
+def test_without_a_network_the_sample_photographs(tmp_path: Path) -> None:
+    status, calls = quickstart(tmp_path, "dataset", status=3)
+    assert status == 0
+    assert "--data-path dataset-sample --scale 3 --sample" in calls[1]
+    assert "--data_url dataset-sample" in calls[2]
+    assert "--data-path dataset-sample" in calls[3]
+
+
+@pytest.mark.parametrize("status", [1, 2])
+def test_a_wrong_download_is_not_passed_over(tmp_path: Path, status: int) -> None:
+    ended, calls = quickstart(tmp_path, "dataset", status=status)
+    assert ended == status
+    assert len(calls) == 1
+
+
+def test_a_folder_with_data_is_used_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "my data/train").mkdir(parents=True)
+    (tmp_path / "my data/train/T91_x3.h5").touch()
+    status, calls = quickstart(tmp_path, "my data")
+    assert status == 0
+    assert [call.split()[0] for call in calls] == ["train.py", "evaluate.py"]
+
+
+def test_prepare_tells_a_missing_network_by_its_status(tmp_path: Path) -> None:
+    words = ["--data-path", tmp_path / "dataset", "--download"]
+    result = run("prepare.py", *words, env={"SRCNN_IMAGES_URL": "http://127.0.0.1:1"})
+    assert_one_line_error(result, "no network", "--sample", status=3)
+    assert not list(tmp_path.rglob("*.h5"))
