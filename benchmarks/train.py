@@ -1,0 +1,200 @@
+"""How near training comes to the machine's limit, and how far ahead of the published loop it is.
+
+    python benchmarks/train.py [--data-path dataset] [--threads 2] [--seconds 4]
+
+In one run, as absolute times differ between machines: the rate of matrix multiplication, the bare
+step of the network in plain PyTorch, a piece of a real epoch of train.py's Trainer, and the
+published way: a DataLoader with 8 workers, the HDF5 file opened for every sample, fp32, and
+`loss.item()` after each step. Reference recipe, batch 32, patches of 33×33.
+"""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+
+import h5py
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from datasets import find_file
+from model import SRCNN
+from runtime.distributed import World
+from runtime.optimizers import build_optimizer
+from runtime.precision import choose_precision, memory_format
+from runtime.recipes import REFERENCE
+from runtime.stopping import StopRequest
+from trainer import Trainer
+
+ROOT = Path(__file__).resolve().parents[1]
+CPU = torch.device("cpu")
+BATCH, SIDE = 32, 33
+# Multiply-adds of a patch: 9·9·64 + 5·5·64·32 + 5·5·32 a pixel; forward, and twice that backward
+# but for the first layer's input, whose gradient nobody needs.
+FLOP_PER_PATCH = 2 * SIDE**2 * (2 * 81 * 64 + 3 * 25 * 64 * 32 + 3 * 25 * 32)
+
+
+class PublishedDataset(Dataset):
+    """The published way to read: open, take one patch, close."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with h5py.File(path) as file:
+            self.count = len(file["lr"])
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        with h5py.File(self.path) as file:
+            return tuple(file[name][index][None] / np.float32(255) for name in ("lr", "hr"))
+
+
+def published_step_seconds(path: Path, seconds: float) -> float:
+    """Time a step of the published loop, data loading in it."""
+    model = SRCNN()
+    optimizer = build_optimizer(REFERENCE, model, CPU, apex=False)
+    warnings.filterwarnings("ignore", message="This DataLoader will create 8 worker processes")
+    loader = DataLoader(PublishedDataset(path), BATCH, shuffle=True, num_workers=8, drop_last=True)
+    started = steps = 0
+    for lr, hr in loader:
+        loss = nn.functional.mse_loss(model(lr), hr)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        loss.item()
+        steps += 1
+        if steps == 1:  # starting the workers does not count
+            started = time.perf_counter()
+        elif time.perf_counter() - started > seconds:
+            break
+    return (time.perf_counter() - started) / (steps - 1)
+
+
+def multiply_rate(dtype: torch.dtype, seconds: float) -> float:
+    """Return FLOP/s of 2048×2048 matrix products."""
+    a = torch.rand(2048, 2048).to(dtype)
+    return 2 * 2048**3 / timed(lambda: a @ a, seconds)
+
+
+def timed(work: Callable[[], object], seconds: float) -> float:
+    """Return the median seconds of a call, after two to warm up."""
+    work(), work()
+    times, end = [], time.perf_counter() + seconds
+    while time.perf_counter() < end or len(times) < 3:
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return median(times)
+
+
+def bare_step_seconds(name: str, seconds: float) -> float:
+    """Time forward, backward and Adam on one batch that is there already."""
+    precision = choose_precision(name, CPU).value
+    layout = memory_format(CPU, precision)
+    model = SRCNN().to(memory_format=layout)
+    optimizer = build_optimizer(REFERENCE, model, CPU, apex=False)
+    x = torch.rand(BATCH, 1, SIDE, SIDE).contiguous(memory_format=layout)
+
+    def step() -> None:
+        with precision.autocast():
+            output = model(x)
+        precision.step(nn.functional.mse_loss(output.float(), x), optimizer)
+
+    return timed(step, seconds)
+
+
+def real_step_seconds(data_path: Path, name: str, steps: int) -> tuple[float, float]:
+    """Time a step of a real epoch, and evaluating Set5 in seconds."""
+    args = argparse.Namespace(
+        data_path=data_path, scale=3, select="eval", memory_share=0.5, num_workers=8,
+        seed=123, num_steps=steps,
+    )  # fmt: skip
+    recipe = replace(REFERENCE, batch_size=BATCH, num_epochs=1)
+    precision = choose_precision(name, CPU).value
+    trainer = Trainer(args, recipe, World(device=CPU), precision)
+    _, step_seconds = trainer.train_epoch(0, 0, StopRequest())
+    start = time.perf_counter()
+    trainer.psnr(trainer.weights(), trainer.eval_pairs)
+    return step_seconds, time.perf_counter() - start
+
+
+def random_dataset(folder: Path) -> None:
+    """Write 4,096 random patches and one evaluation image, as large as Set5's mean."""
+    rng = np.random.default_rng(0)
+    for name in ("train", "val"):
+        (folder / name).mkdir()
+    with h5py.File(folder / "train/T91_x3.h5", "w") as file:
+        for name in ("lr", "hr"):
+            file[name] = rng.uniform(16, 235, (4096, SIDE, SIDE)).astype(np.float32)
+    with h5py.File(folder / "val/Set5_x3.h5", "w") as file:
+        for name in ("lr/0", "hr/0"):
+            file[name] = rng.uniform(16, 235, (333, 333)).astype(np.float32)
+
+
+def row(label: str, step_seconds: float, note: str = "") -> None:
+    """Print a line of the table."""
+    rate = BATCH / step_seconds
+    print(f"{label:<38} {1000 * step_seconds:8.1f} ms {rate:8.0f} patches/s "
+          f"{rate * FLOP_PER_PATCH / 1e9:7.0f} GFLOP/s  {note}")  # fmt: skip
+
+
+def measure(data_path: Path, seconds: float) -> None:
+    """Measure everything and print the table."""
+    print(f"{torch.get_num_threads()} threads, PyTorch {torch.__version__}, "
+          f"{FLOP_PER_PATCH / 1e6:.0f} MFLOP a patch")  # fmt: skip
+    rates = {}
+    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        rates[name] = multiply_rate(dtype, seconds)
+        print(f"matrix multiplication {name}: {rates[name] / 1e9:.0f} GFLOP/s")
+    chosen, reason = choose_precision("auto", CPU)
+    print(f"auto: {chosen.name} ({reason})")
+    bare = {}
+    for name in ("fp32-contiguous", "fp32", "bf16"):
+        bare[name] = bare_step_seconds(name, seconds)
+        share = BATCH * FLOP_PER_PATCH / bare[name] / rates[name[:4]]
+        row(f"bare step {name}", bare[name], f"{share:.0%} of the multiply rate")
+    published = published_step_seconds(find_file(data_path, "train", 3), seconds)
+    row("published way, fp32", published)
+    for name in ("fp32", "bf16"):
+        steps = max(20, int(seconds / bare[name]))
+        real, evaluation = real_step_seconds(data_path, name, steps)
+        again = bare_step_seconds(name, seconds / 2)
+        over = real / min(bare[name], again) - 1
+        row(f"real epoch {name}", real, f"{over:+.1%} over bare, {published / real:.2f}× published")
+    epoch = real * 21_884 / BATCH
+    print(f"evaluation {evaluation:.2f} s, {evaluation / epoch:.1%} of an epoch of T91 like this")
+    start = time.perf_counter()
+    subprocess.run([sys.executable, ROOT / "train.py", "--help"], stdout=-3, check=True)
+    print(f"train.py --help: {time.perf_counter() - start:.2f} s")
+
+
+def main() -> None:
+    """Measure on the dataset that is named, or on random patches."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data-path", type=Path, help="default: random patches")
+    parser.add_argument("--threads", type=int, help="default: PyTorch's")
+    parser.add_argument("--seconds", type=float, default=4.0, help="per measurement")
+    args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        if args.data_path is None:
+            random_dataset(Path(folder))
+        measure(args.data_path or Path(folder), args.seconds)
+
+
+if __name__ == "__main__":
+    main()
