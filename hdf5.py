@@ -1,50 +1,33 @@
 """Writing the HDF5 files that training and evaluation read, whole or not at all."""
 
-import errno
 import math
-import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from imaging.pairs import modelzoo_pairs, patch_blocks, patch_grid
-from runtime.errors import RunError, UserError
+from runtime.files import whole_file
 
-NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 Sizes = dict[Path, tuple[int, int]]
 
 
 @contextmanager
-def whole_file(path: Path, libver: str | tuple[str, str] = "earliest") -> Iterator:
+def hdf5_file(path: Path, libver: str | tuple[str, str] = "earliest") -> Iterator:
     """Open an HDF5 file that gets its name when all is written and on the disk.
 
     An exception, Ctrl-C included, leaves nothing, and a former file of that name as it was.
 
     Raises:
-        UserError: the place cannot be written.
-        RunError: the disk is full.
+        RunError: the place cannot be written, or the disk is full.
     """
     import h5py  # noqa: PLC0415 - `prepare.py --help` does without
 
-    if path.is_dir():
-        raise UserError(f"cannot write {path}: it is a folder")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # When the disk is full, HDF5's own driver crashes the interpreter; a Python file does not.
-        with temporary.open("w+b") as raw:
-            with h5py.File(raw, "w", libver=libver) as file:
-                yield file
-            raw.flush()
-            os.fsync(raw.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        kind = RunError if error.errno in NO_ROOM else UserError
-        raise kind(f"cannot write {path}: {error.strerror or error}") from None
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
+    # When the disk is full, HDF5's own driver crashes the interpreter; a Python file does not.
+    with whole_file(path) as temporary, temporary.open("w+b") as raw:
+        with h5py.File(raw, "w", libver=libver) as file:
+            yield file
+        raw.flush()
 
 
 def write_patches(
@@ -66,7 +49,7 @@ def write_patches(
     begin = time.perf_counter()
     count = sum(math.prod(patch_grid(size, patch_size, stride)) for size in sizes.values())
     shape = (count, patch_size, patch_size)
-    with whole_file(path) as file:
+    with hdf5_file(path) as file:
         lr, hr = (file.create_dataset(name, shape, "float32") for name in ("lr", "hr"))
         start = 0
         for pair in _pairs(path, list(sizes), scale, jobs):
@@ -86,7 +69,7 @@ def write_images(path: Path, paths: list[Path], *, scale: int, jobs: int) -> Non
     """
     begin = time.perf_counter()
     # From format 1.8 on an attribute may exceed 64 KB, as the names of 4,000 images do.
-    with whole_file(path, libver=("v108", "latest")) as file:
+    with hdf5_file(path, libver=("v108", "latest")) as file:
         file.attrs["names"] = [image.stem for image in paths]
         for index, pair in enumerate(_pairs(path, paths, scale, jobs)):
             file[f"lr/{index}"], file[f"hr/{index}"] = pair

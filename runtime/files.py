@@ -18,6 +18,8 @@ def whole_file(path: Path | str) -> Iterator[Path]:
         RunError: it cannot be written; the former file, if any, is untouched.
     """
     path = Path(path)
+    if path.is_dir():
+        raise RunError(f"cannot write {path}: it is a folder")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
