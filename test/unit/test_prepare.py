@@ -263,7 +263,7 @@ def test_bad_images(images: Path, tmp_path: Path, case: str, capsys) -> None:
     output = tmp_path / "out" / "file.h5"
     with pytest.raises(UserError, match=message):
         prepare_file(images, output, *options)
-    assert not list(tmp_path.rglob("*.part")) + list(tmp_path.rglob("*.h5"))
+    assert not list(tmp_path.rglob(".x.h5.*.tmp")) + list(tmp_path.rglob("*.h5"))
 
 
 def test_a_decompression_bomb_is_refused(images: Path, tmp_path: Path, monkeypatch) -> None:
@@ -363,7 +363,7 @@ def test_an_aborted_run_leaves_nothing(tmp_path: Path, number: int, status: int)
     with subprocess.Popen(
         [*command, "--eval"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
-        while process.poll() is None and not list(tmp_path.rglob("*.part")):
+        while process.poll() is None and not list(tmp_path.rglob(".x.h5.*.tmp")):
             time.sleep(0.02)
         process.send_signal(number)
         errors = process.communicate()[1]
