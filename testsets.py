@@ -5,12 +5,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from imaging.metrics import SSIM_WINDOW, Protocol
-from imaging.pairs import UNREADABLE
 from imaging.pictures import with_luminance
-from imaging.sources import ImageError, folder_images
+from imaging.sources import ImageError, folder_images, open_image
 from runtime.errors import UserError
 
 
@@ -45,19 +43,21 @@ def read_folder(folder: Path, scale: int, protocol: Protocol) -> Iterator[Sample
         UserError: no images, or one that is unreadable, too small or not 8 bits deep.
     """
     try:
-        paths = folder_images(folder)
+        for path in folder_images(folder):
+            yield _sample(path, scale, protocol)
     except ImageError as error:
         raise UserError(str(error)) from None
-    border = protocol.border(scale)
-    for path in paths:
-        image = _open(path)
-        least = -(-(SSIM_WINDOW + 2 * border) // scale) * scale
-        if min(image.size) < least:
-            raise UserError(
-                f"{path} is {image.width}×{image.height}, too small to measure: the protocol "
-                f"{protocol.name} at x{scale} needs {least} pixels on each side; remove it"
-            )
-        yield Sample(path.stem, *protocol.pair(image, scale), *protocol.visible_pair(image, scale))
+
+
+def _sample(path: Path, scale: int, protocol: Protocol) -> Sample:
+    image = open_image(path)
+    least = -(-(SSIM_WINDOW + 2 * protocol.border(scale)) // scale) * scale
+    if min(image.size) < least:
+        raise UserError(
+            f"{path} is {image.width}×{image.height}, too small to measure: the protocol "
+            f"{protocol.name} at x{scale} needs {least} pixels on each side; remove it"
+        )
+    return Sample(path.stem, *protocol.pair(image, scale), *protocol.visible_pair(image, scale))
 
 
 def read_dataset(data_path: Path, scale: int) -> Iterator[Sample]:
@@ -78,17 +78,6 @@ def read_dataset(data_path: Path, scale: int) -> Iterator[Sample]:
                 f"each side; make the file without it"
             )
         yield Sample(name, lr, hr, _grey(lr), _grey(hr))
-
-
-def _open(path: Path) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            image.load()
-    except UNREADABLE as error:
-        raise UserError(f"{path} cannot be read as an image ({error}); remove it") from None
-    if image.mode.startswith(("I", "F")):
-        raise UserError(f"{path} has pixels of mode {image.mode}; save it with 8 bits a channel")
-    return image
 
 
 def _grey(luminance: np.ndarray) -> np.ndarray:

@@ -1,6 +1,5 @@
 """From image files to training data: (low, high resolution) pairs and the patches of each."""
 
-import struct
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,10 +9,9 @@ import numpy as np
 from PIL import Image
 
 from imaging.resize import modelzoo_pair
-from imaging.sources import ImageError
+from imaging.sources import UNREADABLE, ImageError, open_image, unreadable
 
 BLOCK_VALUES = 2**17  # patches are copied 512 KB at a time, which stays in a core's cache
-UNREADABLE = (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
 
 
 def pair_size(path: Path, scale: int) -> tuple[int, int]:
@@ -26,7 +24,7 @@ def pair_size(path: Path, scale: int) -> tuple[int, int]:
         with Image.open(path) as image:
             return image.height // scale * scale, image.width // scale * scale
     except UNREADABLE as error:
-        raise _unreadable(path, error) from None
+        raise unreadable(path, error) from None
 
 
 def modelzoo_pairs(
@@ -72,17 +70,7 @@ def patch_blocks(image: np.ndarray, size: int, stride: int) -> Iterator[np.ndarr
 
 
 def _read_pair(path: Path, scale: int) -> tuple[np.ndarray, np.ndarray]:
-    try:
-        with Image.open(path) as image:
-            image.load()
-    except UNREADABLE as error:
-        raise _unreadable(path, error) from None
+    image = open_image(path)
     if min(image.size) < scale:
         raise ImageError(f"{path} is {image.width}×{image.height}, less than the scale; remove it")
-    if image.mode.startswith(("I", "F")):  # RGB would clip nearly all of it to white
-        raise ImageError(f"{path} has pixels of mode {image.mode}; save it with 8 bits a channel")
     return modelzoo_pair(image, scale)
-
-
-def _unreadable(path: Path, error: Exception) -> ImageError:
-    return ImageError(f"{path} cannot be read as an image ({error}); mend or remove it")

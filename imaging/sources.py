@@ -2,9 +2,12 @@
 
 import importlib.util
 import os
+import struct
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
+
+from PIL import Image
 
 # The SHA-256 of each file: public_images.sha256, for `sha256sum -c` as well.
 PUBLIC_IMAGES = (
@@ -33,6 +36,9 @@ SAMPLE_TRAIN = (
 SAMPLE_EVAL = ("camera.png", "chelsea.png", "coffee.png")
 
 
+UNREADABLE = (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
+
+
 class ImageError(Exception):
     """An image, a folder or a download that cannot be used; the message says which and why."""
 
@@ -55,6 +61,27 @@ def folder_images(folder: Path) -> list[Path]:
     if not paths:
         raise ImageError(f"no images in {folder}: the folder is empty")
     return paths
+
+
+def open_image(path: Path) -> Image.Image:
+    """Read an image of 8 bits a channel, all of it.
+
+    Raises:
+        ImageError: unreadable, truncated, a decompression bomb, or deeper than 8 bits.
+    """
+    try:
+        with Image.open(path) as image:
+            image.load()
+    except UNREADABLE as error:
+        raise unreadable(path, error) from None
+    if image.mode.startswith(("I", "F")):  # RGB would clip nearly all of it to white
+        raise ImageError(f"{path} has pixels of mode {image.mode}; save it with 8 bits a channel")
+    return image
+
+
+def unreadable(path: Path, error: Exception) -> ImageError:
+    """Return the error for a file that Pillow does not read."""
+    return ImageError(f"{path} cannot be read as an image ({error}); mend or remove it")
 
 
 def sample_images() -> tuple[list[Path], list[Path]]:
