@@ -93,6 +93,10 @@ def test_fused_optimizers_refuse_what_the_real_ones_refuse() -> None:
         optimizer.step()
     with pytest.raises(ValueError, match="set_to_none"):
         optimizer.zero_grad(set_to_none=True)
+    net = SmallNet(8).to(CARD, memory_format=torch.channels_last)
+    net(batch()[0].to(CARD)).sum().backward()
+    with pytest.raises(RuntimeError, match="must be contiguous"):
+        torch_npu.optim.NpuFusedAdam(net.parameters()).step()
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -20,8 +20,8 @@ class FusedRules:
         """Take note of the blocks at the first gradients; later, insist that they stayed.
 
         Raises:
-            RuntimeError: a parameter is not on an NPU, or it or its gradient has been
-                re-allocated, or has its first gradient only now.
+            RuntimeError: a parameter is not on an NPU or not contiguous, or it or its gradient
+                has been re-allocated, or has its first gradient only now.
             TypeError: a parameter is neither float32 nor float16.
         """
         parameters = [p for group in self.param_groups for p in group["params"]]
@@ -52,6 +52,8 @@ def _check_kind(parameter: torch.Tensor) -> None:
             "Fused optimizer's parameters must be either float32 or float16, "
             f"but received {parameter.dtype}"
         )
+    if not parameter.is_contiguous():
+        raise RuntimeError("Tensors to combine must be contiguous.")
 
 
 class Lamb(torch.optim.Optimizer):
