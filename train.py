@@ -4,18 +4,24 @@
   python train.py --data_url=dataset                       as published: 500 epochs
   python train.py --data_url=dataset --resume              go on with an interrupted run
   torchrun --nproc_per_node=8 train.py --data_url=dataset  one process a card
+  python train.py --check                                  what a run would use here, and a trial
 
 Results in outputs/x3: best.pth, epoch_{n}.pth, checkpoints, metrics.csv, curve.png, pictures.
 """
 
+import sys
+
+from runtime.check import check
+from runtime.errors import UserError, run_main
 from runtime.options import parse_args
 
 if __name__ == "__main__":
     ARGS = parse_args(__doc__)  # first, so that --help and a wrong option answer before torch loads
+    if ARGS.check:  # before what may be missing is imported
+        sys.exit(run_main(lambda: check(ARGS)))
 
 import argparse
 import math
-import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -23,7 +29,6 @@ from loading import has_whole_images
 from runtime import checkpoint
 from runtime.device import choose_device, describe
 from runtime.distributed import World, joined, read_environment
-from runtime.errors import UserError, run_main
 from runtime.precision import choose_precision
 from runtime.recipes import MUON, RECIPES, Recipe
 from runtime.results import Results

@@ -16,6 +16,7 @@ from runtime.distributed import World
 from runtime.errors import RunError
 from runtime.optimizers import build_optimizer
 from runtime.precision import Apex, Precision, memory_format
+from runtime.profiling import StepProfiler
 from runtime.recipes import Recipe
 from runtime.stopping import Interrupted, StopRequest
 from runtime.timing import WARM_UP_STEPS, StepWatch
@@ -30,6 +31,8 @@ class Trainer:
         self, args: argparse.Namespace, recipe: Recipe, world: World, precision: Precision
     ) -> None:
         self.recipe, self.world, self.precision = recipe, world, precision
+        wanted = args.profile and world.is_main
+        self.profiler = StepProfiler(args.profile, world.device) if wanted else None
         device, self.layout = world.device, memory_format(world.device, precision)
         self.data = load_training_data(
             args.data_path,
@@ -84,6 +87,8 @@ class Trainer:
         """
         steps = min(self.steps_per_epoch - start, self.total_steps - self.step)
         batches = islice(self.data.batches.epoch(epoch, start), steps)
+        if self.profiler and not self.steps_here:
+            batches = self.profiler.watch(batches, steps)
         watch = StepWatch(self.world.device, warm_up=not self.steps_here and steps > WARM_UP_STEPS)
         hidden = None if self.world.is_main else True  # None: tqdm shows on a terminal only
         for lr, hr in tqdm(batches, f"epoch {epoch}", steps, leave=False, disable=hidden):

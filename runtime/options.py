@@ -99,10 +99,19 @@ def parse_args(description: str | None) -> argparse.Namespace:
         help="processes that read a training set too large for memory (default: %(default)s)")
     add("--memory-share", type=share, default=0.5, metavar="F",
         help="share of the free memory that the training set may take (default: %(default)s)")
+
+    add = parser.add_argument_group("looking into it").add_argument
+    add("--check", action="store_true",
+        help="print what is installed and what of it fits together, take one training step and "
+             "compare it with the CPU's; needs no dataset and ends then, with status 0 if all is "
+             "fine")
+    add("--profile", type=Path, metavar="DIR",
+        help="write a trace of 5 steps of the first epoch into DIR, for a trace viewer such as "
+             "ui.perfetto.dev or MindStudio Insight, and print the operators that took longest")
     args, unknown = parser.parse_known_args()
     try:
         _pass_over_platform_options(unknown)
-        if args.data_path is None:
+        if args.data_path is None and not args.check:
             raise UserError("--data_url is missing: the dataset folder that prepare.py filled")
     except UserError as error:
         parser.error(str(error))

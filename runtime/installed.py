@@ -1,0 +1,113 @@
+"""What is installed on this machine: torch, torch_npu, CANN, apex, packages.
+
+Standard library only: it has to answer where torch is missing or cannot be imported.
+"""
+
+import contextlib
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+USUAL_PLACES = tuple(
+    base / "Ascend" / name
+    for base in (Path("/usr/local"), Path.home())
+    for name in ("cann", "ascend-toolkit/latest", "nnae/latest")
+)
+
+
+class Cann(NamedTuple):
+    """An installation of CANN; its version is empty where no file tells it."""
+
+    home: Path
+    version: str
+    sourced: bool  # whether the environment points to it
+
+
+class Found(NamedTuple):
+    """What is installed here: versions, empty where something is not."""
+
+    torch: str = ""
+    torch_npu: str = ""
+    cann: Cann | None = None
+    apex: str = ""  # its version and whose it is
+    missing: Sequence[str] = ()  # packages of requirements.txt
+
+    def __str__(self) -> str:
+        cann = "not found"
+        if self.cann:
+            unsourced = "" if self.cann.sourced else ", not in this environment"
+            cann = f"{self.cann.version or 'version not found'} ({self.cann.home}{unsourced})"
+        rows = {
+            "python": platform.python_version(),
+            "torch": self.torch or "not installed",
+            "torch_npu": self.torch_npu or "not installed",
+            "CANN": cann,
+            "apex": self.apex or "not installed",
+        }
+        return "\n".join(f"{name:<11}{value}" for name, value in rows.items())
+
+
+def find() -> Found:
+    """Look at this machine. Imports nothing that it looks for."""
+    return Found(
+        torch=_version("torch"),
+        torch_npu=_version("torch_npu"),
+        cann=find_cann(os.environ),
+        apex=find_apex(),
+        missing=[name for name in _required() if not _version(name)],
+    )
+
+
+def find_cann(environment: Mapping[str, str], places: Sequence[Path] = USUAL_PLACES) -> Cann | None:
+    """Find CANN where its set_env.sh has pointed the environment, else in the usual places.
+
+    The version stands in `{arch}-linux/ascend_toolkit_install.info`, of the smaller nnae package
+    in `ascend_nnae_install.info`.
+    """
+    home = environment.get("ASCEND_HOME_PATH") or environment.get("ASCEND_TOOLKIT_HOME")
+    for place in [Path(home)] if home else places:
+        with contextlib.suppress(OSError):  # another user's
+            if place.is_dir():
+                return Cann(place, _cann_version(place), bool(home))
+    return None
+
+
+def _cann_version(home: Path) -> str:
+    for file in sorted((*home.glob("ascend_*.info"), *home.glob("*-linux/ascend_*.info"))):
+        text = file.read_text(encoding="utf-8", errors="replace")
+        if line := re.search(r"^version=(\S+)", text, re.MULTILINE):
+            return line[1]
+    return ""
+
+
+def find_apex() -> str:
+    """Return version and maker of the apex package: three projects have that name."""
+    spec = importlib.util.find_spec("apex")
+    if spec is None or not spec.submodule_search_locations:
+        return ""
+    folder, maker = Path(next(iter(spec.submodule_search_locations))), "NVIDIA's"
+    optimizers = [*folder.glob("optimizers.py"), *folder.glob("optimizers/*.py")]
+    if not (folder / "amp").exists() and not (folder / "amp.py").exists():
+        maker = "the unrelated project of that name on the Python package index"
+    elif any(b"NpuFusedAdam" in file.read_bytes() for file in optimizers):
+        maker = "Ascend's"
+    return f"{_version('apex')} ({maker})"
+
+
+def _version(distribution: str) -> str:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        known = importlib.util.find_spec(distribution) is not None
+        return "of unknown version" if known else ""
+
+
+def _required() -> list[str]:
+    text = (ROOT / "requirements.txt").read_text(encoding="utf-8")
+    return re.findall(r"^([\w-]+)", text, re.MULTILINE)

@@ -1,0 +1,89 @@
+"""One training step on the device of a run against the same step on the CPU, in fp32."""
+
+import argparse
+
+import torch
+from torch.nn import functional
+
+from model import SRCNN
+from runtime.device import choose_device, describe
+from runtime.distributed import read_environment
+from runtime.optimizers import build_optimizer
+from runtime.precision import Apex, Precision, choose_precision, memory_format
+from runtime.recipes import MUON, RECIPES, Recipe
+
+CPU = torch.device("cpu")
+# How far loss and change of the weights may lie from the CPU's, relative to it. Adam's first step
+# has the same length whatever a gradient's size: where that is near 0, rounding turns it around.
+# fp32 allows for what GPUs and NPUs make of it in convolutions by default (TF32, HF32).
+ALLOWED = {"fp32": (1e-3, 0.1), "half": (1e-2, 0.4)}
+
+
+def compare(args: argparse.Namespace) -> tuple[bool, str]:
+    """Print device, precision and the result of a step in them; tell whether it is right.
+
+    Args:
+        args: options of train.py that choose the recipe, the device and the precision.
+
+    Returns:
+        Whether the step is the CPU's within the tolerance, and a sentence on what would train.
+
+    Raises:
+        UserError: the device or precision that was asked for is not there.
+    """
+    recipe = RECIPES[args.recipe]
+    device, reason = choose_device(args.device, read_environment().local_rank)
+    print(f"{'device':<11}{device}, {describe(device)} ({reason})")
+    precision, reason = choose_precision(
+        args.precision, device, args.loss_scale, args.combine_ddp, recipe.optimizer != MUON
+    )
+    print(f"{'precision':<11}{precision.name} ({reason})")
+    loss, change = take_step(recipe, device, precision)
+    expected_loss, expected_change = take_step(recipe, CPU, Precision())
+    differences = (
+        abs(loss - expected_loss) / expected_loss,
+        float((change - expected_change).norm() / expected_change.norm()),
+    )
+    allowed = ALLOWED["fp32" if precision.name.startswith("fp32") else "half"]
+    agrees = all(d <= limit for d, limit in zip(differences, allowed, strict=True))  # NaN: False
+    print(f"{'one step':<11}loss {loss:.6f}, on the CPU in fp32 {expected_loss:.6f}; off by "
+          f"{differences[0]:.1e} of it (allowed: {allowed[0]:.0e}),\n{'':<11}the weights' change "
+          f"by {differences[1]:.1e} of it (allowed: {allowed[1]:.0e})"
+          f"{'' if agrees else ': problem, this device computes something else'}")  # fmt: skip
+    alone = args.device == "auto" and device == CPU
+    only = ", as this machine has no NPU and no GPU that can be used" if alone else ""
+    return agrees, f"training would run on {device} in {precision.name}{only}"
+
+
+def take_step(
+    recipe: Recipe, device: torch.device, precision: Precision
+) -> tuple[float, torch.Tensor]:
+    """Take the first step of a recipe on random patches, the same whatever the device.
+
+    A step that overflows is repeated with the smaller loss scale, as in training.
+
+    Returns:
+        The loss, and the change of all weights as one fp32 vector on the CPU.
+    """
+    random_state = torch.random.get_rng_state()
+    torch.manual_seed(0)
+    hr = torch.rand(16, 1, 33, 33)
+    lr = functional.avg_pool2d(hr, 3, stride=1, padding=1)
+    model = SRCNN()
+    torch.random.set_rng_state(random_state)
+    before = _flat(dict(model.named_parameters()))
+    layout = memory_format(device, precision)
+    model.to(device, memory_format=layout)
+    optimizer = build_optimizer(recipe, model, device, isinstance(precision, Apex))
+    model, optimizer = precision.prepare(model, optimizer)
+    stepped = False
+    while not stepped:
+        with precision.autocast():
+            output = model(lr.to(device).contiguous(memory_format=layout))
+        loss = functional.mse_loss(output.float(), hr.to(device))
+        stepped = precision.step(loss, optimizer)
+    return loss.item(), _flat(precision.masters(model, optimizer)) - before
+
+
+def _flat(weights: dict[str, torch.Tensor]) -> torch.Tensor:
+    return torch.cat([weight.detach().cpu().flatten() for weight in weights.values()])
