@@ -29,7 +29,7 @@ from loading import has_whole_images
 from runtime import checkpoint
 from runtime.device import choose_device, describe
 from runtime.distributed import World, joined, read_environment
-from runtime.precision import choose_precision
+from runtime.precision_choice import choose_precision
 from runtime.recipes import MUON, RECIPES, Recipe
 from runtime.results import Results
 from runtime.stopping import Interrupted, StopRequest

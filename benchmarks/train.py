@@ -31,7 +31,8 @@ from datasets import find_file
 from model import SRCNN
 from runtime.distributed import World
 from runtime.optimizers import build_optimizer
-from runtime.precision import choose_precision, memory_format
+from runtime.precision import memory_format
+from runtime.precision_choice import choose_precision
 from runtime.recipes import REFERENCE
 from runtime.stopping import StopRequest
 from trainer import Trainer

@@ -8,20 +8,15 @@ precision.masters(model, optimizer)      the fp32 weights that are trained
 
 import contextlib
 import importlib
-import importlib.util
-import time
 from contextlib import AbstractContextManager
 
 import torch
 from torch import nn
 
-from model import SRCNN
-from runtime.device import Choice, module
-from runtime.errors import RunError, UserError
+from runtime.errors import RunError
 
 STATIC_SCALE = 32.0
 MOST_SKIPPED_IN_A_ROW = 20
-NOT_WITH_APEX = "this recipe's optimizer does not go with apex"
 FP32_CONTIGUOUS = "fp32-contiguous"  # fp32 in plain layout, where a CPU is faster with that
 
 
@@ -183,108 +178,7 @@ class Apex(Precision):
         self.amp.load_state_dict(state["amp"])
 
 
-def choose_precision(
-    name: str,
-    device: torch.device,
-    loss_scale: float | str = STATIC_SCALE,
-    combine_ddp: bool = False,
-    apex_wanted: bool = True,
-) -> Choice:
-    """Choose the arithmetic of training.
-
-    "auto" takes apex O2, else fp16 on an NPU; bf16, else fp16 on a GPU; on a CPU what a probe of
-    less than a second finds fastest.
-
-    Args:
-        name: "auto", "fp32", "bf16", "fp16", "apex-O1" or "apex-O2".
-        device: where training runs.
-        loss_scale: a number, or "dynamic"; for fp16 and apex.
-        combine_ddp: let apex average the gradients of several processes.
-        apex_wanted: whether "auto" may take apex; a recipe with its own optimizer can't use it.
-
-    Returns:
-        The Precision and why it was chosen.
-
-    Raises:
-        UserError: the device or the machine has not got it.
-    """
-    why_not = why_no_apex(device)
-    if name.startswith("apex-"):
-        why_not = why_not or ("" if apex_wanted else NOT_WITH_APEX)
-        if why_not:
-            raise UserError(f"--precision {name}: {why_not}")
-        return Choice(Apex(name.removeprefix("apex-"), loss_scale, combine_ddp), "as asked")
-    if combine_ddp and (name != "auto" or why_not or not apex_wanted):
-        raise UserError("--combine-ddp is apex's own averaging of gradients; use it with apex")
-    if name != "auto":
-        return Choice(_native(name, device, loss_scale), "as asked")
-    if device.type == "npu":
-        if not why_not and apex_wanted:
-            return Choice(Apex("O2", loss_scale, combine_ddp), "auto: Ascend's apex is installed")
-        reason = why_not or NOT_WITH_APEX
-        return Choice(_native("fp16", device, loss_scale), f"auto: {reason}")
-    if device.type == "cuda":
-        name = "bf16" if module(device).is_bf16_supported() else "fp16"
-        return Choice(_native(name, device, loss_scale), "auto: what this GPU has")
-    return _fastest_on_cpu(device)
-
-
-def why_no_apex(device: torch.device) -> str:
-    """Return why Ascend's apex can't be used, or nothing when it can."""
-    if device.type != "npu":
-        return f"Ascend's apex runs on an NPU, not on {device.type}"
-    if importlib.util.find_spec("apex") is None:
-        return "Ascend's apex is not installed; see README.md, Ascend NPU"
-    try:
-        optimizers = importlib.import_module("apex.optimizers")
-        importlib.import_module("apex.amp")
-    except ImportError as error:
-        return f"apex cannot be loaded ({error}); is it Ascend's?"
-    if not hasattr(optimizers, "NpuFusedAdam"):
-        return "the apex that is installed is not Ascend's (it has no NpuFusedAdam)"
-    return ""
-
-
 def memory_format(device: torch.device, precision: Precision) -> torch.memory_format:
     """Return the layout of tensors that convolutions run fastest in."""
     plain = device.type == "npu" or precision.name == FP32_CONTIGUOUS
     return torch.contiguous_format if plain else torch.channels_last
-
-
-def _native(name: str, device: torch.device, loss_scale: float | str) -> Precision:
-    if name in ("fp32", FP32_CONTIGUOUS):
-        return Precision(name)
-    if name == "fp16" and device.type == "cpu":
-        raise UserError("--precision fp16 needs an NPU or a GPU; a CPU trains in fp32 or bf16")
-    if name == "bf16" and device.type != "cpu" and not module(device).is_bf16_supported():
-        raise UserError(f"--precision bf16: {device} has no bf16 units; use fp16 or fp32")
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[name]
-    return Autocast(device, dtype, loss_scale)
-
-
-def _fastest_on_cpu(device: torch.device) -> Choice:
-    """Time a few training steps in each way and choose the fastest."""
-    candidates = [_native(n, device, STATIC_SCALE) for n in (FP32_CONTIGUOUS, "fp32", "bf16")]
-    seconds = [_time_step(device, precision) for precision in candidates]
-    timings = ", ".join(
-        f"{precision.name} {1000 * s:.1f} ms"
-        for precision, s in zip(candidates, seconds, strict=True)
-    )
-    best = candidates[seconds.index(min(seconds))]
-    return Choice(best, f"auto: fastest here, 8 patches take {timings}")
-
-
-def _time_step(device: torch.device, precision: Precision, repetitions: int = 4) -> float:
-    generator_state = torch.get_rng_state()  # a probe must not change the run's random numbers
-    layout = memory_format(device, precision)
-    model = SRCNN().to(device, memory_format=layout)
-    x = torch.rand(8, 1, 33, 33, device=device).contiguous(memory_format=layout)
-    torch.set_rng_state(generator_state)
-    times = []
-    for _ in range(repetitions):
-        start = time.perf_counter()
-        with precision.autocast():
-            output = model(x)
-        nn.functional.mse_loss(output.float(), x).backward()
-        times.append(time.perf_counter() - start)
-    return min(times)

@@ -9,7 +9,8 @@ from model import SRCNN
 from runtime.device import choose_device, describe
 from runtime.distributed import read_environment
 from runtime.optimizers import build_optimizer
-from runtime.precision import Apex, Precision, choose_precision, memory_format
+from runtime.precision import Apex, Precision, memory_format
+from runtime.precision_choice import choose_precision
 from runtime.recipes import MUON, RECIPES, Recipe
 
 CPU = torch.device("cpu")

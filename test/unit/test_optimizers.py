@@ -10,7 +10,8 @@ from torch import nn
 from model import SRCNN
 from runtime.errors import RunError, UserError
 from runtime.optimizers import MuonAdam, build_optimizer
-from runtime.precision import Precision, choose_precision, memory_format
+from runtime.precision import Precision, memory_format
+from runtime.precision_choice import choose_precision
 from runtime.recipes import FAST, REFERENCE
 
 CPU = torch.device("cpu")
