@@ -25,7 +25,9 @@ def check(args: argparse.Namespace) -> int:
     except (ImportError, RuntimeError, OSError) as error:
         first_line = str(error).strip().split("\n")[0]
         failure = Finding(True, f"training cannot be imported: {first_line}")
-        return _conclude(_print([*judge(found), failure]))
+        autoload = found.torch_npu and error.__cause__  # torch loads torch_npu, told to by the user
+        why = f"torch_npu cannot be loaded ({error.__cause__})" if autoload else ""
+        return _conclude(_print([failure, *judge(found, why)]))
     problems = _print(judge(found, why_no_npu() if found.torch_npu else ""))
     agrees, summary = trial.compare(args)
     return _conclude(problems + (not agrees), summary)
