@@ -1,6 +1,7 @@
 """The HDF5 files as tensors: patches for training, whole images for evaluation."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
@@ -11,6 +12,10 @@ from torch.utils.data import Dataset
 from runtime.errors import UserError
 
 Pair = tuple[torch.Tensor, torch.Tensor]
+
+# What h5py raises on a file with wrong bytes.
+DAMAGE = (OSError, RuntimeError, ValueError, KeyError, TypeError, OverflowError, MemoryError)
+MOST_COMPRESSED = 1100  # gzip shrinks no data to less than a thousandth
 
 
 def find_file(data_path: Path | str, split: str, scale: int, suffix: str = "") -> Path:
@@ -51,7 +56,7 @@ class TrainDataset(Dataset):
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         self._file: h5py.File | None = None
-        with _open(self.path) as file:
+        with _reading(self.path), _open(self.path) as file:
             lr, hr = (_member(file, self.path, name, h5py.Dataset) for name in ("lr", "hr"))
             _check_shapes(self.path, "lr and hr", lr, hr, dimensions=3)
             self.shape: tuple[int, int, int] = lr.shape
@@ -71,7 +76,8 @@ class TrainDataset(Dataset):
         """Read patches [start, stop) in one go, as (lr, hr), each n×1×H×W float32, 0–1."""
         if self._file is None:
             self._file = _open(self.path)
-        lr, hr = (_tensor(self.path, self._file[name], start, stop) for name in ("lr", "hr"))
+        with _reading(self.path):
+            lr, hr = (_tensor(self.path, self._file[name], start, stop) for name in ("lr", "hr"))
         return lr.unsqueeze(1), hr.unsqueeze(1)
 
     @property
@@ -84,7 +90,7 @@ class EvalDataset(Dataset):
     """Whole images: groups `lr` and `hr` with datasets "0", "1", …, float, H×W, 0–255.
 
     The images are read at once, so that a bad file is an error at start. `names` are those that
-    prepare.py stored, or the numbers.
+    prepare.py stored; the numbers where they are not different, plain names of files.
 
     Raises:
         UserError: not such a file.
@@ -92,7 +98,7 @@ class EvalDataset(Dataset):
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
-        with _open(self.path) as file:
+        with _reading(self.path), _open(self.path) as file:
             lr, hr = (_member(file, self.path, name, h5py.Group) for name in ("lr", "hr"))
             if not len(lr) or set(lr) != set(hr) or set(lr) != set(map(str, range(len(lr)))):
                 raise UserError(
@@ -101,8 +107,8 @@ class EvalDataset(Dataset):
                 )
             self.pairs = [_image_pair(self.path, lr, hr, str(i)) for i in range(len(lr))]
             names = [str(name) for name in file.attrs.get("names", ())]
-        numbered = len(names) != len(self.pairs)
-        self.names = [str(i) for i in range(len(self.pairs))] if numbered else names
+        usable = len(set(names)) == len(self.pairs) == len(names) and all(map(_is_plain, names))
+        self.names = names if usable else [str(i) for i in range(len(self.pairs))]
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -113,6 +119,21 @@ class EvalDataset(Dataset):
 
     def __iter__(self) -> Iterator[Pair]:
         return iter(self.pairs)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn what h5py raises on a damaged file into a UserError."""
+    try:
+        yield
+    except DAMAGE as error:
+        reason = str(error).split("\n")[0]
+        raise UserError(f"{path} cannot be read ({reason}); it is damaged, make it again") from None
+
+
+def _is_plain(name: str) -> bool:
+    """Whether a name from a file may become part of a file's name, and be printed."""
+    return name.isprintable() and not {"/", "\\"} & set(name) and 0 < len(name.encode()) <= 200
 
 
 def _open(path: Path) -> h5py.File:
@@ -145,16 +166,13 @@ def _check_shapes(
         raise UserError(f"{path}: {what} have shape {lr.shape}, expected {dimensions} sizes, no 0")
     if any(member.dtype.kind not in "fui" for member in (lr, hr)):
         raise UserError(f"{path}: {what} hold {lr.dtype} and {hr.dtype}, expected numbers")
+    if any(member.nbytes > MOST_COMPRESSED * member.id.get_storage_size() for member in (lr, hr)):
+        raise UserError(f"{path}: {what} claim more values than the file holds; make it again")
 
 
 def _tensor(path: Path, member: h5py.Dataset, start: int | None, stop: int | None) -> torch.Tensor:
     """Read rows of a dataset as float32, scaled from 0–255 to 0–1."""
-    try:
-        values = torch.from_numpy(np.asarray(member[start:stop], dtype=np.float32))
-    except OSError as error:
-        raise UserError(
-            f"{path}: {member.name} cannot be read ({error}); the file is damaged"
-        ) from None
+    values = torch.from_numpy(np.asarray(member[start:stop], dtype=np.float32))
     if not torch.isfinite(values).all():
         raise UserError(f"{path}: {member.name} holds values that are not finite; make it again")
     return values.div_(255.0)

@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import pickle
 import re
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch
 
 from runtime.errors import UserError
 from runtime.files import write_bytes
+from runtime.unpickle import load_tensors
 
 KEEP = 2
 
@@ -51,19 +51,15 @@ def load(path: Path | str) -> dict:
         UserError: it is missing, damaged or no checkpoint.
     """
     try:
-        outer = torch.load(path, map_location="cpu", weights_only=True)
+        outer = load_tensors(path)
         payload = outer["payload"].numpy().tobytes()
         if hashlib.sha256(payload).hexdigest() != outer["sha256"]:
             raise UserError(f"{path} is damaged: its checksum does not match")
-        return torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+        return load_tensors(io.BytesIO(payload))
     except FileNotFoundError:
         raise UserError(f"no checkpoint {path}") from None
-    except (
-        OSError, RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError,
-        pickle.UnpicklingError,
-    ) as error:  # fmt: skip
-        reason = str(error).strip().split("\n")[0][:200]
-        raise UserError(f"{path} is no whole checkpoint ({reason})") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is no whole checkpoint ({error})") from None
 
 
 def load_newest(folder: Path) -> tuple[Path, dict] | None:

@@ -1,12 +1,12 @@
 """Trained weights: plain state dicts, read without ever running code from the file."""
 
-import pickle
 from pathlib import Path
 
 import torch
 
 from model import SRCNN
 from runtime.errors import UserError
+from runtime.unpickle import load_tensors
 
 SHIPPED = Path(__file__).resolve().parent.parent / "weights"
 
@@ -62,13 +62,12 @@ def load_weights(path: Path | str) -> SRCNN:
 
 def _read(path: Path) -> dict:
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = load_tensors(path)
     except FileNotFoundError:
         raise UserError(f"no weights file {path}") from None
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        first_line = str(error).strip().split("\n")[0][:200]
+    except ValueError as error:
         raise UserError(
-            f"{path} is no weights file that can be read safely ({first_line}); "
+            f"{path} is no weights file that can be read safely ({error}); "
             f"expected a state dict saved by torch.save"
         ) from None
     if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
@@ -84,5 +83,7 @@ def _check_tensor(path: Path | str, key: str, state: dict) -> None:
         raise UserError(f"{path}: {key} has shape {tuple(tensor.shape)}, not {dimensions} sizes")
     if dimensions == 4 and (tensor.shape[2] != tensor.shape[3] or tensor.shape[2] % 2 == 0):
         raise UserError(f"{path}: {key} has shape {tuple(tensor.shape)}; kernels are square, odd")
+    if tensor.layout != torch.strided or tensor.nbytes > tensor.untyped_storage().nbytes():
+        raise UserError(f"{path}: {key} claims to be larger than what the file holds")
     if not torch.isfinite(tensor).all():
         raise UserError(f"{path}: {key} holds values that are not finite")
