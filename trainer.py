@@ -72,7 +72,8 @@ class Trainer:
         if recipe.average_decay(self.total_steps):
             self.average = AveragedModel(self.model, multi_avg_fn=self._blend)
         self.step, self.steps_here = 0, 0
-        self.loss_sum, self.loss_count = torch.zeros((), device=device), 0
+        self.loss_sums = torch.zeros(world.size, device=device)  # one a process, for checkpoints
+        self.loss_sum, self.loss_count = self.loss_sums[world.rank], 0
         self.best = {"epoch": -1, "score": -math.inf, "psnr": -math.inf}
 
     def _autocast(self) -> AbstractContextManager:
@@ -113,6 +114,7 @@ class Trainer:
             if self.step % LOOK_AT_LOSS_EVERY == 0:
                 self.mean_loss()
             if stop.agreed(self.world, self.step):
+                self.world.sum(self.loss_sums)  # rank 0 saves those of all
                 raise Interrupted(stop.signum)
         return watch.stop()
 
@@ -180,7 +182,7 @@ class Trainer:
             "precision": self.precision.state_dict(),
             "average": self.average.state_dict() if self.average else None,
             "step": self.step,
-            "loss": (self.loss_sum.cpu(), self.loss_count),
+            "loss": (self.loss_sums.cpu(), self.loss_count),
             "best": self.best,
         }
 
@@ -195,7 +197,7 @@ class Trainer:
         if self.average:
             self.average.load_state_dict(state["average"])
         self.step, self.best = state["step"], state["best"]
-        self.loss_sum.copy_(state["loss"][0])
+        self.loss_sum.copy_(state["loss"][0][self.world.rank])
         self.loss_count = state["loss"][1]
 
 

@@ -1,5 +1,6 @@
 """The output folder of a run: checkpoints, weights, tables, pictures. The main process's only."""
 
+import contextlib
 import fcntl
 import math
 import os
@@ -18,6 +19,8 @@ from runtime.inference import restore
 from runtime.recorder import Recorder
 from runtime.weights import load_weights
 from trainer import Trainer
+
+LOCK = ".lock"
 
 
 class Results:
@@ -52,6 +55,8 @@ class Results:
                 print(f"earlier results are now in {aside}")
                 folder.mkdir()
                 self.lock = _lock(folder)
+            for left_by_a_killed_run in folder.glob(".*.tmp"):
+                left_by_a_killed_run.unlink()
         except OSError as error:
             raise RunError(f"cannot write to {folder}: {error.strerror}") from None
         self.recorder = Recorder(folder, tensorboard)
@@ -60,6 +65,7 @@ class Results:
 
     def add_epoch(self, trainer: Trainer, metrics: dict[str, Any], timing: dict[str, Any]) -> None:
         """Record an epoch, save its weights, then the checkpoint."""
+        self._check_folder()
         self.recorder.add(metrics, timing)
         epoch, last = metrics["epoch"], trainer.step == trainer.total_steps
         if last or epoch % self.save_every == 0:
@@ -70,12 +76,20 @@ class Results:
 
     def save_checkpoint(self, trainer: Trainer) -> None:
         """Save all that going on from here needs."""
+        self._check_folder()
         state = {
             "options": self.options,
             "trainer": trainer.state_dict(),
             "recorder": self.recorder.state_dict(),
         }
         checkpoint.save(self.folder, trainer.step, state)
+
+    def _check_folder(self) -> None:
+        """Fail when the folder is no longer the one that this run has locked."""
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.fstat(self.lock), (self.folder / LOCK).stat()):
+                return
+        raise RunError(f"{self.folder} was removed or replaced during the run; nothing is written")
 
     def finish(self, trainer: Trainer) -> None:
         """Print each image's PSNR with best.pth next to bicubic's; make curve and pictures."""
@@ -89,11 +103,14 @@ class Results:
 
 
 def _lock(folder: Path) -> int:
-    """Lock a folder for this process; the system lets go when the process ends, however."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    """Lock a folder for this process; the system lets go when the process ends, however.
+
+    lockf, not flock: workers that outlive a killed run by seconds do not inherit it.
+    """
+    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
         raise UserError(f"another run is writing to {folder}; use another --outputs-dir") from None
     except OSError:
         print(f"warning: {folder} cannot be locked; start no second run there", file=sys.stderr)

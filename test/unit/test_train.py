@@ -3,14 +3,12 @@
 import csv
 import fcntl
 import json
-import os
 import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 import torch
@@ -21,34 +19,6 @@ from runtime.weights import load_weights
 
 EPOCH_LINE = re.compile(r"epoch(\d+) : loss=(\d+\.\d{6}), each_step_time=(\d+\.\d{6})")
 SMALL = ("--batch-size=8", "--num-epochs=2", "--precision=fp32")
-
-
-def blurred(hr: np.ndarray) -> np.ndarray:
-    return sum(np.roll(hr, shift, axis) for shift in (-1, 0, 1) for axis in (-1, -2)) / 6
-
-
-@pytest.fixture(scope="session")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A dataset folder with 44 patches, 6 images to crop from and 3 to evaluate."""
-    folder = tmp_path_factory.mktemp("data set with spaces")
-    rng = np.random.default_rng(7)
-
-    def picture(height: int, width: int) -> np.ndarray:
-        coarse = rng.uniform(16, 235, (height // 8 + 1, width // 8 + 1))
-        return np.kron(coarse, np.ones((8, 8)))[:height, :width].astype(np.float32)
-
-    for name in ("train", "val"):
-        (folder / name).mkdir()
-    with h5py.File(folder / "train/T91_x3.h5", "w") as file:
-        file["hr"] = np.stack([picture(33, 33) for _ in range(44)])
-        file["lr"] = blurred(file["hr"][:])
-    for path, count in (("train/T91_x3_images.h5", 6), ("val/Set5_x3.h5", 3)):
-        with h5py.File(folder / path, "w") as file:
-            for i in range(count):
-                file[f"hr/{i}"] = picture(96 + i, 100)
-                file[f"lr/{i}"] = blurred(file[f"hr/{i}"][:])
-            file.attrs["names"] = [f"picture{i}" for i in range(count)]
-    return folder
 
 
 def train(dataset: Path, out: Path, *options: str, **more) -> subprocess.CompletedProcess:
@@ -244,10 +214,9 @@ def test_a_folder_that_cannot_be_made(dataset: Path, tmp_path: Path) -> None:
 
 def test_one_run_a_folder(dataset: Path, tmp_path: Path) -> None:
     (tmp_path / "x3").mkdir()
-    descriptor = os.open(tmp_path / "x3", os.O_RDONLY)
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
-    result = train(dataset, tmp_path, *SMALL)
-    os.close(descriptor)
+    with (tmp_path / "x3/.lock").open("w") as file:
+        fcntl.lockf(file, fcntl.LOCK_EX)
+        result = train(dataset, tmp_path, *SMALL)
     assert_one_line_error(result, f"another run is writing to {tmp_path}/x3")
 
 
