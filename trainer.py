@@ -144,7 +144,8 @@ class Trainer:
     def psnr(self, weights: dict[str, torch.Tensor], pairs: list[Pair]) -> float:
         """Return the mean PSNR with these weights, in fp32."""
         self.eval_model.load_state_dict(weights)
-        return mean_psnr(self.eval_model, pairs, self.world)
+        with self.precision.evaluation():
+            return mean_psnr(self.eval_model, pairs, self.world)
 
     def finish_epoch(self, epoch: int, seconds: float, step_seconds: float) -> tuple[dict, dict]:
         """Evaluate after an epoch; return its rows of metrics and timing."""

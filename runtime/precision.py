@@ -38,6 +38,10 @@ class Precision:
         """Return the context of the forward pass."""
         return contextlib.nullcontext()
 
+    def evaluation(self) -> AbstractContextManager:
+        """Return the context in which an fp32 model computes in fp32."""
+        return contextlib.nullcontext()
+
     def step(self, loss: torch.Tensor, optimizer: torch.optim.Optimizer) -> bool:
         """Go back from the loss and step; False when the gradients overflowed and it did not.
 
@@ -152,6 +156,9 @@ class Apex(Precision):
         for master, weight in zip(self.amp.master_params(optimizer), weights, strict=True):
             master.data.copy_(weight)  # apex takes its masters from weights already cut to fp16
         return model, optimizer
+
+    def evaluation(self) -> AbstractContextManager:
+        return self.amp.disable_casts()  # O1 casts in every convolution of the process
 
     def _scale(self) -> float:
         return self.amp.state_dict()["loss_scaler0"]["loss_scale"]
