@@ -134,6 +134,11 @@ def download_images(folder: Path) -> tuple[list[Path], list[Path]]:
             raise ImageError(f"cannot write {folder / name}: {error.strerror}") from None
 
     names = sorted(public.registry)
+    for parent in {(folder / name).parent for name in names}:  # pooch's threads would race for it
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ImageError(f"cannot write {parent}: {error.strerror}") from None
     if not all((folder / name).is_file() for name in names):
         _check_network(base)
     with ThreadPoolExecutor(CONNECTIONS) as pool:
