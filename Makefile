@@ -40,7 +40,6 @@ lint: setup
 bench: setup
 	$(BIN)/python benchmarks/train.py
 	$(BIN)/python benchmarks/prepare.py --images-dir "$(DATA)/images/Train"
-	$(BIN)/python benchmarks/upscale.py
 
 clean:
 	rm -rf $(VENV) build .pytest_cache .ruff_cache

@@ -1,0 +1,41 @@
+"""Weights and pictures to test with."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from skimage import data
+
+from model import SRCNN, identity_init
+
+
+def network(**options) -> SRCNN:
+    """Return a network that changes a picture visibly, and whose biases are not zero.
+
+    Without biases, a border that a network pads with zeros looks like any other.
+    """
+    torch.manual_seed(7)
+    model = SRCNN(**options)
+    identity_init(model, std=0.02)
+    with torch.no_grad():
+        for conv in (model.conv1, model.conv2, model.conv3):
+            conv.bias.uniform_(-0.02, 0.02)
+    return model.eval()
+
+
+def save_weights(path: Path, **options) -> Path:
+    """Save the state dict of `network(**options)`."""
+    torch.save(network(**options).state_dict(), path)
+    return path
+
+
+def coffee(width: int, height: int) -> Image.Image:
+    """Return a piece of a colour photograph."""
+    left, top = 180, 60
+    return Image.fromarray(data.coffee()).crop((left, top, left + width, top + height))
+
+
+def pixels(image: Image.Image) -> np.ndarray:
+    """Return the pixels as integers that can be subtracted."""
+    return np.asarray(image).astype(int)

@@ -1,0 +1,132 @@
+"""ONNX files: what is in them, and that they do what PyTorch does."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from commands import assert_one_line_error, run
+from samples import network, save_weights
+
+import export
+from runtime import onnx_graph
+from runtime.errors import RunError, UserError
+
+
+@pytest.fixture
+def arguments(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Set the command line of export.py, which writes tmp_path/x.onnx."""
+
+    def set_arguments(*words: object) -> Path:
+        path = tmp_path / "x.onnx"
+        monkeypatch.setattr(sys, "argv", ["export.py", "--output", str(path), *map(str, words)])
+        return path
+
+    return set_arguments
+
+
+def output(path: Path, x: np.ndarray) -> np.ndarray:
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return session.run(["output"], {"input": x})[0]
+
+
+def expected(x: np.ndarray, **options) -> np.ndarray:
+    with torch.inference_mode():
+        return network(**options)(torch.from_numpy(x)).numpy()
+
+
+def picture(height: int, width: int, channels: int = 1) -> np.ndarray:
+    return np.random.default_rng(5).random((1, channels, height, width), dtype=np.float32)
+
+
+def test_command_line(tmp_path: Path) -> None:
+    weights = save_weights(tmp_path / "w.pth")
+    path = tmp_path / "new" / "x.onnx"
+    result = run("export.py", "--weights", weights, "--output", path)
+    assert result.returncode == 0, result.stderr
+    assert "camera, 512×512: largest difference from PyTorch" in result.stdout
+    assert [p.name for p in path.parent.iterdir()] == ["x.onnx"]
+    graph = onnx.load(path)
+    assert [(i.domain, i.version) for i in graph.opset_import] == [("", 11)]
+    assert [n.op_type for n in graph.graph.node] == ["Conv", "Relu", "Conv", "Relu", "Conv"]
+    for end, name in ((graph.graph.input, "input"), (graph.graph.output, "output")):
+        assert [value.name for value in end] == [name]
+        dimensions = end[0].type.tensor_type.shape.dim
+        assert [d.dim_value or d.dim_param for d in dimensions] == [1, 1, "height", "width"]
+    for shape in ((33, 70), (1, 1)):
+        x = picture(*shape)
+        np.testing.assert_allclose(output(path, x), expected(x), rtol=0, atol=1e-6)
+    assert_one_line_error(run("export.py", "--weights", tmp_path / "no.pth"), "no.pth")
+
+
+@pytest.mark.parametrize("opset", [9, 11, 13, 18])
+@pytest.mark.parametrize("fp16", [False, True])
+def test_fixed_size_precision_and_opset(arguments, tmp_path: Path, fp16: bool, opset: int) -> None:
+    weights = save_weights(tmp_path / "w.pth")
+    path = arguments("--weights", weights, "--size", 40, 56, "--opset", opset, *["--fp16"] * fp16)
+    export.main()
+    model = onnx.load(path)
+    assert model.opset_import[0].version == opset
+    assert model.ir_version <= 8, "newer than the ONNX 1.12 that CANN is built on"
+    kinds = {t.data_type for t in model.graph.initializer}
+    assert kinds == {onnx.TensorProto.FLOAT16 if fp16 else onnx.TensorProto.FLOAT}
+    assert path.stat().st_size < (120_000 if fp16 else 235_000)
+    x = picture(40, 56)
+    difference = np.abs(output(path, x) - expected(x)).max()
+    assert difference < (0.5 / 255 if fp16 else 1e-6)
+    with pytest.raises(onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument):
+        output(path, picture(41, 56))
+
+
+def test_other_shapes_of_the_network(arguments, tmp_path: Path) -> None:
+    options = {"kernel_sizes": (9, 1, 5), "channels": (16, 8), "num_channels": 3}
+    path = arguments("--weights", save_weights(tmp_path / "w.pth", **options), "--scale", 2)
+    export.main()
+    x = picture(20, 30, channels=3)
+    np.testing.assert_allclose(output(path, x), expected(x, **options), rtol=0, atol=1e-6)
+
+
+def test_published_weights_load(arguments, tmp_path: Path) -> None:
+    """A state dict as others save it: an OrderedDict with these keys, and nothing else."""
+    shapes = {"conv1": (64, 1, 9, 9), "conv2": (32, 64, 5, 5), "conv3": (1, 32, 5, 5)}
+    state = torch.nn.Module().state_dict()
+    for name, shape in shapes.items():
+        state[f"{name}.weight"] = torch.full(shape, 0.001)
+        state[f"{name}.bias"] = torch.zeros(shape[0])
+    torch.save(state, tmp_path / "srcnn_x3.pth")
+    path = arguments("--weights", tmp_path / "srcnn_x3.pth")
+    export.main()
+    middle = output(path, np.ones((1, 1, 41, 41), np.float32))[0, 0, 20, 20]
+    assert middle == pytest.approx(0.081 * 64 * 0.025 * 32 * 0.025, rel=1e-5)
+
+
+def test_a_file_that_differs_is_not_written(
+    arguments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = arguments("--weights", save_weights(tmp_path / "w.pth"), "--size", 24, 24)
+    build = onnx_graph.build
+
+    def wrong(model: torch.nn.Module, *rest: object) -> onnx.ModelProto:
+        other = network()
+        other.conv3.bias.data += 1e-3
+        return build(other, *rest)
+
+    monkeypatch.setattr(onnx_graph, "build", wrong)
+    path.write_bytes(b"earlier")
+    with pytest.raises(RunError, match=r"differs by 1\.0e-03 on camera"):
+        export.main()
+    assert path.read_bytes() == b"earlier"
+
+
+def test_without_onnxruntime(arguments, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments("--weights", "w.pth")
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if "onnx" in name else find_spec(name)
+    )
+    with pytest.raises(UserError, match="pip install onnx onnxruntime"):
+        export.main()
