@@ -6,7 +6,8 @@
 
 The result of photo.jpg is enlarged/photo_x3.jpg. Luminance goes through the network, colour and
 transparency are bicubic; EXIF and colour profile are kept. Reads PNG, JPEG, WebP, TIFF, BMP and GIF
-(saved as PNG); of a folder, the pictures directly in it.
+(saved as PNG); of a folder, the pictures directly in it. Precision `auto` is bf16 where the CPU
+computes in it, but fp32 for 16-bit pictures.
 """
 
 import argparse
@@ -39,10 +40,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--force", action="store_true", help="overwrite existing files")
     parser.add_argument("--jobs", type=int, default=1, help="pictures at a time (default: 1)")
     parser.add_argument("--device", choices=["auto", "npu", "cuda", "cpu"], default="auto")
-    precisions = parser.add_argument(
-        "--precision", choices=["auto", "fp32", "bf16"], default="auto"
-    )
-    precisions.help = "auto: bf16 where the CPU computes in it, for pictures of 8 bits (default)"
+    parser.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto")
     parser.add_argument("--serve", action="store_true", help="open a page to try it, locally")
     parser.add_argument("--port", type=int, default=8765, help="of the page (default: 8765)")
     args = parser.parse_args()
@@ -88,11 +86,11 @@ def enlarge_all(work: dict[Path, Path], upscaler: "Upscaler", jobs: int, force: 
         bar.update(done)
 
     with bar, ThreadPoolExecutor(jobs) as pool:
-        futures = {
-            pool.submit(upscaler.enlarge_file, source, target, force, advance): source
-            for target, source in work.items()
-        }
         try:
+            futures = {
+                pool.submit(upscaler.enlarge_file, source, target, force, advance): source
+                for target, source in work.items()
+            }
             for future in as_completed(futures):
                 try:
                     size, note = future.result()

@@ -146,7 +146,7 @@ def _check(image: Image.Image, named: str, scale: int, most_pixels: int) -> None
 def _decode(image: Image.Image, scale: int) -> Photo:
     deep = image.format in ("PNG", "TIFF") and any(";16" in str(tile.args) for tile in image.tile)
     exif = image.getexif()
-    for directory in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo):
+    for directory in {ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo} & set(exif):
         exif.get_ifd(directory)  # now, as a TIFF file is closed once its pixels are read
     upright = ImageOps.exif_transpose(image)
     _adapt(exif, image.format, (upright.width * scale, upright.height * scale))
@@ -169,7 +169,7 @@ def _adapt(exif: Image.Exif, found: str, size: tuple[int, int]) -> None:
     if found == "TIFF":
         for tag in set(exif) - TIFF_TAGS:
             del exif[tag]
-    details = exif.get_ifd(ExifTags.IFD.Exif)
+    details = exif.get_ifd(ExifTags.IFD.Exif) if ExifTags.IFD.Exif in exif else {}
     for tag, length in zip(SIZE_TAGS, size, strict=True):
         if tag in details:
             details[tag] = length

@@ -1,0 +1,405 @@
+"""Enlarging pictures: their colours and modes, what they carry, and what is refused."""
+
+import io
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import time
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from commands import ROOT, assert_one_line_error, run
+from PIL import Image, ImageCms, PngImagePlugin
+from samples import coffee, pixels, save_weights
+
+import upscale
+from imaging.enlarge import bicubic_only, enlarge
+from imaging.photo import PictureError, open_photo
+from imaging.resize import BICUBIC
+from runtime.errors import RunError, UserError
+from runtime.upscaler import Upscaler
+
+ORIENTATION, EXIF_IFD, GPS_IFD, MAKE = 0x0112, 0x8769, 0x8825, 0x010F
+WIDTH_TAG, HEIGHT_TAG, DATE_TAG = 0xA002, 0xA003, 0x9003
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_weights(tmp_path_factory.mktemp("weights") / "w.pth")
+
+
+@pytest.fixture(scope="module")
+def upscaler(weights: Path) -> Upscaler:
+    return Upscaler(weights, 3, torch.device("cpu"), "fp32")
+
+
+def through(
+    image: Image.Image, name: str, upscaler: Upscaler | None = None, **options
+) -> Image.Image:
+    """Save, open, enlarge by 3 and save a picture, then open the result."""
+    file, result = io.BytesIO(), io.BytesIO()
+    image.save(file, Image.registered_extensions()[Path(name).suffix], **options)
+    photo = open_photo(file, name, 3)
+    done = upscaler.enlarge(photo) if upscaler else enlarge(photo.image, 3, bicubic_only, 8)
+    photo.save(done, result)
+    with Image.open(result) as saved:
+        saved.getexif().get_ifd(EXIF_IFD)
+        saved.load()
+        return saved
+
+
+def test_the_network_changes_luminance_alone(upscaler: Upscaler) -> None:
+    image = coffee(50, 40).point(lambda level: 80 + level * 0.35)  # nothing clips
+    bicubic = pixels(image.resize((150, 120), BICUBIC))
+    change = pixels(through(image, "a.png", upscaler)) - bicubic
+    assert np.abs(change).max() > 3
+    assert (change == change[..., :1]).all(), "R, G and B change by different amounts"
+    luminance = 16 + bicubic @ np.array([65.481, 128.553, 24.966], np.float32) / 255
+    with torch.inference_mode():
+        y = upscaler.exact(torch.from_numpy(luminance.astype(np.float32))[None, None] / 255)
+    expected = (y[0, 0].numpy() * 255 - luminance) * 255 / 219
+    np.testing.assert_allclose(change[..., 0], expected, atol=0.51)
+
+
+def test_grey_is_treated_as_colour_is(upscaler: Upscaler) -> None:
+    grey = coffee(50, 40).convert("L")
+    result = through(grey, "a.png", upscaler)
+    colour = through(grey.convert("RGB"), "a.png", upscaler)
+    assert (result.mode, result.size) == ("L", (150, 120))
+    assert np.abs(pixels(result)[..., None] - pixels(colour)).max() <= 1
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif"])
+def test_greyscale_of_16_bits_stays_so(upscaler: Upscaler, name: str) -> None:
+    levels = np.asarray(coffee(50, 40).convert("F")) * 257 + np.linspace(0, 99, 50)
+    image = Image.fromarray(levels.clip(0, 65535).astype(np.uint16))
+    result = through(image, name, upscaler)
+    assert result.mode == "I;16"
+    assert len(np.unique(pixels(result))) > 5000
+    coarse = Image.fromarray((levels / 257).round().clip(0, 255).astype(np.uint8))
+    assert np.abs(pixels(result) / 257 - pixels(through(coarse, name, upscaler))).max() < 3
+    assert np.abs(pixels(result) - pixels(through(image, name))).max() > 500
+
+
+def test_transparency_is_bicubic(upscaler: Upscaler) -> None:
+    image = coffee(50, 40)
+    alpha = Image.linear_gradient("L").resize((50, 40))
+    image.putalpha(alpha)
+    for picture in (image, image.convert("LA")):
+        result = through(picture, "a.png", upscaler)
+        assert result.mode == picture.mode
+        assert result.getchannel("A").tobytes() == alpha.resize((150, 120), BICUBIC).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("mode", "name", "expected"),
+    [
+        ("RGB", "a.jpg", "RGB"),
+        ("L", "a.jpeg", "L"),
+        ("RGBA", "a.webp", "RGBA"),
+        ("LA", "a.tif", "LA"),
+        ("RGBA", "a.tiff", "RGBA"),
+        ("YCbCr", "a.tif", "RGB"),
+        ("P", "a.png", "RGB"),
+        ("P", "a.gif", "RGB"),
+        ("1", "a.bmp", "L"),
+        ("RGB", "A.BMP", "RGB"),
+    ],
+)
+def test_modes(mode: str, name: str, expected: str) -> None:
+    image = coffee(40, 30)
+    if mode in ("RGBA", "LA"):
+        image.putalpha(Image.linear_gradient("L").resize(image.size))
+    file, result = io.BytesIO(), io.BytesIO()
+    image.convert(mode).save(file, Image.registered_extensions()[Path(name).suffix.lower()])
+    photo = open_photo(file, name, 3)
+    photo.save(enlarge(photo.image, 3, bicubic_only, 8), result)
+    with Image.open(result) as saved:
+        assert (saved.mode, saved.size) == (expected, (120, 90))
+        assert saved.format == ("PNG" if name == "a.gif" else photo.format)
+        allowed = {"P": 12, "1": 90}.get(mode, 6)  # few colours
+        difference = pixels(saved.convert("L")) - pixels(image.resize((120, 90)).convert("L"))
+        assert np.abs(difference).mean() < allowed or "A" in mode
+
+
+@pytest.mark.parametrize(("mode", "key"), [("P", 3), ("L", 99), ("RGB", (1, 2, 3))])
+def test_a_transparent_colour_becomes_alpha(mode: str, key: object) -> None:
+    image = coffee(40, 30).convert(mode)
+    image.paste(key, (0, 0, 20, 30))
+    result = through(image, "a.png", transparency=key)
+    assert result.mode == {"L": "LA"}.get(mode, "RGBA")
+    assert (pixels(result.getchannel("A"))[:, :50] == 0).all()
+    assert (pixels(result.getchannel("A"))[:, 70:] > 200).mean() > 0.9
+
+
+def test_colours_of_16_bits_are_told() -> None:
+    rows = b"".join(b"\0" + np.arange(12, dtype=">u2").tobytes() for _ in range(4))
+    grey = b"".join(b"\0" + np.arange(4, dtype=">u2").tobytes() for _ in range(4))
+    photo = open_photo(io.BytesIO(png(4, 4, 16, 2, rows)), "a.png", 3)
+    assert photo.image.mode == "RGB"
+    assert "16 bits per channel are read as 8" in photo.note
+    assert not open_photo(io.BytesIO(png(4, 4, 16, 0, grey)), "a.png", 3).note
+
+
+def png(width: int, height: int, bits: int, colour: int, rows: bytes) -> bytes:
+    """Write a PNG file by hand."""
+    chunks = (
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)),
+        (b"IDAT", zlib.compress(rows)),
+        (b"IEND", b""),
+    )
+    body = (
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(body)
+
+
+def camera_exif(orientation: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[ORIENTATION], exif[MAKE] = orientation, "Camera"
+    exif.get_ifd(EXIF_IFD).update({WIDTH_TAG: 40, HEIGHT_TAG: 30, DATE_TAG: "2020:01:02 03:04:05"})
+    exif.get_ifd(GPS_IFD)[1] = "N"
+    return exif
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_is_applied(orientation: int) -> None:
+    turn = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_270,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_90,
+    }.get(orientation)
+    image = coffee(40, 30)
+    result = through(image, "a.png", exif=camera_exif(orientation))
+    upright = image.transpose(turn) if turn is not None else image
+    assert ORIENTATION not in result.getexif()
+    assert result.tobytes() == through(upright, "a.png").tobytes()
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp", "a.tif"])
+def test_metadata_is_kept(name: str, tmp_path: Path) -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    options = {"exif": camera_exif(6).tobytes(), "icc_profile": profile, "dpi": (300, 300)}
+    if name in ("a.jpg", "a.webp"):
+        options["xmp"] = b"<x:xmpmeta/>"
+    if name == "a.jpg":
+        options["comment"] = b"a comment"
+    if name == "a.png":
+        options["pnginfo"] = PngImagePlugin.PngInfo()
+        options["pnginfo"].add_text("Title", "a cup of coffee, 咖啡")
+    image = coffee(40, 30)
+    image.save(tmp_path / name, **options)
+    photo = open_photo(tmp_path / name, name, 3)
+    photo.save(enlarge(photo.image, 3, bicubic_only, 8), tmp_path / f"new{name}")
+    with Image.open(tmp_path / f"new{name}") as result:
+        exif = result.getexif()
+        details = exif.get_ifd(EXIF_IFD)
+        assert result.size == (90, 120)
+        assert (exif.get(ORIENTATION, 1), exif[MAKE]) == (1, "Camera")
+        assert (details[WIDTH_TAG], details[HEIGHT_TAG]) == (90, 120)
+        assert details[DATE_TAG] == "2020:01:02 03:04:05"
+        assert exif.get_ifd(GPS_IFD)[1] == "N"
+        assert result.info["icc_profile"] == profile
+        if name != "a.webp":  # has no field for it
+            assert result.info["dpi"] == pytest.approx((300, 300), abs=0.01)
+        for key in ("xmp", "comment"):
+            assert result.info.get(key) == options.get(key)
+        if name == "a.png":
+            assert result.text == {"Title": "a cup of coffee, 咖啡"}
+
+
+def written(image: Image.Image, kind: str, **options) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def refused() -> dict[str, tuple[str, bytes, str]]:
+    """Return name, bytes and the words of the refusal, of pictures that cannot be enlarged."""
+    image = coffee(40, 30)
+    more = {"save_all": True, "append_images": [image.rotate(90)]}
+    return {
+        "gif": ("a.gif", written(image, "GIF", **more), "2 frames"),
+        "apng": ("a.png", written(image, "PNG", **more), "2 frames"),
+        "webp": ("a.webp", written(image, "WEBP", **more), "2 frames"),
+        "pages": ("a.tif", written(image, "TIFF", **more), "2 frames or pages"),
+        "cmyk": ("a.jpg", written(image.convert("CMYK"), "JPEG"), "CMYK pixels; convert it"),
+        "lab": ("a.tif", written(image.convert("LAB"), "TIFF"), "LAB pixels"),
+        "float": ("a.tif", written(image.convert("F"), "TIFF"), "floating-point pixels"),
+        "truncated png": ("a.png", written(image, "PNG")[:900], "cannot be read"),
+        "truncated jpeg": ("a.jpg", written(image, "JPEG")[:800], "truncated"),
+        "empty": ("a.png", b"", "not a picture"),
+        "text": ("a.jpg", b"hello", "not a picture"),
+        "misnamed": ("a.jpg", written(image, "PNG"), "a PNG file by its content, not JPEG"),
+        "suffix": ("a.txt", written(image, "PNG"), "not one of .png"),
+        "bomb": ("a.png", png(20000, 20000, 8, 2, b""), "more than 89 megapixels"),
+        "small bomb": ("a.png", png(10000, 10000, 8, 2, b""), "more than 89 megapixels"),
+        "long": ("a.jpg", written(Image.new("L", (22000, 1)), "JPEG"), "JPEG holds 65500 pixels"),
+        "webp long": ("a.webp", written(Image.new("L", (6000, 1)), "WEBP"), "WEBP holds 16383"),
+    }
+
+
+@pytest.mark.parametrize("kind", list(refused()))
+def test_refusals_say_why(kind: str) -> None:
+    name, data, words = refused()[kind]
+    with pytest.raises(PictureError, match=words) as caught:
+        open_photo(io.BytesIO(data), name, 3)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_phone_photo_with_a_preview_is_no_animation() -> None:
+    image = coffee(40, 30)
+    data = written(image, "MPO", save_all=True, append_images=[image.resize((8, 6))])
+    photo = open_photo(io.BytesIO(data), "a.jpg", 3)
+    assert (photo.format, photo.image.size) == ("JPEG", (40, 30))
+
+
+def test_command_line(tmp_path: Path, weights: Path) -> None:
+    folder, out = tmp_path / "album", tmp_path / "out"
+    folder.mkdir()
+    for name in ("one.png", "two.jpg", "three.PNG"):
+        coffee(40, 30).save(folder / name)
+    (folder / "notes.txt").write_text("no picture")
+    (folder / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    coffee(20, 20).save(tmp_path / "four.gif")
+    words = ["upscale.py", folder, tmp_path / "four.gif", tmp_path / "none.jpg", "--weights"]
+    words += [weights, "--output", out, "--jobs", "3"]
+    result = run(*words)
+    assert_one_line_error(result, "2 of 6 pictures could not be enlarged", status=1)
+    assert f"error: {folder / 'bad.png'}: not a picture" in result.stderr
+    assert f"error: {tmp_path / 'none.jpg'}: no such file" in result.stderr
+    assert "4 of 6 pictures enlarged: 0.0 megapixels in" in result.stdout
+    assert "megapixels/s" in result.stdout
+    names = ["four_x3.png", "one_x3.png", "three_x3.PNG", "two_x3.jpg"]
+    assert sorted(p.name for p in out.iterdir()) == names
+
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    (out / "one_x3.png").write_bytes(b"mine")
+    again = [tmp_path / "album" / "one.png", "--weights", weights, "--output", out]
+    result = run("upscale.py", *again)
+    assert_one_line_error(result, "1 of 1", status=1)
+    assert "exists; --force overwrites it" in result.stderr
+    assert (out / "one_x3.png").read_bytes() == b"mine"
+    result = run("upscale.py", *again, "--force")
+    assert result.returncode == 0, result.stderr
+    assert (out / "one_x3.png").read_bytes() == before["one_x3.png"], "depends on --jobs"
+
+
+def test_plan(tmp_path: Path) -> None:
+    a, b, out = tmp_path / "a", tmp_path / "b", tmp_path / "out"
+    for folder in (a, b):
+        folder.mkdir()
+        (folder / "x.png").touch()
+    assert upscale.plan([a, a / "x.png"], out, 2) == {out / "x_x2.png": a / "x.png"}
+    with pytest.raises(UserError, match=r"would both become .*x_x2\.png"):
+        upscale.plan([a, b], out, 2)
+    (a / "x.gif").touch()
+    with pytest.raises(UserError, match="would both become"):
+        upscale.plan([a], out, 2)
+    with pytest.raises(UserError, match="is the folder of the pictures"):
+        upscale.plan([b], b, 2)
+    (b / "x.png").rename(b / "x.txt")
+    with pytest.raises(PictureError, match="no pictures in"):
+        upscale.plan([b], out, 2)
+
+
+def test_wrong_weights_and_options(tmp_path: Path) -> None:
+    coffee(20, 20).save(tmp_path / "a.png")
+    picture = [tmp_path / "a.png", "--output", tmp_path / "out"]
+    assert_one_line_error(run("upscale.py", *picture, "--scale", "6"), "no weights for x6")
+    rgb = save_weights(tmp_path / "rgb.pth", num_channels=3)
+    result = run("upscale.py", *picture, "--weights", rgb)
+    assert_one_line_error(result, "rgb.pth takes 3 channels; expected luminance")
+    assert_one_line_error(run("upscale.py", *picture, "--scale", "1"), "expected 2 or more")
+    assert_one_line_error(run("upscale.py"), "name pictures or folders")
+    assert_one_line_error(run("upscale.py", tmp_path / "a.png"), "--output DIR")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("stage", ["upscale", "export"])
+def test_help_needs_no_torch(stage: str) -> None:
+    code = f"import sys, {stage}; assert not {{'torch', 'onnx', 'flask'}} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_self_ensemble_and_precision(weights: Path) -> None:
+    cpu, image = torch.device("cpu"), coffee(40, 30)
+    plain, ensemble, rounded = (
+        Upscaler(weights, 3, cpu, "fp32"),
+        Upscaler(weights, 3, cpu, "fp32", ensemble=True),
+        Upscaler(weights, 3, cpu, "bf16"),
+    )
+    exact = pixels(through(image, "a.png", plain))
+    assert np.abs(pixels(through(image, "a.png", ensemble)) - exact).max() > 1
+    turned = through(image.transpose(Image.Transpose.ROTATE_90), "a.png", ensemble)
+    back = pixels(turned.transpose(Image.Transpose.ROTATE_270))
+    assert np.abs(back - pixels(through(image, "a.png", ensemble))).mean() < 0.2, "9 without"
+    assert 0 < np.abs(pixels(through(image, "a.png", rounded)) - exact).mean() < 0.5
+    automatic = Upscaler(weights, 3, cpu, "auto")
+    assert automatic.deep is automatic.exact, "16-bit pictures are not rounded"
+
+
+def test_an_interruption_ends_the_pictures_in_work() -> None:
+    ended = threading.Event()
+
+    class Large:
+        """Stands for an upscaler in the middle of a large picture."""
+
+        def enlarge_file(self, source: Path, target: Path, force: bool, advance) -> None:
+            time.sleep(0.2)
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+            for _ in range(1000):
+                try:
+                    advance(1)
+                except KeyboardInterrupt:
+                    ended.set()
+                    raise
+                time.sleep(0.01)
+
+    earlier = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            upscale.enlarge_all({Path("b"): Path("a")}, Large(), jobs=1, force=False)
+    finally:
+        signal.signal(signal.SIGINT, earlier)
+    assert ended.is_set()
+
+
+def test_what_the_format_cannot_hold_leaves_nothing(tmp_path: Path, upscaler: Upscaler) -> None:
+    coffee(20, 20).save(tmp_path / "a.jpg", comment=b"x")
+    photo = open_photo(tmp_path / "a.jpg", "a.jpg", 3)
+    photo.metadata["exif"] = b"Exif\0\0" + b"x" * 70000
+    with pytest.raises(PictureError, match="cannot be saved as JPEG"):
+        photo.save(photo.image, tmp_path / "b.jpg")
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match="cannot write"):
+        upscaler.enlarge_file(tmp_path / "a.jpg", tmp_path / "file" / "a.jpg", True, lambda *_: 0)
+
+
+MEMORY = """
+import resource
+from imaging.enlarge import bicubic_only, enlarge
+from PIL import Image
+image = Image.effect_noise((2000, 2000), 60).convert('RGB')
+assert enlarge(image, 3, bicubic_only, 8).size == (6000, 6000)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def test_memory_is_that_of_two_pictures() -> None:
+    """All but the network, whose memory (a quarter of a gigabyte) depends on the tile alone."""
+    result = subprocess.run(
+        [sys.executable, "-c", MEMORY], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    two, base = 2 * 4 * 6000**2 / 1024, 150_000  # kilobytes
+    assert int(result.stdout) < two + base
