@@ -48,6 +48,7 @@ class Trainer:
             world_size=world.size,
             seed=args.seed,
         )
+        self.eval_half = args.eval_half
         self.held_out = [(lr.to(device), hr.to(device)) for lr, hr in self.data.held_out]
         self.eval_set = EvalDataset(find_file(args.data_path, "val", args.scale))
         self.eval_pairs = [(lr[None].to(device), hr[None].to(device)) for lr, hr in self.eval_set]
@@ -142,9 +143,12 @@ class Trainer:
         return self.precision.masters(self.model, self.optimizer)
 
     def psnr(self, weights: dict[str, torch.Tensor], pairs: list[Pair]) -> float:
-        """Return the mean PSNR with these weights, in fp32."""
+        """Return the mean PSNR with these weights, in fp32 unless --eval-half asks otherwise."""
         self.eval_model.load_state_dict(weights)
-        with self.precision.evaluation():
+        context = self.precision.evaluation()
+        if self.eval_half and self.precision.half:
+            context = torch.autocast(self.world.device.type, dtype=self.precision.half)
+        with context:
             return mean_psnr(self.eval_model, pairs, self.world)
 
     def finish_epoch(self, epoch: int, seconds: float, step_seconds: float) -> tuple[dict, dict]:

@@ -119,7 +119,7 @@ def real_step_seconds(data_path: Path, name: str, steps: int) -> tuple[float, fl
     """Time a step of a real epoch, and evaluating Set5 in seconds."""
     args = argparse.Namespace(
         data_path=data_path, scale=3, select="eval", memory_share=0.5, num_workers=8,
-        seed=123, num_steps=steps,
+        seed=123, num_steps=steps, eval_half=False, profile=None,
     )  # fmt: skip
     recipe = replace(REFERENCE, batch_size=BATCH, num_epochs=1)
     precision = choose_precision(name, CPU).value

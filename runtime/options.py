@@ -93,6 +93,8 @@ def parse_args(description: str | None) -> argparse.Namespace:
         default="auto", help="auto: what is fastest on the device (default: %(default)s)")
     add("--loss-scale", type=loss_scale, default=32.0, metavar="S",
         help="of fp16 and apex: a number or dynamic (default: %(default)s)")
+    add("--eval-half", action="store_true",
+        help="evaluate in training's half precision, too; otherwise in fp32")
     add("--combine-ddp", action="store_true",
         help="several NPUs: let apex average the gradients in place of DistributedDataParallel")
     add("--num-workers", type=NATURAL, default=8, metavar="N",

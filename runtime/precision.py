@@ -38,6 +38,8 @@ class Precision:
         """Return the context of the forward pass."""
         return contextlib.nullcontext()
 
+    half: torch.dtype | None = None  # what training computes in, where that is not fp32
+
     def evaluation(self) -> AbstractContextManager:
         """Return the context in which an fp32 model computes in fp32."""
         return contextlib.nullcontext()
@@ -88,7 +90,7 @@ class Autocast(Precision):
 
     def __init__(self, device: torch.device, dtype: torch.dtype, loss_scale: float | str) -> None:
         super().__init__({torch.bfloat16: "bf16", torch.float16: "fp16"}[dtype])
-        self.device, self.dtype = device, dtype
+        self.device, self.half = device, dtype
         self.static_scale = None if loss_scale == "dynamic" else float(loss_scale)
         self.scaler = self._scaler() if dtype == torch.float16 else None
         self._stepped = False
@@ -110,7 +112,7 @@ class Autocast(Precision):
         self._stepped = True
 
     def autocast(self) -> AbstractContextManager:
-        return torch.autocast(self.device.type, dtype=self.dtype)
+        return torch.autocast(self.device.type, dtype=self.half)
 
     def _step(self, loss: torch.Tensor, optimizer: torch.optim.Optimizer) -> bool:
         if self.scaler is None:
@@ -133,6 +135,8 @@ class Autocast(Precision):
 
 class Apex(Precision):
     """Ascend's apex: O1 (fp16 in convolutions) or O2 (fp16 weights, fp32 master weights)."""
+
+    half = torch.float16
 
     def __init__(self, opt_level: str, loss_scale: float | str, combine_ddp: bool) -> None:
         super().__init__(f"apex-{opt_level}")

@@ -3,6 +3,7 @@
 import csv
 import fcntl
 import json
+import os
 import re
 import signal
 import subprocess
@@ -272,15 +273,45 @@ def test_several_processes_train_as_one(
         torch.testing.assert_close(several[name], weight, rtol=1e-3, atol=2e-5)
 
 
-def test_a_process_that_dies_ends_the_job(dataset: Path, tmp_path: Path) -> None:
-    command = [
-        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"),
-        *(ROOT / "train.py", f"--data_url={dataset}", f"--train_url={tmp_path}"),
-        *("--precision=fp32", "--optimizer=sgd", "--lr=1e30", "--batch-size=4"),
-    ]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert result.returncode == 1
-    assert "error: the loss is" in result.stderr
+def start_two(dataset: Path, out: Path, *options: str) -> subprocess.Popen:
+    """Start two processes and wait for the first epoch."""
+    launcher = [ROOT / "test/torchrun.py", "--standalone", "--nproc_per_node=2", ROOT / "train.py"]
+    words = [f"--data_url={dataset}", f"--train_url={out}", "--precision=fp32", "--batch-size=4"]
+    process = subprocess.Popen(
+        [sys.executable, *launcher, *words, *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    for line in process.stdout:
+        if line.startswith("eval psnr"):
+            break
+    return process
+
+
+def test_a_killed_process_ends_the_job(dataset: Path, tmp_path: Path) -> None:
+    process = start_two(dataset, tmp_path, "--num-epochs=100000")
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(children[-1]), signal.SIGKILL)
+    try:
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 128 + signal.SIGKILL, errors
+    assert list((tmp_path / "x3").glob("checkpoint_*.pt"))
+
+
+def test_two_processes_stop_together_and_go_on(dataset: Path, tmp_path: Path) -> None:
+    process = start_two(dataset, tmp_path, "--num-epochs=40")
+    process.terminate()
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 143, errors
+    assert "SIGTERM at step" in errors
+    process = start_two(dataset, tmp_path, "--num-epochs=40", "--resume")
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    with (tmp_path / "x3/metrics.csv").open() as file:
+        assert [int(row["epoch"]) for row in csv.DictReader(file)] == list(range(40))
 
 
 def test_real_images_reach_the_figure(shared_data: Path, tmp_path: Path) -> None:
