@@ -1,5 +1,6 @@
 """Weights and pictures to test with."""
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -39,3 +40,16 @@ def coffee(width: int, height: int) -> Image.Image:
 def pixels(image: Image.Image) -> np.ndarray:
     """Return the pixels as integers that can be subtracted."""
     return np.asarray(image).astype(int)
+
+
+def png(image: Image.Image) -> bytes:
+    """Return a picture as a PNG file."""
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
+def opened(data: bytes) -> np.ndarray:
+    """Return the pixels of a picture file, as integers."""
+    with Image.open(io.BytesIO(data)) as image:
+        return pixels(image)

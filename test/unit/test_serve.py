@@ -1,0 +1,296 @@
+"""The local page: what the server takes and refuses, and the page in a browser."""
+
+import base64
+import io
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from commands import ROOT
+from PIL import Image
+from samples import coffee, opened, pixels, png, save_weights
+from selenium.webdriver import ActionChains, Chrome, ChromeOptions
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.wait import WebDriverWait
+from werkzeug.serving import make_server
+
+from imaging.photo import Photo
+from imaging.resize import BICUBIC
+from runtime.errors import RunError
+from runtime.upscaler import Upscaler
+from serve import app as server
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_weights(tmp_path_factory.mktemp("weights") / "w.pth")
+
+
+@pytest.fixture(scope="module")
+def upscalers(weights: Path) -> dict[int, Upscaler]:
+    return {scale: Upscaler(weights, scale, torch.device("cpu"), "fp32") for scale in (2, 3)}
+
+
+@pytest.fixture
+def client(upscalers: dict[int, Upscaler]):
+    return server.create_app(upscalers).test_client()
+
+
+def post(client, data: bytes, name: str = "a.png", where: str = "3/srcnn", **headers: str):
+    return client.post(f"/enlarge/{where}", data=data, query_string={"name": name}, headers=headers)
+
+
+def test_the_page_stands_alone(client) -> None:
+    response = client.get("/")
+    assert response.status_code == 200
+    outside = r"https?://|<link(?! rel=\"icon\" href=\"data:)|<script\s+src|@import"
+    assert not re.search(outside, response.text)
+    assert [int(s) for s in re.findall(r'name="scale" value="(\d)"', response.text)] == [2, 3]
+    assert "default-src 'none'" in response.headers["Content-Security-Policy"]
+
+
+@pytest.mark.parametrize("scale", [2, 3])
+def test_both_enlargements(client, upscalers: dict[int, Upscaler], scale: int) -> None:
+    image = coffee(40, 30)
+    bicubic = post(client, png(image), where=f"{scale}/bicubic")
+    srcnn = post(client, png(image), where=f"{scale}/srcnn")
+    assert (bicubic.status_code, srcnn.mimetype) == (200, "image/png")
+    expected = image.resize((40 * scale, 30 * scale), BICUBIC)
+    assert (opened(bicubic.data) == pixels(expected)).all()
+    expected = upscalers[scale].enlarge(Photo(image, "PNG", {}))
+    assert np.abs(opened(srcnn.data) - pixels(expected)).max() <= 1
+    assert np.abs(opened(srcnn.data) - opened(bicubic.data)).max() > 2
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "words"),
+    [
+        ("a.jpg", b"hello", "not a picture"),
+        ("a.png", b"", "not a picture"),
+        ("", b"hello", "not one of"),
+        ("a.tif", b"II*\0", "browsers do not show TIFF"),
+        ("a.jpg", png(coffee(9, 9)), "correct its name"),
+        ("a.png", png(coffee(60, 40))[:-400], "cannot be read"),
+        ("a.png", png(Image.new("1", (2400, 2400))), "5.8 megapixels; at most 5.6 here"),
+    ],
+)
+def test_wrong_files(client, name: str, data: bytes, words: str) -> None:
+    response = post(client, data, name)
+    assert (response.status_code, response.mimetype) == (422, "text/plain")
+    assert words in response.text
+
+
+def test_wrong_requests(client) -> None:
+    data = png(coffee(9, 9))
+    assert post(client, data, where="4/srcnn").status_code == 404
+    assert post(client, data, where="3/nearest").status_code == 404
+    assert client.get("/enlarge/3/srcnn").status_code == 405
+    large = post(client, bytes(server.MOST_BYTES + 1))
+    assert (large.status_code, large.text) == (413, "The file is larger than 32 MB.")
+
+
+def test_other_hosts_and_other_pages_are_refused(client) -> None:
+    data = png(coffee(9, 9))
+    for host in ("evil.example", "127.0.0.1.evil.example", "192.168.0.2:8765"):
+        assert client.get("/", headers={"Host": host}).status_code == 400
+        assert post(client, data, Host=host).status_code == 400
+    assert post(client, data, Origin="http://evil.example").status_code == 403
+    assert post(client, data, Origin="null").status_code == 403
+    for host in ("127.0.0.1:8765", "localhost:8765"):
+        origin = f"http://{host}"
+        assert post(client, data, Host=host, Origin=origin).status_code == 200
+
+
+def test_nothing_is_written_to_disk(
+    client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (500, 500, 3), dtype=np.uint8)
+    data = png(Image.fromarray(noise))
+    assert len(data) > 600_000, "as large as what a form's file is put on disk for"
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    recording, opened_files = [True], []
+    sys.addaudithook(
+        lambda event, args: recording and event == "open" and opened_files.append(args)
+    )
+    assert post(client, data, where="2/bicubic").status_code == 200
+    recording.clear()  # a hook cannot be taken away
+    assert not [path for path, mode, _ in opened_files if mode and set(mode) & set("wax+")]
+    assert list(tmp_path.iterdir()) == []
+
+
+class Slow:
+    """An upscaler that waits until it is told to go on."""
+
+    scale = 2
+
+    def __init__(self) -> None:
+        self.go_on, self.entered = threading.Event(), threading.Event()
+        self.active = self.most_active = 0
+
+    def enlarge(self, photo: Photo) -> Image.Image:
+        self.active += 1
+        self.most_active = max(self.active, self.most_active)
+        self.entered.set()
+        assert self.go_on.wait(20)
+        self.active -= 1
+        return photo.image
+
+
+def test_several_users_at_once_take_turns() -> None:
+    slow = Slow()
+    app = server.create_app({2: slow})
+    images, answers = [coffee(20, 10 + i) for i in range(3)], {}
+
+    def visit(number: int) -> None:
+        answers[number] = post(app.test_client(), png(images[number]), where="2/srcnn")
+
+    users = [threading.Thread(target=visit, args=(i,)) for i in range(3)]
+    for user in users:
+        user.start()
+    assert slow.entered.wait(20)
+    time.sleep(0.1)  # the others could come in now, if they did not wait
+    slow.go_on.set()
+    for user in users:
+        user.join(20)
+    assert slow.most_active == 1
+    for number, image in enumerate(images):
+        assert (opened(answers[number].data) == pixels(image)).all(), "another user's picture"
+
+
+def test_too_many_users_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "MOST_WAITING", 0)
+    slow, data = Slow(), png(coffee(20, 20))
+    app = server.create_app({2: slow})
+    first = threading.Thread(target=post, args=(app.test_client(), data, "a.png", "2/srcnn"))
+    first.start()
+    assert slow.entered.wait(20)
+    refused = post(app.test_client(), data, where="2/srcnn")
+    assert (refused.status_code, refused.text[:8]) == (503, "Too many")
+    slow.go_on.set()
+    first.join(20)
+    assert post(app.test_client(), b"", where="2/srcnn").status_code == 422
+    assert post(app.test_client(), data, where="2/srcnn").status_code == 200, "no place came free"
+
+
+def test_command_line(weights: Path) -> None:
+    words = ["upscale.py", "--serve", "--port", "0", "--weights", str(weights)]
+    with subprocess.Popen(
+        [sys.executable, *words], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            url = process.stdout.readline().split()[0]
+            assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", url)
+            with urllib.request.urlopen(url) as page:
+                assert b'value="3"' in page.read()
+            port = int(url.split(":")[2].strip("/"))
+            with pytest.raises(RunError, match=f"cannot listen on port {port}"):
+                server.serve({}, port)
+            with socket.socket() as other, pytest.raises(ConnectionRefusedError):
+                other.connect(("127.0.0.2", port))  # on every address, it would answer here too
+            process.send_signal(signal.SIGINT)
+            assert process.wait(20) == 0
+        finally:
+            process.kill()
+
+
+@pytest.fixture(scope="module")
+def url(upscalers: dict[int, Upscaler]) -> Iterator[str]:
+    """The page, served."""
+    running = make_server(server.HOST, 0, server.create_app(upscalers), threaded=True)
+    thread = threading.Thread(target=running.serve_forever)
+    thread.start()
+    yield f"http://{server.HOST}:{running.port}/"
+    running.shutdown()
+    thread.join()
+
+
+@pytest.fixture
+def browser(url: str, tmp_path: Path) -> Iterator[Chrome]:
+    """Headless Chromium on the page; what is downloaded comes to tmp_path / "downloads"."""
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
+    driver = shutil.which("chromedriver")
+    if not (chromium and driver):
+        pytest.skip("needs Chromium and chromedriver: apt-get install chromium chromium-driver")
+    options = ChromeOptions()
+    options.binary_location = chromium
+    for option in ("headless=new", "no-sandbox", "disable-dev-shm-usage", "window-size=1100,1000"):
+        options.add_argument(f"--{option}")
+    downloads = {"download.default_directory": str(tmp_path / "downloads")}
+    options.add_experimental_option("prefs", downloads)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    chrome = Chrome(options=options, service=Service(driver))
+    chrome.get(url)
+    yield chrome
+    chrome.quit()
+
+
+DROP = """
+const bytes = Uint8Array.from(atob(arguments[0]), (c) => c.charCodeAt(0));
+const data = new DataTransfer();
+data.items.add(new File([bytes], arguments[1]));
+document.dispatchEvent(new DragEvent("drop", { dataTransfer: data, cancelable: true }));
+"""
+
+
+def shown(browser: Chrome) -> list[np.ndarray]:
+    """Return a row of the slider to the left and to the right of its line."""
+    compare = browser.find_element(By.CLASS_NAME, "compare")
+    line = browser.find_element(By.CLASS_NAME, "compare-line").rect
+    with Image.open(io.BytesIO(compare.screenshot_as_png)) as image:
+        row = pixels(image.convert("RGB"))[20]
+    middle = round(line["x"] + line["width"] / 2 - compare.rect["x"])
+    return [row[: middle - 8], row[middle + 8 :]]
+
+
+def test_a_picture_in_the_browser(
+    browser: Chrome, upscalers: dict[int, Upscaler], tmp_path: Path
+) -> None:
+    image = coffee(200, 120)
+    image.save(tmp_path / "cup of coffee.png")
+    wait = WebDriverWait(browser, 60)
+    status = browser.find_element(By.ID, "status")
+
+    browser.find_element(By.ID, "file").send_keys(str(tmp_path / "cup of coffee.png"))
+    wait.until(lambda _: browser.find_element(By.ID, "result").is_displayed())
+    assert browser.find_element(By.ID, "name").text == "cup of coffee.png"
+    assert "200×120 → 600×360 in " in browser.find_element(By.ID, "facts").text
+    bicubic = pixels(image.resize((600, 360), BICUBIC))[20]
+    srcnn = pixels(upscalers[3].enlarge(Photo(image, "PNG", {})))[20]
+    compare = browser.find_element(By.CLASS_NAME, "compare")
+    for offset, width in ((0, 300), (-150, 150)):
+        hold = ActionChains(browser).move_to_element(compare).click_and_hold()
+        hold.move_by_offset(offset, 0).release().perform()
+        left, right = shown(browser)
+        assert len(left) == pytest.approx(width, abs=10)
+        for seen, expected in ((left, bicubic[: len(left)]), (right, srcnn[-len(right) :])):
+            assert np.abs(seen - expected)[20:-20].max() <= 2
+
+    browser.find_element(By.ID, "download").click()
+    saved = tmp_path / "downloads" / "cup of coffee_x3.png"
+    wait.until(lambda _: saved.is_file())
+    assert np.abs(opened(saved.read_bytes())[20] - srcnn).max() <= 1
+
+    browser.execute_script(DROP, base64.b64encode(b"hello").decode(), "note.png")
+    wait.until(lambda _: "not a picture" in status.text)
+    assert not browser.find_element(By.ID, "result").is_displayed()
+    browser.execute_script(DROP, base64.b64encode(png(coffee(30, 20))).decode(), "small.png")
+    wait.until(lambda _: "30×20 → 90×60" in browser.find_element(By.ID, "facts").text)
+    browser.execute_script("document.querySelector('[name=scale][value=\"2\"]').click()")
+    wait.until(lambda _: "30×20 → 60×40" in browser.find_element(By.ID, "facts").text)
+    assert status.text == ""
+    messages = [entry["message"] for entry in browser.get_log("browser")]
+    assert all("422" in message for message in messages), messages
