@@ -174,6 +174,18 @@ def test_fast_recipe_takes_crops_or_patches(
     assert row["raw_psnr"] != row["psnr"]
 
 
+def test_evaluation_is_in_fp32_unless_half_is_asked_for(dataset: Path, tmp_path: Path) -> None:
+    psnrs = []
+    for name, options in (("fp32", []), ("half", ["--eval-half"])):
+        short = ["--batch-size=8", "--precision=bf16", "--num-steps=5"]
+        result = train(dataset, tmp_path / name, *short, *options)
+        assert result.returncode == 0, result.stderr
+        with (tmp_path / name / "x3/metrics.csv").open() as file:
+            psnrs += [float(row["psnr"]) for row in csv.DictReader(file)]
+    assert psnrs[0] != psnrs[1]
+    assert psnrs[0] == pytest.approx(psnrs[1], abs=0.5)
+
+
 def test_a_loss_that_is_not_finite_ends_the_run(dataset: Path, tmp_path: Path) -> None:
     result = train(dataset, tmp_path, *SMALL, "--optimizer=sgd", "--lr=1e30")
     assert_one_line_error(result, "the loss is", "lower --lr", status=1)
