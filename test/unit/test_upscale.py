@@ -396,6 +396,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
+@pytest.mark.slow  # peak memory depends on what else the machine does
 def test_memory_is_that_of_two_pictures() -> None:
     """All but the network, whose memory (a quarter of a gigabyte) depends on the tile alone."""
     result = subprocess.run(
