@@ -122,9 +122,7 @@ def main() -> None:
     except PictureError as error:
         raise UserError(error) from None
 
-    import torch  # noqa: PLC0415 - torch loads slowly
-
-    from runtime.device import choose_device  # noqa: PLC0415
+    from runtime.device import choose_device  # noqa: PLC0415 - torch loads slowly
     from runtime.upscaler import Upscaler  # noqa: PLC0415
     from runtime.weights import SHIPPED, shipped_weights  # noqa: PLC0415
 
@@ -141,7 +139,6 @@ def main() -> None:
         scales = shipped if shipped and not args.weights else [args.scale]
         serve({scale: load(scale) for scale in scales}, args.port)
         return
-    torch.set_num_threads(max(1, torch.get_num_threads() // min(args.jobs, len(work))))
     enlarge_all(work, load(args.scale), args.jobs, args.force)
 
 

@@ -1,22 +1,27 @@
 """Enlarging a picture: bicubic, then a network on its luminance, tile by tile."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 
 import numpy as np
 from PIL import Image
 
 from imaging.resize import BICUBIC
-from imaging.tiling import tiles
+from imaging.tiling import Tile, tiles
 
-# With 8 pixels to each side, 64 feature maps in fp32 stay just below 32 MiB; above that glibc asks
-# the kernel for new pages each time, which takes longer than the convolution that fills them.
-TILE = 336
+# Large enough for the 8 pixels around it to matter little, small enough for every core to get some.
+TILE = 256
 RGB_TO_Y = np.array([65.481, 128.553, 24.966], np.float32) / 255.0  # ITU-R BT.601
 GREY_TO_Y = np.array([219.0], np.float32) / 255.0  # as for R = G = B
 
 
 def silent(pixels: int) -> None:
     """Report no progress."""
+
+
+def one_by_one(function: Callable, items: Iterable) -> Iterator:
+    """Do what an executor's `map` does, here and now."""
+    yield from map(function, items)
 
 
 def enlarge(
@@ -27,6 +32,7 @@ def enlarge(
     *,
     tile: int = TILE,
     advance: Callable[[int], object] = silent,
+    each: Callable = one_by_one,
 ) -> Image.Image:
     """Enlarge a picture by an integer factor.
 
@@ -41,17 +47,23 @@ def enlarge(
         radius: how many pixels far `restore` looks.
         tile: largest side of a tile, in pixels of the result.
         advance: called after each tile with its number of pixels.
+        each: the `map` of an executor, for tiles side by side.
 
     Returns:
         The picture in the same mode, I;16 for F.
     """
     bicubic = image.resize((image.width * scale, image.height * scale), BICUBIC)
     result = Image.new("I;16" if image.mode == "F" else image.mode, bicubic.size)
-    for part in tiles(*bicubic.size, tile, radius):
+    parts = list(tiles(*bicubic.size, tile, radius))
+
+    def restored(part: Tile) -> np.ndarray:
         pixels = np.array(bicubic.crop(part.seen), dtype=np.float32)
-        pixels = _restored(pixels, image.mode, restore)[part.inner]
-        result.paste(Image.fromarray(pixels), part.core)
-        advance(pixels.shape[0] * pixels.shape[1])
+        return _restored(pixels, image.mode, restore)[part.inner]
+
+    with closing(each(restored, parts)) as done:  # closed, it drops the tiles not begun
+        for part, pixels in zip(parts, done, strict=True):
+            result.paste(Image.fromarray(pixels), part.core)
+            advance(pixels.shape[0] * pixels.shape[1])
     return result
 
 
