@@ -12,7 +12,6 @@ from imaging.tiling import Tile, tiles
 # Large enough for the 8 pixels around it to matter little, small enough for every core to get some.
 TILE = 256
 RGB_TO_Y = np.array([65.481, 128.553, 24.966], np.float32) / 255.0  # ITU-R BT.601
-GREY_TO_Y = np.array([219.0], np.float32) / 255.0  # as for R = G = B
 
 
 def silent(pixels: int) -> None:
@@ -38,7 +37,7 @@ def enlarge(
 
     Luminance goes through the network. Colour is the bicubic picture's: adding the same amount to
     R, G and B changes Y and leaves Cb and Cr. Transparency is bicubic. The working memory beside
-    the bicubic picture and the result (4 bytes a pixel each) depends on the tile alone.
+    the bicubic picture and the result (4 bytes a pixel each) depends on tile and threads alone.
 
     Args:
         image: mode L, LA, RGB or RGBA, or F with 0–65535 for 16-bit greyscale.
@@ -52,12 +51,18 @@ def enlarge(
     Returns:
         The picture in the same mode, I;16 for F.
     """
-    bicubic = image.resize((image.width * scale, image.height * scale), BICUBIC)
-    result = Image.new("I;16" if image.mode == "F" else image.mode, bicubic.size)
-    parts = list(tiles(*bicubic.size, tile, radius))
+    size = (image.width * scale, image.height * scale)
+    if image.mode in ("LA", "RGBA"):
+        colours = continued(image, 3 + radius // scale)
+        result = enlarge(colours, scale, restore, radius, tile=tile, advance=advance, each=each)
+        result.putalpha(image.getchannel("A").resize(size, BICUBIC))
+        return result
+    bicubic = image.resize(size, BICUBIC)
+    result = Image.new("I;16" if image.mode == "F" else image.mode, size)
+    parts = list(tiles(*size, tile, radius))
 
     def restored(part: Tile) -> np.ndarray:
-        pixels = np.array(bicubic.crop(part.seen), dtype=np.float32)
+        pixels = np.array(bicubic.crop(part.seen), np.float32)
         return _restored(pixels, image.mode, restore)[part.inner]
 
     with closing(each(restored, parts)) as done:  # closed, it drops the tiles not begun
@@ -72,14 +77,51 @@ def bicubic_only(luminance: np.ndarray) -> np.ndarray:
     return luminance
 
 
+def continued(image: Image.Image, reach: int) -> Image.Image:
+    """Return the colours of a picture, continued to where it is transparent.
+
+    What lies under transparent pixels is arbitrary, often black. The border would be taken for an
+    edge of the picture: bicubic would overshoot there, and the network sharpen it.
+
+    Args:
+        image: mode LA or RGBA.
+        reach: pixels by which the visible picture is continued.
+
+    Returns:
+        The picture in mode L or RGB.
+    """
+    *colours, alpha = image.split()
+    visible = np.asarray(alpha) > 8  # fainter pixels have hardly a colour, for rounding
+    if not visible.all():
+        colours = [_continued(np.array(band, np.float32), visible, reach) for band in colours]
+    return Image.merge(image.mode.removesuffix("A"), colours)
+
+
+def _continued(plane: np.ndarray, visible: np.ndarray, reach: int) -> Image.Image:
+    """Give each pixel beside known ones their mean, again and again."""
+    known = visible.copy()
+    for _ in range(reach):
+        count = _neighbours(known.astype(np.float32))
+        total = _neighbours(plane * known)
+        new = ~known & (count > 0)
+        plane[new] = total[new] / count[new]
+        known |= new
+    return Image.fromarray((plane + 0.5).astype(np.uint8))
+
+
+def _neighbours(plane: np.ndarray) -> np.ndarray:
+    """Return the sum of the four neighbours of each pixel."""
+    padded = np.pad(plane, 1)
+    return padded[:-2, 1:-1] + padded[2:, 1:-1] + padded[1:-1, :-2] + padded[1:-1, 2:]
+
+
 def _restored(pixels: np.ndarray, mode: str, restore: Callable) -> np.ndarray:
-    """Put the luminance of H×W or H×W×C float32 pixels through the network; uint8 or uint16."""
+    """Put the luminance of pixels in mode L, RGB or F through the network; uint8 or uint16."""
     peak, dtype = (65535.0, np.uint16) if mode == "F" else (255.0, np.uint8)
-    shape = pixels.shape
-    pixels = pixels.reshape(*shape[:2], -1)
-    weights = RGB_TO_Y if mode.startswith("RGB") else GREY_TO_Y
-    colour = pixels[..., : len(weights)]
-    luminance = 16.0 + colour @ weights * (255.0 / peak)
-    change = (restore(luminance) - luminance) * (peak / 219.0)
-    colour += change[..., None].astype(np.float32)
-    return np.clip(pixels + 0.5, 0.0, peak).astype(dtype).reshape(shape)
+    if mode == "RGB":
+        luminance = 16.0 + pixels @ RGB_TO_Y
+    else:
+        luminance = 16.0 + pixels * np.float32(219.0 / peak)
+    change = ((restore(luminance) - luminance) * (peak / 219.0)).astype(np.float32)
+    pixels += change[..., None] if mode == "RGB" else change
+    return np.clip(pixels + 0.5, 0.0, peak).astype(dtype)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from commands import ROOT, assert_one_line_error, run
-from PIL import Image, ImageCms, PngImagePlugin
+from PIL import Image, ImageCms, ImageDraw, PngImagePlugin
 from samples import coffee, pixels, save_weights
 
 import upscale
@@ -94,6 +94,21 @@ def test_transparency_is_bicubic(upscaler: Upscaler) -> None:
         result = through(picture, "a.png", upscaler)
         assert result.mode == picture.mode
         assert result.getchannel("A").tobytes() == alpha.resize((150, 120), BICUBIC).tobytes()
+
+
+@pytest.mark.parametrize("hidden", [0, 255])
+@pytest.mark.parametrize("mode", ["LA", "RGBA"])
+def test_a_transparent_surrounding_is_no_edge(upscaler: Upscaler, mode: str, hidden: int) -> None:
+    """A disc of one colour stays so, whatever lies under the transparent pixels around it."""
+    alpha = Image.new("L", (40, 40))
+    ImageDraw.Draw(alpha).ellipse((8, 8, 31, 31), fill=255)
+    image = Image.composite(Image.new("L", (40, 40), 130), Image.new("L", (40, 40), hidden), alpha)
+    image = image.convert(mode)
+    image.putalpha(alpha)
+    whole = through(Image.new("L", (40, 40), 130), "a.png", upscaler)
+    result = pixels(through(image, "a.png", upscaler))
+    visible = result[..., -1] > 16
+    assert np.abs(result[visible][:, 0] - pixels(whole)[60, 60]).max() <= 4
 
 
 @pytest.mark.parametrize(
