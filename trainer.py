@@ -114,9 +114,9 @@ class Trainer:
             watch.tick()
             if self.step % LOOK_AT_LOSS_EVERY == 0:
                 self.mean_loss()
-            if stop.agreed(self.world, self.step):
+            if signum := stop.agreed(self.world, self.step):
                 self.world.sum(self.loss_sums)  # rank 0 saves those of all
-                raise Interrupted(stop.signum)
+                raise Interrupted(signum)
         return watch.stop()
 
     def mean_loss(self) -> float:

@@ -44,11 +44,13 @@ class World(NamedTuple):
             dist.all_reduce(values)
         return values
 
-    def any(self, flag: bool) -> bool:
-        """Whether the flag is set on some process; all get the same answer."""
+    def highest(self, value: int) -> int:
+        """Return the highest of the processes' values; all get the same answer."""
         if self.size == 1:
-            return flag
-        return bool(self.sum(torch.tensor(float(flag), device=self.device)))
+            return value
+        values = torch.tensor(float(value), device=self.device)
+        dist.all_reduce(values, dist.ReduceOp.MAX)
+        return int(values)
 
 
 def read_environment() -> World:

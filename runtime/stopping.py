@@ -28,8 +28,8 @@ class StopRequest:
         self.signum = signum
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    def agreed(self, world: World, step: int) -> bool:
-        """Whether to stop after `step`: when one process was asked to, all stop at the same one."""
+    def agreed(self, world: World, step: int) -> int:
+        """Return the signal to stop for after `step`, or 0; all processes get the same answer."""
         if world.size > 1 and step % LOOK_EVERY:
-            return False
-        return world.any(bool(self.signum))
+            return 0
+        return world.highest(self.signum)

@@ -301,16 +301,36 @@ def start_two(dataset: Path, out: Path, *options: str) -> subprocess.Popen:
     return process
 
 
+def children(process: subprocess.Popen) -> list[int]:
+    """Return the process numbers of the training processes under a launcher."""
+    return [
+        int(n) for n in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    ]
+
+
 def test_a_killed_process_ends_the_job(dataset: Path, tmp_path: Path) -> None:
     process = start_two(dataset, tmp_path, "--num-epochs=100000")
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    os.kill(int(children[-1]), signal.SIGKILL)
+    os.kill(children(process)[-1], signal.SIGKILL)
     try:
         _, errors = process.communicate(timeout=60)
     finally:
         process.kill()
     assert process.returncode == 128 + signal.SIGKILL, errors
     assert list((tmp_path / "x3").glob("checkpoint_*.pt"))
+
+
+def test_a_signal_to_one_process_stops_all_with_their_state_saved(
+    dataset: Path, tmp_path: Path
+) -> None:
+    process = start_two(dataset, tmp_path, "--num-epochs=100000")
+    os.kill(children(process)[-1], signal.SIGTERM)
+    try:
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 128 + signal.SIGTERM, errors
+    assert "SIGTERM at step" in errors
+    assert "Traceback" not in errors
 
 
 def test_two_processes_stop_together_and_go_on(dataset: Path, tmp_path: Path) -> None:
