@@ -6,12 +6,12 @@ from contextlib import closing
 import numpy as np
 from PIL import Image
 
+from imaging.luminance import RGB_TO_Y
 from imaging.resize import BICUBIC
 from imaging.tiling import Tile, tiles
 
 # Large enough for the 8 pixels around it to matter little, small enough for every core to get some.
 TILE = 256
-RGB_TO_Y = np.array([65.481, 128.553, 24.966], np.float32) / 255.0  # ITU-R BT.601
 
 
 def silent(pixels: int) -> None:
@@ -119,7 +119,7 @@ def _restored(pixels: np.ndarray, mode: str, restore: Callable) -> np.ndarray:
     """Put the luminance of pixels in mode L, RGB or F through the network; uint8 or uint16."""
     peak, dtype = (65535.0, np.uint16) if mode == "F" else (255.0, np.uint8)
     if mode == "RGB":
-        luminance = 16.0 + pixels @ RGB_TO_Y
+        luminance = 16.0 + pixels @ (RGB_TO_Y.astype(np.float32) / np.float32(255.0))
     else:
         luminance = 16.0 + pixels * np.float32(219.0 / peak)
     change = ((restore(luminance) - luminance) * (peak / 219.0)).astype(np.float32)

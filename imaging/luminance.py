@@ -2,6 +2,8 @@
 
 import numpy as np
 
+RGB_TO_Y = np.array([65.481, 128.553, 24.966])  # ITU-R BT.601 for R, G, B of 0–1; Y is 16 more
+
 
 def modelzoo_y(rgb: np.ndarray) -> np.ndarray:
     """Return Y as the published HDF5 files hold it: 16 + (64.738 R + 129.057 G + 25.064 B) / 256.
@@ -35,5 +37,5 @@ def matlab_y(image: np.ndarray) -> np.ndarray:
     pixels = np.asarray(image, dtype=np.float64)
     if pixels.ndim == 2:
         return pixels
-    luminance = 16.0 + pixels @ np.array([65.481, 128.553, 24.966]) / 255.0
+    luminance = 16.0 + pixels @ RGB_TO_Y / 255.0
     return np.floor(luminance + 0.5)  # MATLAB rounds halves up; np.round would go to even
