@@ -5,6 +5,7 @@ run can stop and go on at any step. With several processes the batch of a step i
 parts, one a process: together they see what one process with the whole batch would see.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
 import torch
@@ -22,7 +23,7 @@ def epoch_generator(seed: int, epoch: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed * 1_000_003 + epoch)
 
 
-class Batches:
+class Batches(ABC):
     """What training needs of a data source; `batch_size` is that of one process.
 
     Args:
@@ -39,9 +40,9 @@ class Batches:
         self.batch_size, self.rank, self.world_size, self.seed = batch_size, rank, world_size, seed
         self.steps_per_epoch = length // (batch_size * world_size)
 
+    @abstractmethod
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Pair]:
         """Yield (lr, hr) of each step from `start` on: n×1×H×W, 0–1, on the training device."""
-        raise NotImplementedError
 
     def _mine(self, step: int) -> slice:
         first = (step * self.world_size + self.rank) * self.batch_size

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from imaging.metrics import PROTOCOLS, Protocol
-from runtime.errors import UserError, run_main
+from runtime.errors import run_main
 from runtime.files import write_text
 from testsets import Sample, read_dataset, read_folder
 
@@ -96,13 +96,10 @@ def main() -> None:
 
     from runtime.device import choose_device  # noqa: PLC0415 - torch loads slowly
     from runtime.inference import restore  # noqa: PLC0415
-    from runtime.weights import load_weights, shipped_weights  # noqa: PLC0415
+    from runtime.weights import load_luminance_weights, shipped_weights  # noqa: PLC0415
 
     weights = args.weights or shipped_weights(args.scale)
-    model = load_weights(weights)
-    if model.conv1.in_channels != 1:
-        raise UserError(f"{weights} takes {model.conv1.in_channels} channels; expected luminance")
-    model = model.to(choose_device(args.device).value)
+    model = load_luminance_weights(weights).to(choose_device(args.device).value)
     protocol = PROTOCOLS[args.protocol]
     if args.data_path:
         samples = read_dataset(args.data_path, args.scale)

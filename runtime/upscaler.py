@@ -9,11 +9,10 @@ from PIL import Image
 
 from imaging.enlarge import enlarge, one_by_one, silent
 from imaging.photo import Photo, PictureError, open_photo
-from runtime.errors import UserError
 from runtime.fast_cpu import for_cpu, has_bf16
 from runtime.files import whole_file
 from runtime.inference import restore
-from runtime.weights import load_weights
+from runtime.weights import load_luminance_weights
 
 Advance = Callable[..., object]
 MOST_THREADS = 16  # each holds the feature maps of a tile, 40 MB
@@ -40,11 +39,7 @@ class Upscaler:
         precision: str = "auto",
         ensemble: bool = False,
     ) -> None:
-        model = load_weights(weights)
-        if model.conv1.in_channels != 1:
-            raise UserError(
-                f"{weights} takes {model.conv1.in_channels} channels; expected luminance alone"
-            )
+        model = load_luminance_weights(weights)
         self.scale, self.ensemble, self.radius = scale, ensemble, model.receptive_radius
         self.each = one_by_one
         if device.type == "cpu":  # a thread per tile: layers need not wait for the slowest thread

@@ -60,6 +60,19 @@ def load_weights(path: Path | str) -> SRCNN:
     return model.eval()
 
 
+def load_luminance_weights(path: Path | str) -> SRCNN:
+    """Load weights as `load_weights` does, of a network on luminance only.
+
+    Raises:
+        UserError: the network takes another number of channels; and as `load_weights`.
+    """
+    model = load_weights(path)
+    if model.conv1.in_channels != 1:
+        channels = model.conv1.in_channels
+        raise UserError(f"{path} takes {channels} channels; expected luminance alone")
+    return model
+
+
 def _read(path: Path) -> dict:
     try:
         state = load_tensors(path)
