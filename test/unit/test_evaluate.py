@@ -1,7 +1,6 @@
 """evaluate.py as its users meet it: figures, files, mistakes."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -243,22 +242,6 @@ def test_a_result_that_cannot_be_written(monkeypatch, images, copying, tmp_path,
     assert run_main(evaluate.main) == 1
     assert "cannot write" in capsys.readouterr().err
     assert sorted(p.name for p in tmp_path.iterdir()) == ["copying.pth", "folder", "images"]
-
-
-def test_help_loads_nothing_heavy() -> None:
-    program = (
-        "import sys; sys.argv = ['evaluate.py', '--help']\n"
-        "import evaluate\n"
-        "try:\n    evaluate.main()\n"
-        "except SystemExit as ending:\n"
-        "    heavy = {'torch', 'h5py', 'skimage', 'scipy', 'matplotlib'} & set(sys.modules)\n"
-        "    sys.exit(ending.code or ' '.join(heavy) or 0)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert "modelzoo" in done.stdout
 
 
 def test_self_ensemble_turns_with_its_input() -> None:

@@ -422,21 +422,6 @@ def test_progress_bar_on_a_terminal(images: Path, tmp_path: Path) -> None:
     assert "/6 [" in shown
 
 
-def test_help_loads_no_heavy_library() -> None:
-    code = (
-        "import sys, prepare\n"
-        "try: prepare.main(['--help'])\n"
-        "except SystemExit: pass\n"
-        "heavy = {'h5py', 'torch', 'skimage', 'pooch', 'requests', 'tqdm'} & set(sys.modules)\n"
-        "sys.exit(repr(heavy) if heavy else 0)"
-    )
-    result = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert result.returncode == 0, result.stderr
-    assert "--images-dir" in result.stdout
-
-
 def test_an_image_error_ends_with_one_line(images: Path, tmp_path: Path, capsys) -> None:
     truncate(images)
     status = run_main(lambda: prepare_file(images, tmp_path / "x.h5"))

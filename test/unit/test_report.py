@@ -2,16 +2,15 @@
 
 import io
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote
 
 import numpy as np
 import pytest
+from chromium import headless
 from PIL import Image
-from selenium.webdriver import ActionChains, Chrome, ChromeOptions
-from selenium.webdriver.chrome.service import Service
+from selenium.webdriver import ActionChains, Chrome
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
@@ -148,20 +147,9 @@ def test_exchanging_the_luminance_keeps_the_colour() -> None:
 @pytest.fixture(scope="module")
 def browser(folder: Path) -> Iterator[Chrome]:
     """Headless Chromium without network, on the report's page."""
-    programs = ("chromium", "chromium-browser", "google-chrome")
-    chromium = next(filter(None, map(shutil.which, programs)), None)
-    driver = shutil.which("chromedriver")
-    if not (chromium and driver):
-        pytest.skip("needs Chromium and chromedriver: apt-get install chromium chromium-driver")
-    options = ChromeOptions()
-    options.binary_location = chromium
-    for option in ("headless=new", "no-sandbox", "disable-dev-shm-usage", "window-size=1200,1000"):
-        options.add_argument(f"--{option}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    chrome = Chrome(options=options, service=Service(driver))
-    chrome.set_network_conditions(offline=True, latency=0, throughput=0)
-    yield chrome
-    chrome.quit()
+    with headless("1200,1000") as chrome:
+        chrome.set_network_conditions(offline=True, latency=0, throughput=0)
+        yield chrome
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import base64
 import io
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -18,11 +17,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from chromium import headless
 from commands import ROOT
 from PIL import Image
 from samples import coffee, opened, pixels, png, save_weights
-from selenium.webdriver import ActionChains, Chrome, ChromeOptions
-from selenium.webdriver.chrome.service import Service
+from selenium.webdriver import ActionChains, Chrome
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
 from werkzeug.serving import make_server
@@ -221,21 +220,10 @@ def url(upscalers: dict[int, Upscaler]) -> Iterator[str]:
 @pytest.fixture
 def browser(url: str, tmp_path: Path) -> Iterator[Chrome]:
     """Headless Chromium on the page; what is downloaded comes to tmp_path / "downloads"."""
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
-    driver = shutil.which("chromedriver")
-    if not (chromium and driver):
-        pytest.skip("needs Chromium and chromedriver: apt-get install chromium chromium-driver")
-    options = ChromeOptions()
-    options.binary_location = chromium
-    for option in ("headless=new", "no-sandbox", "disable-dev-shm-usage", "window-size=1100,1000"):
-        options.add_argument(f"--{option}")
     downloads = {"download.default_directory": str(tmp_path / "downloads")}
-    options.add_experimental_option("prefs", downloads)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    chrome = Chrome(options=options, service=Service(driver))
-    chrome.get(url)
-    yield chrome
-    chrome.quit()
+    with headless("1100,1000", downloads) as chrome:
+        chrome.get(url)
+        yield chrome
 
 
 DROP = """

@@ -244,16 +244,6 @@ def test_what_the_platform_adds_is_named_and_passed_over(dataset: Path, tmp_path
     assert "not known: --anything new" in result.stderr
 
 
-def test_help_needs_no_torch() -> None:
-    code = "import sys; sys.argv = ['train.py', '--help']; import runpy\n"
-    code += f"try: runpy.run_path({str(ROOT / 'train.py')!r}, run_name='__main__')\n"
-    code += "except SystemExit as end: print(end.code, 'torch' in sys.modules)"
-    result = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert result.stdout.endswith("0 False\n")
-
-
 @pytest.mark.parametrize("size", [2, 4])
 def test_several_processes_train_as_one(
     dataset: Path, finished: Path, tmp_path: Path, size: int

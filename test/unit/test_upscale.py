@@ -341,12 +341,6 @@ def test_wrong_weights_and_options(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("stage", ["upscale", "export"])
-def test_help_needs_no_torch(stage: str) -> None:
-    code = f"import sys, {stage}; assert not {{'torch', 'onnx', 'flask'}} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
-
-
 def test_self_ensemble_and_precision(weights: Path) -> None:
     cpu, image = torch.device("cpu"), coffee(40, 30)
     plain, ensemble, rounded = (
