@@ -1,6 +1,6 @@
 # make train   data, training, evaluation, pictures, on a fresh machine
 # make test    linter and all tests
-# make bench  speed, on a machine that does nothing else; needs DATA/images from make train
+# make bench   speed, on a machine that does nothing else; needs DATA/images from make train
 # All set up .venv first. Python 3.10 or newer is all they ask for: make train PYTHON=python3.12
 
 PYTHON ?= python3
@@ -40,6 +40,7 @@ lint: setup
 bench: setup
 	$(BIN)/python benchmarks/train.py
 	$(BIN)/python benchmarks/prepare.py --images-dir "$(DATA)/images/Train"
+	$(BIN)/python benchmarks/upscale.py
 
 clean:
 	rm -rf $(VENV) build .pytest_cache .ruff_cache
