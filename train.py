@@ -71,6 +71,20 @@ def find_checkpoint(args: argparse.Namespace, folder: Path) -> dict | None:
     return found[1]
 
 
+def deciding_options(args: argparse.Namespace, trainer: Trainer) -> dict:
+    """Return what decides the mathematics of a run, for its checkpoints."""
+    return {
+        **asdict(trainer.recipe),
+        "scale": args.scale,
+        "seed": args.seed,
+        "select": args.select,
+        "precision": trainer.precision.name,
+        "loss_scale": args.loss_scale,
+        "processes": trainer.world.size,
+        "total_steps": trainer.total_steps,
+    }
+
+
 def check_same(options: dict, earlier: dict) -> None:
     """Refuse to go on with options that would change the mathematics of the run."""
     for name, value in options.items():
@@ -96,16 +110,7 @@ def run(args: argparse.Namespace, world: World, device_reason: str) -> int:
           f"precision: {precision.name} ({precision_reason})")  # fmt: skip
     trainer = Trainer(args, recipe, world, precision)
     print_plan(trainer)
-    options = {
-        **asdict(recipe),
-        "scale": args.scale,
-        "seed": args.seed,
-        "select": args.select,
-        "precision": precision.name,
-        "loss_scale": args.loss_scale,
-        "processes": world.size,
-        "total_steps": trainer.total_steps,
-    }
+    options = deciding_options(args, trainer)
     if resumed:
         check_same(options, resumed["options"])
         trainer.load_state_dict(resumed["trainer"])
