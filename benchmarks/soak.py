@@ -1,0 +1,91 @@
+"""Watch a run's memory and file handles for an hour: both must stay flat.
+
+    python train.py --data_url=dataset --recipe=fast --num-epochs=80 &
+    python benchmarks/soak.py $!
+
+Counts the process and its children, from what Linux keeps of them under /proc; memory is what they
+allocated, without the libraries' code. Prints a line a minute and then compares the second half
+with the first; ends with status 1 when the second half needed 5 % more memory or more open files
+at its peak. Ends early when the run does.
+"""
+
+import argparse
+import contextlib
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+MAY_GROW = 1.05
+ALLOCATED = ("Pss_Anon:", "Pss_Shmem:")  # a page that several share counts once in all
+
+
+class Use(NamedTuple):
+    """What a process and its children hold: MB allocated, open files, threads."""
+
+    memory: float
+    files: int
+    threads: int
+
+
+def family(pid: int) -> list[Path]:
+    """Return the /proc folders of a process and all its children that run."""
+    folder = Path(f"/proc/{pid}")
+    if not folder.exists() or ") Z" in (folder / "stat").read_text():
+        return []
+    children = [int(child) for path in folder.glob("task/*/children")
+                for child in path.read_text().split()]  # fmt: skip
+    return [folder, *(member for child in children for member in family(child))]
+
+
+def use(pid: int) -> Use:
+    """Look at a process now; zeros when it has ended."""
+    memory = files = threads = 0
+    for folder in family(pid):
+        with contextlib.suppress(OSError):  # a child may end at any moment
+            lines = (folder / "smaps_rollup").read_text().splitlines()
+            memory += sum(int(line.split()[1]) for line in lines if line.startswith(ALLOCATED))
+            files += len(list((folder / "fd").iterdir()))
+            threads += len(list((folder / "task").iterdir()))
+    return Use(memory / 1024, files, threads)
+
+
+def watch(pid: int, minutes: float) -> list[Use]:
+    """Look once a second; print a line a minute, the peak of that minute."""
+    seen, last, end = [], 0, time.monotonic() + 60 * minutes
+    print("minute     MB  files  threads")
+    while time.monotonic() < end and (now := use(pid)).memory:
+        seen.append(now)
+        if len(seen) % 60 == 0:
+            peak = Use(*map(max, zip(*seen[last:], strict=True)))
+            print(f"{len(seen) // 60:6} {peak.memory:6.0f} {peak.files:6} {peak.threads:8}",
+                  flush=True)  # fmt: skip
+            last = len(seen)
+        time.sleep(1)
+    return seen
+
+
+def main() -> int:
+    """Watch, compare, return the exit status."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("pid", type=int, help="process to watch")
+    parser.add_argument("--minutes", type=float, default=60.0, help="default: %(default)s")
+    args = parser.parse_args()
+    seen = watch(args.pid, args.minutes)
+    if len(seen) < 2:
+        print(f"error: no process {args.pid} to watch, or it ended at once", file=sys.stderr)
+        return 2
+    half = len(seen) // 2
+    first, second = (Use(*map(max, zip(*part, strict=True))) for part in (seen[:half], seen[half:]))
+    flat = second.memory <= MAY_GROW * first.memory and second.files <= first.files
+    print(f"{len(seen) / 60:.0f} minutes; peaks of the first half, and of the second:")
+    for name, peak in (("first", first), ("second", second)):
+        print(f"{name:6} {peak.memory:6.1f} {peak.files:6} {peak.threads:8}")
+    print("flat" if flat else "error: it grows", file=sys.stdout if flat else sys.stderr)
+    return 0 if flat else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
