@@ -1,6 +1,7 @@
 """Several processes, one a card: torchrun's variables, or those of the Ascend platform."""
 
 import contextlib
+import gc
 import json
 import os
 from collections.abc import Iterator
@@ -94,7 +95,8 @@ def joined(world: World, device: torch.device) -> Iterator[World]:
             with contextlib.nullcontext() if world.is_main else silent:
                 yield world._replace(device=device)
     finally:
-        dist.destroy_process_group()
+        gc.collect()  # DistributedDataParallel refers to itself; while it lives, gloo's threads do,
+        dist.destroy_process_group()  # and those that outlive Python abort the process
 
 
 def _first_host() -> str:
