@@ -26,7 +26,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from loading import has_whole_images
-from runtime import checkpoint
+from runtime import checkpoint, determinism
 from runtime.device import choose_device, describe
 from runtime.distributed import World, joined, read_environment
 from runtime.precision_choice import choose_precision
@@ -104,10 +104,17 @@ def run(args: argparse.Namespace, world: World, device_reason: str) -> int:
     if resumed and wanted == "auto":
         wanted = resumed["options"]["precision"]
     precision, precision_reason = choose_precision(
-        wanted, world.device, args.loss_scale, args.combine_ddp, recipe.optimizer != MUON
+        wanted,
+        world.device,
+        args.loss_scale,
+        args.combine_ddp,
+        apex_wanted=recipe.optimizer != MUON,
+        trial=world.size == 1 and not args.deterministic,
     )
     print(f"device: {world.device} ({device_reason}), "
           f"precision: {precision.name} ({precision_reason})")  # fmt: skip
+    if args.deterministic:
+        print(f"deterministic: {determinism.cost(world.device, precision)}")
     trainer = Trainer(args, recipe, world, precision)
     print_plan(trainer)
     options = deciding_options(args, trainer)
@@ -191,6 +198,8 @@ def main() -> int:
     """Find processes and device, then run."""
     world = read_environment()
     device, reason = choose_device(ARGS.device, world.local_rank)
+    if ARGS.deterministic:
+        determinism.be_deterministic()
     with joined(world, device) as joined_world:
         return run(ARGS, joined_world, reason)
 

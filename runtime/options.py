@@ -93,6 +93,9 @@ def parse_args(description: str | None) -> argparse.Namespace:
         default="auto", help="auto: what is fastest on the device (default: %(default)s)")
     add("--loss-scale", type=loss_scale, default=32.0, metavar="S",
         help="of fp16 and apex: a number or dynamic (default: %(default)s)")
+    add("--deterministic", action="store_true",
+        help="deterministic algorithms only, so that the same seed, machine and number of threads "
+             "give the same weights; the log says what it costs, on a CPU nothing but auto's trial")
     add("--eval-half", action="store_true",
         help="evaluate in training's half precision, too; otherwise in fp32")
     add("--combine-ddp", action="store_true",

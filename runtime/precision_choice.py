@@ -5,19 +5,18 @@ import importlib.util
 import time
 
 import torch
-from torch import nn
 
-from model import SRCNN
 from runtime.device import Choice, module
 from runtime.errors import UserError
+from runtime.fast_cpu import has_bf16
 from runtime.precision import (
     FP32_CONTIGUOUS,
     STATIC_SCALE,
     Apex,
     Autocast,
     Precision,
-    memory_format,
 )
+from runtime.probe import Probe
 
 NOT_WITH_APEX = "this recipe's optimizer does not go with apex"
 PROBE_SECONDS = 0.8
@@ -29,11 +28,12 @@ def choose_precision(
     loss_scale: float | str = STATIC_SCALE,
     combine_ddp: bool = False,
     apex_wanted: bool = True,
+    trial: bool = True,
 ) -> Choice:
     """Choose the arithmetic of training.
 
-    "auto" takes apex O2, else fp16 on an NPU; bf16, else fp16 on a GPU; on a CPU what a probe of
-    less than a second finds fastest.
+    "auto" takes apex O2, else fp16 on an NPU; bf16, else fp16 on a GPU; on a CPU what a trial of
+    less than a second finds fastest, or what its units promise.
 
     Args:
         name: "auto", "fp32", "bf16", "fp16", "apex-O1" or "apex-O2".
@@ -41,6 +41,8 @@ def choose_precision(
         loss_scale: a number, or "dynamic"; for fp16 and apex.
         combine_ddp: let apex average the gradients of several processes.
         apex_wanted: whether "auto" may take apex; a recipe with its own optimizer can't use it.
+        trial: whether "auto" may try what is fastest on a CPU; the clock decides then, which may
+            do so otherwise in the next run, and in another process of the same run.
 
     Returns:
         The Precision and why it was chosen.
@@ -66,7 +68,7 @@ def choose_precision(
     if device.type == "cuda":
         name = "bf16" if module(device).is_bf16_supported() else "fp16"
         return Choice(_native(name, device, loss_scale), "auto: what this GPU has")
-    return _fastest_on_cpu(device)
+    return _fastest_on_cpu(device) if trial else _likely_fastest_on_cpu(device)
 
 
 def why_no_apex(device: torch.device) -> str:
@@ -101,10 +103,8 @@ def _fastest_on_cpu(device: torch.device) -> Choice:
 
     Other work on the machine disturbs all ways alike then; the best time of each counts.
     """
-    state = torch.get_rng_state()  # a probe must not change the run's random numbers
     candidates = [_native(n, device, STATIC_SCALE) for n in (FP32_CONTIGUOUS, "fp32", "bf16")]
-    probes = [_Probe(device, precision) for precision in candidates]
-    torch.set_rng_state(state)
+    probes = [Probe(device, precision) for precision in candidates]
     start, rounds = time.perf_counter(), 0
     while rounds < 3 or (rounds < 10 and time.perf_counter() - start < PROBE_SECONDS):
         for probe in probes:
@@ -118,18 +118,6 @@ def _fastest_on_cpu(device: torch.device) -> Choice:
     return Choice(candidates[fastest], f"auto: fastest here, 8 patches take {timings}")
 
 
-class _Probe:
-    """A training step of 8 patches of 33×33 without the optimizer, and its best time so far."""
-
-    def __init__(self, device: torch.device, precision: Precision) -> None:
-        layout = memory_format(device, precision)
-        self.precision, self.seconds = precision, float("inf")
-        self.model = SRCNN().to(device, memory_format=layout)
-        self.x = torch.rand(8, 1, 33, 33, device=device).contiguous(memory_format=layout)
-
-    def step(self) -> None:
-        start = time.perf_counter()
-        with self.precision.autocast():
-            output = self.model(self.x)
-        nn.functional.mse_loss(output.float(), self.x).backward()
-        self.seconds = min(self.seconds, time.perf_counter() - start)
+def _likely_fastest_on_cpu(device: torch.device) -> Choice:
+    name, units = ("bf16", "bf16 units") if has_bf16() else ("fp32", "no bf16 units")
+    return Choice(_native(name, device, STATIC_SCALE), f"auto: this CPU has {units}")

@@ -137,7 +137,7 @@ def test_the_other_fused_optimizers(
 def test_resuming_on_the_card_is_exact(
     npu: Simulator, dataset: Path, tmp_path: Path, precision: str
 ) -> None:
-    options = [f"--precision={precision}", "--loss-scale=dynamic"]
+    options = [f"--precision={precision}", "--loss-scale=dynamic", "--deterministic"]
     whole, again = tmp_path / "whole", tmp_path / "again"
     train(npu, dataset, whole, *options).checked()
     (again / "x3").mkdir(parents=True)
@@ -145,6 +145,7 @@ def test_resuming_on_the_card_is_exact(
         shutil.copy(whole / "x3" / name, again / "x3" / name)
     result = train(npu, dataset, again, *options, "--resume").checked()
     assert "resuming from" in result.stderr
+    assert "deterministic: a step of 8 patches takes" in result.stdout
     one, other = (weights(folder / "x3", "epoch_2.pth") for folder in (whole, again))
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert metrics(whole / "x3") == metrics(again / "x3")

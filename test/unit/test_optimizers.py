@@ -109,6 +109,13 @@ def test_auto_takes_the_fastest_and_leaves_the_random_numbers_alone() -> None:
     assert layout == (torch.contiguous_format if plain else torch.channels_last)
 
 
+def test_auto_without_a_trial_goes_by_the_units(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So processes of one run agree, and a deterministic run does not depend on the clock."""
+    for units, name in ((True, "bf16"), (False, "fp32")):
+        monkeypatch.setattr("runtime.precision_choice.has_bf16", lambda units=units: units)
+        assert choose_precision("auto", CPU, trial=False).value.name == name
+
+
 def test_bf16_trains_fp32_weights() -> None:
     torch.manual_seed(1)
     model = SRCNN()
