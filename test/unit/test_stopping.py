@@ -1,62 +1,30 @@
-"""Runs that are killed, starved of disk space or robbed of their folder, and what is left then."""
+"""Runs that are killed or told to stop, and go on as if nothing had been."""
 
-import contextlib
 import os
 import random
 import re
-import resource
-import shutil
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
-from commands import ROOT, assert_one_line_error, run
+from commands import assert_one_line_error, run
+from runs import (
+    STEPS,
+    assert_same_end,
+    log_lines,
+    newest_step,
+    start,
+    training,
+    training_by_two,
+    wait_for_epochs,
+)
 
 from runtime import checkpoint
 
-SMALL = ("--batch-size=8", "--precision=fp32", "--device=cpu")
-STEPS = 5  # of an epoch of 44 patches
 KILLED_AT = Path(__file__).with_name("killed_at.py")
-
-
-def start(*words: object, **options: object) -> subprocess.Popen:
-    command = [sys.executable, *map(str, words)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, **(pipes | options))
-
-
-def training(dataset: Path, out: Path, epochs: int, *options: str) -> list[object]:
-    names = (f"--data_url={dataset}", f"--train_url={out}", f"--num-epochs={epochs}")
-    return [ROOT / "train.py", *names, "--save-every=1000", *SMALL, *options]
-
-
-def wait_for_epochs(process: subprocess.Popen, count: int) -> None:
-    for line in process.stdout:
-        count -= line.startswith("eval psnr")
-        if count <= 0:
-            return
-    raise AssertionError(process.stderr.read())
-
-
-def newest_step(out: Path) -> int:
-    steps = [int(path.stem.split("_")[1]) for path in (out / "x3").glob("checkpoint_*.pt")]
-    return max(steps, default=0)
-
-
-def assert_same_end(one: Path, other: Path) -> None:
-    """The newest checkpoints hold the same state, and the tables say the same."""
-    (_, first), (_, second) = (checkpoint.load_newest(out / "x3") for out in (one, other))
-    assert first["trainer"]["step"] == second["trainer"]["step"]
-    for name, weight in first["trainer"]["weights"].items():
-        assert torch.equal(weight, second["trainer"]["weights"][name])
-    best = [torch.load(out / "x3/best.pth", weights_only=True) for out in (one, other)]
-    assert all(torch.equal(best[0][key], best[1][key]) for key in best[0])
-    assert (one / "x3/metrics.csv").read_text() == (other / "x3/metrics.csv").read_text()
 
 
 def kill_and_resume(dataset: Path, folder: Path, kills: int, epochs: int, seed: int) -> None:
@@ -103,16 +71,26 @@ def test_killed_50_times(dataset: Path, tmp_path: Path) -> None:
     kill_and_resume(dataset, tmp_path, kills=50, epochs=250, seed=2)
 
 
-def test_the_second_ctrl_c_ends_at_once() -> None:
-    code = "import os, signal, sys; sys.path.insert(0, sys.argv.pop(1)); sys.argv = sys.argv[:]\n"
-    code += "from runtime.errors import run_main\nfrom runtime.stopping import StopRequest\n"
-    code += "def main():\n stop = StopRequest()\n os.kill(os.getpid(), signal.SIGINT)\n"
-    code += " assert stop.signum == 2\n print('noted', flush=True)\n"
-    code += " os.kill(os.getpid(), signal.SIGINT)\n while True: signal.pause()\n"
-    code += "sys.exit(run_main(main))"
-    process = start("-c", code, ROOT)
-    printed, errors = process.communicate(timeout=120)
-    assert (process.returncode, printed, errors) == (130, "noted\n", "interrupted\n")
+@pytest.mark.parametrize("command", [training, training_by_two], ids=["alone", "two processes"])
+def test_stopped_in_an_epoch_and_resumed_is_as_never_stopped(
+    dataset: Path, tmp_path: Path, command: Callable
+) -> None:
+    whole = run(*command(dataset, tmp_path / "whole", 12))
+    assert whole.returncode == 0, whole.stderr
+    words = command(dataset, tmp_path / "stopped", 12)
+    process = start(*words)
+    wait_for_epochs(process, 2)
+    process.terminate()
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 143, errors
+    step = int(re.search(r"SIGTERM at step (\d+): the state is saved; .* --resume", errors)[1])
+    assert newest_step(tmp_path / "stopped") == step
+    resumed = run(*words, "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert_same_end(tmp_path / "whole", tmp_path / "stopped")
+    lines = log_lines(resumed.stdout)
+    assert lines
+    assert log_lines(whole.stdout)[-len(lines) :] == lines
 
 
 def test_ctrl_c_saves_the_state(dataset: Path, tmp_path: Path) -> None:
@@ -125,74 +103,62 @@ def test_ctrl_c_saves_the_state(dataset: Path, tmp_path: Path) -> None:
     assert checkpoint.load_newest(tmp_path / "x3")
 
 
-@contextlib.contextmanager
-def mounted(folder: Path, options: str) -> Iterator[bool]:
-    """Mount a tmpfs, where that is permitted; tell whether it is."""
-    command = ["mount", "-t", "tmpfs", "-o", options, "none", str(folder)]
-    mount = os.geteuid() == 0 and subprocess.run(command, capture_output=True, check=False)
-    done = bool(mount) and mount.returncode == 0
-    try:
-        yield done
-    finally:
-        if done:
-            subprocess.run(["umount", "--lazy", str(folder)], check=True)
+def catches(process: subprocess.Popen, signum: int) -> bool:
+    """Whether a process has a handler of its own for a signal."""
+    mask = re.search(r"SigCgt:\s(\w+)", Path(f"/proc/{process.pid}/status").read_text())[1]
+    return bool(int(mask, 16) >> (signum - 1) & 1)
 
 
-def assert_kept(out: Path) -> None:
-    assert checkpoint.load_newest(out / "x3")
-    assert not list((out / "x3").glob(".*.tmp"))
-
-
-def test_a_full_disk(dataset: Path, tmp_path: Path) -> None:
-    """A file system of 4 MB, filled during the run; without mounts, a limit on a file's size."""
-    with mounted(tmp_path, "size=4m") as small:
-        words = training(dataset, tmp_path, 3)
-        assert run(*words).returncode == 0
-        step = newest_step(tmp_path)
-        if small:
-            with contextlib.suppress(OSError), (tmp_path / "filler").open("wb") as file:
-                while True:
-                    file.write(bytes(4096))
-                    file.flush()
-            limit = None
-        else:
-            limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, 2**16))  # noqa: E731
-        process = start(*training(dataset, tmp_path / "more", 3), preexec_fn=limit)
-        _, errors = process.communicate(timeout=120)
-        assert process.returncode == 1
-        assert errors.startswith(f"error: cannot write {tmp_path}/more/x3/"), errors
-        assert len(errors.splitlines()) == 1
-        assert newest_step(tmp_path) == step
-        assert_kept(tmp_path)
-
-
-def test_a_folder_moved_away_during_the_run(dataset: Path, tmp_path: Path) -> None:
-    process = start(*training(dataset, tmp_path, 100000))
-    wait_for_epochs(process, 2)
-    (tmp_path / "x3").rename(tmp_path / "elsewhere")
+def test_the_second_ctrl_c_ends_at_once(dataset: Path, tmp_path: Path) -> None:
+    """In the middle of a step that takes seconds, after which the state would be saved."""
+    fast = ("--recipe=fast", "--batch-size=1000", "--num-steps=10")
+    process = start(*training(dataset, tmp_path, 1, *fast))
+    while not catches(process, signal.SIGTERM):  # Python itself catches SIGINT from the start
+        assert process.poll() is None
+        time.sleep(0.01)
+    for _ in range(2):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.3)
     _, errors = process.communicate(timeout=120)
-    assert process.returncode == 1, errors
-    assert "was removed or replaced during the run" in errors.splitlines()[-1]
-    assert checkpoint.load_newest(tmp_path / "elsewhere")
+    assert process.returncode == 130, errors
+    assert errors.splitlines()[-1] == "interrupted"
+    assert "the state is saved" not in errors
+    assert not newest_step(tmp_path)
 
 
-def test_nothing_secret_is_written(dataset: Path, tmp_path: Path) -> None:
-    """Neither values of the environment nor paths but those given."""
-    shutil.copytree(dataset, tmp_path / "data")
-    words = ["--data_url=data", "--train_url=out", *SMALL, "--num-epochs=1"]
-    result = run("train.py", *words, cwd=tmp_path, env={"MY_TOKEN": "hunter2secret"})
-    assert result.returncode == 0, result.stderr
-    files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
-    texts = [result.stdout.encode(), result.stderr.encode(), *(path.read_bytes() for path in files)]
-    for secret in ("hunter2secret", str(tmp_path), str(ROOT)):
-        assert not any(secret.encode() in text for text in texts), secret
+def children(process: subprocess.Popen) -> list[int]:
+    """Return the process numbers of the training processes under a launcher."""
+    path = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    return [int(number) for number in path.read_text().split()]
 
 
-def test_the_same_seed_gives_the_same_weights(dataset: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
+def test_a_signal_to_one_of_two_processes(dataset: Path, tmp_path: Path, signum: int) -> None:
+    """A killed one ends the job; one that was told to stop stops all with their state saved."""
+    process = start(*training_by_two(dataset, tmp_path, 100000))
+    wait_for_epochs(process, 1)
+    os.kill(children(process)[-1], signum)
+    try:
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 128 + signum, errors
+    assert newest_step(tmp_path) >= STEPS
+    if signum == signal.SIGTERM:
+        assert "SIGTERM at step" in errors
+        assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize("options", [(), ("--deterministic", "--precision=auto")])
+def test_the_same_seed_gives_the_same_weights(
+    dataset: Path, tmp_path: Path, options: tuple[str, ...]
+) -> None:
     for name in ("one", "two"):
-        result = run(*training(dataset, tmp_path / name, 2))
+        result = run(*training(dataset, tmp_path / name, 2, *options))
         assert result.returncode == 0, result.stderr
     assert_same_end(tmp_path / "one", tmp_path / "two")
+    cost = r"deterministic: a step of 8 patches takes [\d.]+ ms, without it [\d.]+ ms"
+    assert bool(re.search(cost, result.stdout)) == bool(options)
 
 
 def test_a_wrong_checkpoint_is_named(dataset: Path, tmp_path: Path) -> None:

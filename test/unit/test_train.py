@@ -3,9 +3,7 @@
 import csv
 import fcntl
 import json
-import os
 import re
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -100,25 +98,6 @@ def same_run(one: Path, other: Path) -> None:
     for name in ("best.pth", "epoch_5.pth"):
         states = [torch.load(folder / "x3" / name, weights_only=True) for folder in (one, other)]
         assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
-
-
-def test_interrupted_in_an_epoch_and_resumed_is_as_never_interrupted(
-    dataset: Path, finished: Path, tmp_path: Path
-) -> None:
-    words = [f"--data_url={dataset}", f"--train_url={tmp_path}", *SMALL, "--num-epochs=6"]
-    command = [sys.executable, ROOT / "train.py", *words]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    for line in process.stdout:
-        if line.startswith("eval psnr"):
-            process.send_signal(signal.SIGTERM)
-            break
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 143, errors
-    assert "SIGTERM at step" in errors
-    assert "--resume" in errors
-    result = run("train.py", *words, "--resume")
-    assert result.returncode == 0, result.stderr
-    same_run(finished, tmp_path)
 
 
 def test_stopped_by_steps_and_resumed_from_the_last_whole_checkpoint(
@@ -273,67 +252,6 @@ def test_several_processes_train_as_one(
     one, several = (load_weights(f / "x3/best.pth").state_dict() for f in (finished, out))
     for name, weight in one.items():
         torch.testing.assert_close(several[name], weight, rtol=1e-3, atol=2e-5)
-
-
-def start_two(dataset: Path, out: Path, *options: str) -> subprocess.Popen:
-    """Start two processes and wait for the first epoch."""
-    launcher = [ROOT / "test/torchrun.py", "--standalone", "--nproc_per_node=2", ROOT / "train.py"]
-    words = [f"--data_url={dataset}", f"--train_url={out}", "--precision=fp32", "--batch-size=4"]
-    process = subprocess.Popen(
-        [sys.executable, *launcher, *words, *options],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    for line in process.stdout:
-        if line.startswith("eval psnr"):
-            break
-    return process
-
-
-def children(process: subprocess.Popen) -> list[int]:
-    """Return the process numbers of the training processes under a launcher."""
-    return [
-        int(n) for n in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    ]
-
-
-def test_a_killed_process_ends_the_job(dataset: Path, tmp_path: Path) -> None:
-    process = start_two(dataset, tmp_path, "--num-epochs=100000")
-    os.kill(children(process)[-1], signal.SIGKILL)
-    try:
-        _, errors = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    assert process.returncode == 128 + signal.SIGKILL, errors
-    assert list((tmp_path / "x3").glob("checkpoint_*.pt"))
-
-
-def test_a_signal_to_one_process_stops_all_with_their_state_saved(
-    dataset: Path, tmp_path: Path
-) -> None:
-    process = start_two(dataset, tmp_path, "--num-epochs=100000")
-    os.kill(children(process)[-1], signal.SIGTERM)
-    try:
-        _, errors = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    assert process.returncode == 128 + signal.SIGTERM, errors
-    assert "SIGTERM at step" in errors
-    assert "Traceback" not in errors
-
-
-def test_two_processes_stop_together_and_go_on(dataset: Path, tmp_path: Path) -> None:
-    process = start_two(dataset, tmp_path, "--num-epochs=40")
-    process.terminate()
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 143, errors
-    assert "SIGTERM at step" in errors
-    process = start_two(dataset, tmp_path, "--num-epochs=40", "--resume")
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors
-    with (tmp_path / "x3/metrics.csv").open() as file:
-        assert [int(row["epoch"]) for row in csv.DictReader(file)] == list(range(40))
 
 
 def test_real_images_reach_the_figure(shared_data: Path, tmp_path: Path) -> None:

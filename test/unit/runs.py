@@ -1,0 +1,67 @@
+"""Training runs in the background, to be signalled, killed and resumed."""
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from commands import ROOT
+
+from runtime import checkpoint
+
+SMALL = ("--batch-size=8", "--precision=fp32", "--device=cpu")
+STEPS = 5  # of an epoch of 44 patches, 8 a step
+TWO = (ROOT / "test/torchrun.py", "--standalone", "--nproc_per_node=2")  # processes
+
+
+def start(*words: object, wrapper: Sequence[str] = (), **options: object) -> subprocess.Popen:
+    """Start `wrapper… python words…`; its output goes to pipes."""
+    command = [*wrapper, sys.executable, *map(str, words)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, **(pipes | options))
+
+
+def training(dataset: Path, out: Path, epochs: int, *options: str) -> list[object]:
+    """Return the command line of a small run."""
+    names = (f"--data_url={dataset}", f"--train_url={out}", f"--num-epochs={epochs}")
+    return [ROOT / "train.py", *names, "--save-every=1000", *SMALL, *options]
+
+
+def training_by_two(dataset: Path, out: Path, epochs: int) -> list[object]:
+    """Return the command line of the same run on two processes."""
+    return [*TWO, *training(dataset, out, epochs, "--batch-size=4")]
+
+
+def wait_for_epochs(process: subprocess.Popen, count: int) -> None:
+    """Return when a run has printed the PSNR of so many epochs."""
+    for line in process.stdout:
+        count -= line.startswith("eval psnr")
+        if count <= 0:
+            return
+    raise AssertionError(process.stderr.read())
+
+
+def newest_step(out: Path) -> int:
+    """Return the step of the newest checkpoint, 0 when there is none."""
+    steps = [int(path.stem.split("_")[1]) for path in (out / "x3").glob("checkpoint_*.pt")]
+    return max(steps, default=0)
+
+
+def assert_same_end(one: Path, other: Path) -> None:
+    """The newest checkpoints hold the same state, and the tables say the same."""
+    (_, first), (_, second) = (checkpoint.load_newest(out / "x3") for out in (one, other))
+    assert first["trainer"]["step"] == second["trainer"]["step"]
+    for name, weight in first["trainer"]["weights"].items():
+        assert torch.equal(weight, second["trainer"]["weights"][name])
+    best = [torch.load(out / "x3/best.pth", weights_only=True) for out in (one, other)]
+    assert all(torch.equal(best[0][key], best[1][key]) for key in best[0])
+    assert (one / "x3/metrics.csv").read_text() == (other / "x3/metrics.csv").read_text()
+
+
+def log_lines(output: str) -> list[str]:
+    """Return the lines of epochs and their PSNR, without the time of a step."""
+    lines = [
+        line for line in output.splitlines() if line.startswith(("epoch", "eval psnr", "best"))
+    ]
+    return [line.partition(", each_step_time")[0] for line in lines]

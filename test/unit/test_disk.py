@@ -1,0 +1,114 @@
+"""Runs that are starved of disk space, locked out or robbed of their folder; what is left then."""
+
+import contextlib
+import os
+import re
+import resource
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+from commands import ROOT, run
+from runs import SMALL, newest_step, start, training, wait_for_epochs
+
+from runtime import checkpoint
+
+# Root may write to what is read-only for all others, unless that right is taken from it.
+WITHOUT_OVERRIDE = ["setpriv", "--bounding-set=-dac_override"] if os.geteuid() == 0 else []
+
+
+@contextlib.contextmanager
+def mounted(folder: Path, options: str) -> Iterator[bool]:
+    """Mount a tmpfs, where that is permitted; tell whether it is."""
+    command = ["mount", "-t", "tmpfs", "-o", options, "none", str(folder)]
+    mount = os.geteuid() == 0 and subprocess.run(command, capture_output=True, check=False)
+    done = bool(mount) and mount.returncode == 0
+    try:
+        yield done
+    finally:
+        if done:
+            subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def assert_kept(out: Path) -> None:
+    assert checkpoint.load_newest(out / "x3")
+    assert not list((out / "x3").glob(".*.tmp"))
+
+
+def test_a_full_disk(dataset: Path, tmp_path: Path) -> None:
+    """A file system of 4 MB, filled during the run; without mounts, a limit on a file's size."""
+    with mounted(tmp_path, "size=4m") as small:
+        words = training(dataset, tmp_path, 3)
+        assert run(*words).returncode == 0
+        step = newest_step(tmp_path)
+        if small:
+            with contextlib.suppress(OSError), (tmp_path / "filler").open("wb") as file:
+                while True:
+                    file.write(bytes(4096))
+                    file.flush()
+            limit = None
+        else:
+            limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, 2**16))  # noqa: E731
+        process = start(*training(dataset, tmp_path / "more", 3), preexec_fn=limit)
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 1
+        assert errors.startswith(f"error: cannot write {tmp_path}/more/x3/"), errors
+        assert len(errors.splitlines()) == 1
+        assert newest_step(tmp_path) == step
+        assert_kept(tmp_path)
+
+
+def test_a_read_only_disk(dataset: Path, tmp_path: Path) -> None:
+    with mounted(tmp_path, "ro") as own:
+        if not own:
+            tmp_path.chmod(0o500)
+        process = start(*training(dataset, tmp_path, 1), wrapper=WITHOUT_OVERRIDE)
+        _, errors = process.communicate(timeout=120)
+    why = "Read-only file system" if own else "Permission denied"
+    assert process.returncode == 1
+    assert errors == f"error: cannot write to {tmp_path}/x3: {why}\n"
+
+
+def test_a_folder_that_turns_read_only_during_the_run(dataset: Path, tmp_path: Path) -> None:
+    process = start(*training(dataset, tmp_path, 100000), wrapper=WITHOUT_OVERRIDE)
+    wait_for_epochs(process, 2)
+    (tmp_path / "x3").chmod(0o500)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 1, errors
+    assert re.search(r"error: cannot write .*/x3/.*: Permission denied", errors.splitlines()[-1])
+    assert "Traceback" not in errors
+    assert_kept(tmp_path)
+
+
+def test_a_folder_moved_away_during_the_run(dataset: Path, tmp_path: Path) -> None:
+    process = start(*training(dataset, tmp_path, 100000))
+    wait_for_epochs(process, 2)
+    (tmp_path / "x3").rename(tmp_path / "elsewhere")
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 1, errors
+    assert "was removed or replaced during the run" in errors.splitlines()[-1]
+    assert checkpoint.load_newest(tmp_path / "elsewhere")
+
+
+def test_the_lock_of_a_killed_run_is_taken_over(dataset: Path, tmp_path: Path) -> None:
+    """Workers that read from disk outlive it for a moment, and must not keep the lock."""
+    streamed = ("--memory-share=1e-9", "--num-workers=2")
+    process = start(*training(dataset, tmp_path, 100000, *streamed))
+    wait_for_epochs(process, 1)
+    process.kill()
+    result = run(*training(dataset, tmp_path, 1, *streamed, "--num-steps=2"))
+    process.communicate()
+    assert result.returncode == 0, result.stderr
+
+
+def test_nothing_secret_is_written(dataset: Path, tmp_path: Path) -> None:
+    """Neither values of the environment nor paths but those given."""
+    shutil.copytree(dataset, tmp_path / "data")
+    words = ["--data_url=data", "--train_url=out", *SMALL, "--num-epochs=1"]
+    result = run("train.py", *words, cwd=tmp_path, env={"MY_TOKEN": "hunter2secret"})
+    assert result.returncode == 0, result.stderr
+    files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    texts = [result.stdout.encode(), result.stderr.encode(), *(path.read_bytes() for path in files)]
+    for secret in ("hunter2secret", str(tmp_path), str(ROOT)):
+        assert not any(secret.encode() in text for text in texts), secret
