@@ -15,33 +15,40 @@ from runtime.unpickle import load_tensors
 KEEP = 2
 
 
-def save(folder: Path, step: int, state: dict) -> Path:
-    """Write `checkpoint_{step}.pt` and remove all but the newest two.
-
-    The file holds the state as bytes beside their SHA-256, so that a torn one is recognised.
+def pack(state: dict) -> bytes:
+    """Return the bytes of a checkpoint: the state beside its SHA-256, so that a torn one shows.
 
     Args:
-        folder: the run's output folder.
-        step: optimizer steps done, which orders the checkpoints.
         state: what `torch.load(weights_only=True)` can read; tensors on the CPU.
-
-    Raises:
-        RunError: the disk is full or not writable; earlier checkpoints stay.
     """
     payload = _serialise(state)
     digest = hashlib.sha256(payload).hexdigest()
     data = torch.frombuffer(bytearray(payload), dtype=torch.uint8)
+    return _serialise({"sha256": digest, "payload": data})
+
+
+def pack_weights(weights: dict[str, torch.Tensor]) -> bytes:
+    """Return the bytes of a plain state dict of fp32 CPU tensors, as published `.pth` files are."""
+    state = {name: w.detach().float().cpu().contiguous().clone() for name, w in weights.items()}
+    return _serialise(state)
+
+
+def save(folder: Path, step: int, packed: bytes) -> Path:
+    """Write `checkpoint_{step}.pt` and remove all but the newest two.
+
+    Args:
+        folder: the run's output folder.
+        step: optimizer steps done, which orders the checkpoints.
+        packed: of `pack`.
+
+    Raises:
+        RunError: the disk is full or not writable; earlier checkpoints stay.
+    """
     path = folder / f"checkpoint_{step}.pt"
-    write_bytes(path, _serialise({"sha256": digest, "payload": data}))
+    write_bytes(path, packed)
     for old in _newest_first(folder)[KEEP:]:
         old.unlink(missing_ok=True)
     return path
-
-
-def save_weights(path: Path, weights: dict[str, torch.Tensor]) -> None:
-    """Write a plain state dict of fp32 CPU tensors, as the published `.pth` files are."""
-    state = {name: w.detach().float().cpu().contiguous().clone() for name, w in weights.items()}
-    write_bytes(path, _serialise(state))
 
 
 def load(path: Path | str) -> dict:

@@ -19,7 +19,7 @@ TIMING = ("epoch", "train_seconds", "each_step_time", "images_per_second")
 
 
 class Recorder:
-    """Writes metrics.csv, which a rerun reproduces, timing.csv, which it does not, and the rest.
+    """Keeps metrics.csv, which a rerun reproduces, timing.csv, which it does not, and the rest.
 
     Args:
         folder: the run's output folder, exists.
@@ -48,18 +48,20 @@ class Recorder:
         environment = {**environment, **versions}
         write_text(self.folder / "environment.json", json.dumps(environment, indent=2) + "\n")
 
-    def add(self, metrics: dict[str, Any], timing: dict[str, Any]) -> None:
-        """Add an epoch and write the tables."""
+    def add(self, metrics: dict[str, Any], timing: dict[str, Any]) -> dict[str, bytes]:
+        """Add an epoch; return the tables, to be written, by their names."""
         self.metrics.append(metrics)
         self.timing.append(timing)
-        write_text(self.folder / "metrics.csv", _table(METRICS, self.metrics))
-        write_text(self.folder / "timing.csv", _table(TIMING, self.timing))
         if self.events:
             for name in ("loss", "psnr", "lr"):
                 self.events.add_scalar(name, metrics[name], metrics["step"])
             self.events.add_scalar(
                 "images_per_second", timing["images_per_second"], metrics["step"]
             )
+        return {
+            "metrics.csv": _table(METRICS, self.metrics),
+            "timing.csv": _table(TIMING, self.timing),
+        }
 
     def state_dict(self) -> dict[str, Any]:
         """Return the rows, for the checkpoint."""
@@ -96,12 +98,12 @@ class Recorder:
             self.events.close()
 
 
-def _table(columns: tuple[str, ...], rows: list[dict[str, Any]]) -> str:
+def _table(columns: tuple[str, ...], rows: list[dict[str, Any]]) -> bytes:
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    return text.getvalue()
+    return text.getvalue().encode()
 
 
 def _summary_writer(folder: Path) -> Any:

@@ -6,6 +6,7 @@ import math
 import os
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from imaging.metrics import psnr
 from imaging.pictures import save_strip
 from runtime import checkpoint
 from runtime.errors import RunError, UserError
-from runtime.files import whole_file
+from runtime.files import whole_file, write_bytes
 from runtime.inference import restore
 from runtime.recorder import Recorder
 from runtime.weights import load_weights
@@ -59,30 +60,51 @@ class Results:
                 left_by_a_killed_run.unlink()
         except OSError as error:
             raise RunError(f"cannot write to {folder}: {error.strerror}") from None
+        self.writer, self.writing = ThreadPoolExecutor(1), None
         self.recorder = Recorder(folder, tensorboard)
         if resumed:
             self.recorder.load_state_dict(resumed["recorder"])
 
     def add_epoch(self, trainer: Trainer, metrics: dict[str, Any], timing: dict[str, Any]) -> None:
-        """Record an epoch, save its weights, then the checkpoint."""
-        self._check_folder()
-        self.recorder.add(metrics, timing)
+        """Record an epoch, its weights and a checkpoint; they are written while training goes on.
+
+        Raises:
+            RunError: what the epoch before left to be written could not be.
+        """
+        files = self.recorder.add(metrics, timing)
+        weights = checkpoint.pack_weights(trainer.weights())
         epoch, last = metrics["epoch"], trainer.step == trainer.total_steps
         if last or epoch % self.save_every == 0:
-            checkpoint.save_weights(self.folder / f"epoch_{epoch}.pth", trainer.weights())
+            files[f"epoch_{epoch}.pth"] = weights
         if trainer.best["epoch"] == epoch:
-            checkpoint.save_weights(self.folder / "best.pth", trainer.weights())
-        self.save_checkpoint(trainer)
+            files["best.pth"] = weights
+        self._start_writing(trainer, files)
 
     def save_checkpoint(self, trainer: Trainer) -> None:
-        """Save all that going on from here needs."""
-        self._check_folder()
+        """Save all that going on from here needs; it is on the disk when this returns."""
+        self._start_writing(trainer, {})
+        self._wait()
+
+    def _start_writing(self, trainer: Trainer, files: dict[str, bytes]) -> None:
         state = {
             "options": self.options,
             "trainer": trainer.state_dict(),
             "recorder": self.recorder.state_dict(),
         }
-        checkpoint.save(self.folder, trainer.step, state)
+        packed = checkpoint.pack(state)  # now: training goes on to change what it holds
+        self._wait()
+        self.writing = self.writer.submit(self._write, files, trainer.step, packed)
+
+    def _wait(self) -> None:
+        if self.writing:
+            self.writing.result()
+
+    def _write(self, files: dict[str, bytes], step: int, packed: bytes) -> None:
+        """Write files, and then the checkpoint, which says that they are there."""
+        self._check_folder()
+        for name, data in files.items():
+            write_bytes(self.folder / name, data)
+        checkpoint.save(self.folder, step, packed)
 
     def _check_folder(self) -> None:
         """Fail when the folder is no longer the one that this run has locked."""
@@ -93,6 +115,7 @@ class Results:
 
     def finish(self, trainer: Trainer) -> None:
         """Print each image's PSNR with best.pth next to bicubic's; make curve and pictures."""
+        self._wait()
         name = trainer.eval_set.path.stem
         means = _report_images(self.folder, trainer.eval_set)
         print(f"{'mean':<14}  {means[0]:7.2f}  {means[1]:7.2f}")

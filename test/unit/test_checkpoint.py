@@ -13,7 +13,9 @@ from runtime.errors import RunError, UserError
 
 def test_what_is_saved_comes_back_and_the_newest_two_are_kept(tmp_path: Path) -> None:
     for step in (5, 10, 90, 100):
-        checkpoint.save(tmp_path, step, {"step": step, "w": torch.full((3,), float(step))})
+        checkpoint.save(
+            tmp_path, step, checkpoint.pack({"step": step, "w": torch.full((3,), float(step))})
+        )
     assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint_100.pt", "checkpoint_90.pt"]
     path, state = checkpoint.load_newest(tmp_path)
     assert path.name == "checkpoint_100.pt"
@@ -29,8 +31,8 @@ def test_no_checkpoint_is_none(tmp_path: Path) -> None:
 def test_a_torn_file_falls_back_to_the_one_before(
     tmp_path: Path, capsys: pytest.CaptureFixture, share: float
 ) -> None:
-    checkpoint.save(tmp_path, 1, {"step": 1})
-    newest = checkpoint.save(tmp_path, 2, {"step": 2})
+    checkpoint.save(tmp_path, 1, checkpoint.pack({"step": 1}))
+    newest = checkpoint.save(tmp_path, 2, checkpoint.pack({"step": 2}))
     whole = newest.read_bytes()
     newest.write_bytes(whole[: int(share * len(whole))])
     assert checkpoint.load_newest(tmp_path)[1] == {"step": 1}
@@ -38,7 +40,7 @@ def test_a_torn_file_falls_back_to_the_one_before(
 
 
 def test_a_flipped_byte_is_noticed(tmp_path: Path) -> None:
-    path = checkpoint.save(tmp_path, 1, {"w": torch.zeros(1000)})
+    path = checkpoint.save(tmp_path, 1, checkpoint.pack({"w": torch.zeros(1000)}))
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
@@ -68,7 +70,8 @@ def test_a_pickle_that_would_run_code_does_not(tmp_path: Path, save: object) -> 
 
 def test_weights_are_saved_as_fp32(tmp_path: Path) -> None:
     path = tmp_path / "w.pth"
-    checkpoint.save_weights(path, {"a": torch.ones(2, dtype=torch.float16, requires_grad=True)})
+    weights = {"a": torch.ones(2, dtype=torch.float16, requires_grad=True)}
+    path.write_bytes(checkpoint.pack_weights(weights))
     loaded = torch.load(path, weights_only=True)
     assert loaded["a"].dtype == torch.float32
     assert not loaded["a"].requires_grad
@@ -77,12 +80,12 @@ def test_weights_are_saved_as_fp32(tmp_path: Path) -> None:
 def test_a_disk_that_is_full_leaves_the_checkpoints_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    checkpoint.save(tmp_path, 1, {"step": 1})
+    checkpoint.save(tmp_path, 1, checkpoint.pack({"step": 1}))
 
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(RunError, match=r"checkpoint_2\.pt: No space left on device"):
-        checkpoint.save(tmp_path, 2, {"step": 2})
+        checkpoint.save(tmp_path, 2, checkpoint.pack({"step": 2}))
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint_1.pt"]

@@ -129,7 +129,7 @@ def test_150_damaged_weights_files(tmp_path: Path, new_format: bool) -> None:
 
 
 def test_60_damaged_checkpoints_are_all_noticed(tmp_path: Path) -> None:
-    path = checkpoint.save(tmp_path, 1, {"w": torch.rand(50)})
+    path = checkpoint.save(tmp_path, 1, checkpoint.pack({"w": torch.rand(50)}))
     whole = path.read_bytes()
     state = checkpoint.load(path)
     for copy in damaged(whole, 60, seed=3):
