@@ -1,4 +1,4 @@
-"""Batches for training: shuffled patches, or random crops of whole images.
+"""Batches for training: shuffled patches. crops.py has those of random crops.
 
 Each class yields one epoch at a time. What an epoch holds depends on (seed, epoch) alone, so a
 run can stop and go on at any step. With several processes the batch of a step is cut into equal
@@ -7,20 +7,29 @@ parts, one a process: together they see what one process with the whole batch wo
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from datasets import Pair, TrainDataset
+from datasets import BLOCK, Pair, TrainDataset
 from runtime.errors import UserError
 
-BLOCK = 1024  # patches that are read from disk in one go
 POOL = 16  # blocks that are shuffled together: 16 × 1024 patches of 33×33 take 143 MB
 
 
 def epoch_generator(seed: int, epoch: int) -> torch.Generator:
     """Return the CPU random generator of one epoch, the same on every process."""
     return torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+
+
+@contextmanager
+def as_user_error() -> Iterator[None]:
+    """Turn a UserError of a reading worker, which comes with its traceback as text, into one."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(str(error).strip().rsplit("UserError: ", maxsplit=1)[-1]) from None
 
 
 class Batches(ABC):
@@ -44,7 +53,8 @@ class Batches(ABC):
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Pair]:
         """Yield (lr, hr) of each step from `start` on: n×1×H×W, 0–1, on the training device."""
 
-    def _mine(self, step: int) -> slice:
+    def mine(self, step: int) -> slice:
+        """Return which samples of an epoch make this process's batch of a step."""
         first = (step * self.world_size + self.rank) * self.batch_size
         return slice(first, first + self.batch_size)
 
@@ -67,7 +77,7 @@ class PatchBatches(Batches):
         order = torch.randperm(len(self.lr), generator=epoch_generator(self.seed, epoch))
         order = order.to(self.lr.device)
         for step in range(start, self.steps_per_epoch):
-            index = order[self._mine(step)]
+            index = order[self.mine(step)]
             yield self.lr[index].to(self.device), self.hr[index].to(self.device)
 
 
@@ -114,10 +124,8 @@ class StreamedBatches(Batches):
 
     def _read(self, rows: list[int]) -> Iterator[Pair]:
         blocks = _Blocks(self.dataset, rows, self.block)
-        try:
+        with as_user_error():
             yield from DataLoader(blocks, batch_size=None, num_workers=self.num_workers)
-        except UserError as error:  # a worker's error arrives with its traceback as text
-            raise UserError(str(error).strip().rsplit("UserError: ", maxsplit=1)[-1]) from None
 
 
 class _Blocks(Dataset):
@@ -129,73 +137,3 @@ class _Blocks(Dataset):
 
     def __getitem__(self, index: int) -> Pair:
         return self.dataset.read(self.rows[index], self.rows[index] + self.block)
-
-
-class CropBatches(Batches):
-    """Random square crops of whole images, flipped and rotated (8 ways), all on the device.
-
-    The images lie one after the other in a flat tensor; a batch is one gather from it. Every
-    possible crop is equally likely.
-
-    Args:
-        images: (lr, hr) pairs, each 1×H×W, 0–1; those smaller than a crop are left out.
-        crop_size: side of a crop in pixels.
-        steps_per_epoch: an epoch is this long, as crops never run out.
-        device: where images and batches are.
-        **cut: batch_size, rank, world_size, seed.
-    """
-
-    def __init__(
-        self,
-        images: list[Pair],
-        crop_size: int,
-        steps_per_epoch: int,
-        device: torch.device,
-        **cut,
-    ) -> None:
-        super().__init__(steps_per_epoch * cut["batch_size"] * cut.get("world_size", 1), **cut)
-        images = [pair for pair in images if min(pair[0].shape[1:]) >= crop_size]
-        self.images = len(images)
-        if not images:
-            raise UserError(f"no training image is as large as a crop, {crop_size}×{crop_size}")
-        shapes = torch.tensor([pair[0].shape[1:] for pair in images])
-        self.heights, self.widths = shapes.unbind(1)
-        self.offsets = torch.cumsum(self.heights * self.widths, 0) - self.heights * self.widths
-        self.crop_size, self.device = crop_size, device
-        self.lr, self.hr = (
-            torch.cat([pair[i].flatten() for pair in images]).to(device) for i in (0, 1)
-        )
-
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Pair]:
-        origins, row_steps, column_steps = self._draw(epoch_generator(self.seed, epoch))
-        inside = torch.arange(self.crop_size, device=self.device)
-        for step in range(start, self.steps_per_epoch):
-            mine = self._mine(step)
-            index = (
-                origins[mine, None, None]
-                + row_steps[mine, None, None] * inside[:, None]
-                + column_steps[mine, None, None] * inside
-            ).unsqueeze(1)
-            yield self.lr[index], self.hr[index]
-
-    def _draw(self, generator: torch.Generator) -> list[torch.Tensor]:
-        """Draw an epoch's crops: flat index of the first pixel, and of the steps to the next.
-
-        Flips negate a step and start from the other end; a transposition swaps the two steps.
-        """
-        count = self.steps_per_epoch * self.batch_size * self.world_size
-        rows, columns = self.heights - self.crop_size + 1, self.widths - self.crop_size + 1
-        image = torch.multinomial((rows * columns).float(), count, True, generator=generator)
-        top, left = (
-            (torch.rand(count, generator=generator, dtype=torch.float64) * sizes[image]).long()
-            for sizes in (rows, columns)
-        )
-        flip_rows, flip_columns, transpose = (
-            torch.randint(2, (3, count), generator=generator).bool().unbind()
-        )
-        last, width = self.crop_size - 1, self.widths[image]
-        origin = self.offsets[image] + (top + last * flip_rows) * width + left + last * flip_columns
-        down = torch.where(flip_rows, -width, width)
-        right = torch.where(flip_columns, -1, 1)
-        steps = torch.where(transpose, right, down), torch.where(transpose, down, right)
-        return [tensor.to(self.device) for tensor in (origin, *steps)]

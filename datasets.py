@@ -1,8 +1,10 @@
 """The HDF5 files as tensors: patches for training, whole images for evaluation."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import EllipsisType
 
 import h5py
 import numpy as np
@@ -12,9 +14,11 @@ from torch.utils.data import Dataset
 from runtime.errors import UserError
 
 Pair = tuple[torch.Tensor, torch.Tensor]
+Part = slice | tuple[slice, slice] | EllipsisType  # of a dataset in a file
 
 # What h5py raises on a file with wrong bytes.
 DAMAGE = (OSError, RuntimeError, ValueError, KeyError, TypeError, OverflowError, MemoryError)
+BLOCK = 1024  # patches that are read in one go
 MOST_COMPRESSED = 1100  # gzip shrinks no data to less than a thousandth
 
 
@@ -44,18 +48,32 @@ def find_file(data_path: Path | str, split: str, scale: int, suffix: str = "") -
     )
 
 
-class TrainDataset(Dataset):
-    """Low and high resolution patches of one HDF5 file: `lr` and `hr`, float, N×H×W, 0–255.
+class _FileDataset(Dataset):
+    """Opens its HDF5 file in each process on first use: no handle may cross a fork."""
 
-    Each process opens the file once, on first use, so that no handle crosses a fork.
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self._file: h5py.File | None = None
+        self._opened_by = 0
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_file": None, "_opened_by": 0}
+
+    def _opened(self) -> h5py.File:
+        if self._opened_by != os.getpid():
+            self._file, self._opened_by = _open(self.path), os.getpid()
+        return self._file
+
+
+class TrainDataset(_FileDataset):
+    """Low and high resolution patches of one HDF5 file: `lr` and `hr`, float, N×H×W, 0–255.
 
     Raises:
         UserError: not such a file. A value that is not finite is found when it is read.
     """
 
     def __init__(self, path: Path | str) -> None:
-        self.path = Path(path)
-        self._file: h5py.File | None = None
+        super().__init__(path)
         with _reading(self.path), _open(self.path) as file:
             lr, hr = (_member(file, self.path, name, h5py.Dataset) for name in ("lr", "hr"))
             _check_shapes(self.path, "lr and hr", lr, hr, dimensions=3)
@@ -69,16 +87,27 @@ class TrainDataset(Dataset):
         lr, hr = self.read(index, index + 1)
         return lr[0], hr[0]
 
-    def __getstate__(self) -> dict:
-        return {**self.__dict__, "_file": None}
+    def __iter__(self) -> Iterator[Pair]:
+        """Yield all patches as `[]` does, but read many at a time."""
+        for start in range(0, len(self), BLOCK):
+            yield from zip(*self.read(start, start + BLOCK), strict=True)
+
+    def crop(self, index: int, top: int, left: int, size: int) -> Pair:
+        """Return a square piece of patch `index`, each 1×size×size, 0–1."""
+        lr, hr = (side[:, top : top + size, left : left + size] for side in self[index])
+        return lr, hr
 
     def read(self, start: int, stop: int) -> Pair:
         """Read patches [start, stop) in one go, as (lr, hr), each n×1×H×W float32, 0–1."""
-        if self._file is None:
-            self._file = _open(self.path)
         with _reading(self.path):
-            lr, hr = (_tensor(self.path, self._file[name], start, stop) for name in ("lr", "hr"))
+            members = [self._opened()[name] for name in ("lr", "hr")]
+            lr, hr = (_tensor(self.path, member, slice(start, stop)) for member in members)
         return lr.unsqueeze(1), hr.unsqueeze(1)
+
+    @property
+    def shapes(self) -> list[tuple[int, int]]:
+        """(height, width) of each patch."""
+        return [self.shape[1:]] * len(self)
 
     @property
     def nbytes(self) -> int:
@@ -86,18 +115,18 @@ class TrainDataset(Dataset):
         return 2 * 4 * int(np.prod(self.shape))
 
 
-class EvalDataset(Dataset):
-    """Whole images: groups `lr` and `hr` with datasets "0", "1", …, float, H×W, 0–255.
+class ImageDataset(_FileDataset):
+    """Whole images, read when asked for: groups `lr` and `hr` with datasets "0", "1", …, H×W.
 
-    The images are read at once, so that a bad file is an error at start. `names` are those that
-    prepare.py stored; the numbers where they are not different, plain names of files.
+    Floats, 0–255. `shapes` are the images' (height, width). `names` are those that prepare.py
+    stored; the numbers where they are not different, plain names of files.
 
     Raises:
-        UserError: not such a file.
+        UserError: not such a file. A value that is not finite is found when it is read.
     """
 
     def __init__(self, path: Path | str) -> None:
-        self.path = Path(path)
+        super().__init__(path)
         with _reading(self.path), _open(self.path) as file:
             lr, hr = (_member(file, self.path, name, h5py.Group) for name in ("lr", "hr"))
             if not len(lr) or set(lr) != set(hr) or set(lr) != set(map(str, range(len(lr)))):
@@ -105,20 +134,48 @@ class EvalDataset(Dataset):
                     f"{self.path}: groups lr and hr hold {len(lr)} and {len(hr)} entries; "
                     f'expected the same datasets "0", "1", … in both'
                 )
-            self.pairs = [_image_pair(self.path, lr, hr, str(i)) for i in range(len(lr))]
+            self.shapes = [_image_shape(self.path, lr, hr, str(i)) for i in range(len(lr))]
             names = [str(name) for name in file.attrs.get("names", ())]
-        usable = len(set(names)) == len(self.pairs) == len(names) and all(map(_is_plain, names))
-        self.names = names if usable else [str(i) for i in range(len(self.pairs))]
+        usable = len(set(names)) == len(self) == len(names) and all(map(_is_plain, names))
+        self.names = names if usable else [str(i) for i in range(len(self))]
 
     def __len__(self) -> int:
-        return len(self.pairs)
+        return len(self.shapes)
+
+    def __getitem__(self, index: int) -> Pair:
+        """Return image `index` as (lr, hr), each 1×H×W float32, 0–1."""
+        return self._read(index, ...)
+
+    def __iter__(self) -> Iterator[Pair]:
+        return (self[index] for index in range(len(self)))
+
+    def crop(self, index: int, top: int, left: int, size: int) -> Pair:
+        """Return a square piece of image `index`, each 1×size×size float32, 0–1."""
+        return self._read(index, (slice(top, top + size), slice(left, left + size)))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that all images take in memory as float32."""
+        return 2 * 4 * sum(height * width for height, width in self.shapes)
+
+    def _read(self, index: int, part: Part) -> Pair:
+        with _reading(self.path):
+            members = [self._opened()[f"{name}/{index}"] for name in ("lr", "hr")]
+            low, high = (_tensor(self.path, member, part).unsqueeze(0) for member in members)
+        return low, high
+
+
+class EvalDataset(ImageDataset):
+    """Whole images that are all read at once, so that a bad file is an error at start."""
+
+    def __init__(self, path: Path | str) -> None:
+        super().__init__(path)
+        self.pairs = [super(EvalDataset, self).__getitem__(i) for i in range(len(self))]
+        self._file.close()
 
     def __getitem__(self, index: int) -> Pair:
         """Return image `index` as (lr, hr), each 1×H×W float32, 0–1."""
         return self.pairs[index]
-
-    def __iter__(self) -> Iterator[Pair]:
-        return iter(self.pairs)
 
 
 @contextmanager
@@ -170,16 +227,15 @@ def _check_shapes(
         raise UserError(f"{path}: {what} claim more values than the file holds; make it again")
 
 
-def _tensor(path: Path, member: h5py.Dataset, start: int | None, stop: int | None) -> torch.Tensor:
-    """Read rows of a dataset as float32, scaled from 0–255 to 0–1."""
-    values = torch.from_numpy(np.asarray(member[start:stop], dtype=np.float32))
+def _tensor(path: Path, member: h5py.Dataset, part: Part) -> torch.Tensor:
+    """Read a part of a dataset as float32, scaled from 0–255 to 0–1."""
+    values = torch.from_numpy(np.asarray(member[part], dtype=np.float32))
     if not torch.isfinite(values).all():
         raise UserError(f"{path}: {member.name} holds values that are not finite; make it again")
     return values.div_(255.0)
 
 
-def _image_pair(path: Path, lr: h5py.Group, hr: h5py.Group, name: str) -> Pair:
+def _image_shape(path: Path, lr: h5py.Group, hr: h5py.Group, name: str) -> tuple[int, int]:
     members = [_member(group, path, name, h5py.Dataset) for group in (lr, hr)]
     _check_shapes(path, f"lr/{name} and hr/{name}", *members, dimensions=2)
-    low, high = (_tensor(path, member, None, None).unsqueeze(0) for member in members)
-    return low, high
+    return members[0].shape

@@ -1,12 +1,14 @@
 """Which samples a run trains on: patches or crops, from memory or from disk."""
 
+from itertools import compress
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
-from batches import Batches, CropBatches, PatchBatches, StreamedBatches
-from datasets import EvalDataset, Pair, TrainDataset, find_file
+from batches import Batches, PatchBatches, StreamedBatches
+from crops import CropBatches, StreamedCropBatches
+from datasets import ImageDataset, Pair, TrainDataset, find_file
 from runtime.device import free_memory
 from runtime.errors import UserError
 from runtime.recipes import Recipe
@@ -50,11 +52,17 @@ def load_training_data(
     Raises:
         UserError: files missing or wrong, or too few samples for one batch.
     """
-    if recipe.crop_size:
-        data = _crops(data_path, scale, recipe, device, hold_out, cut)
+    common = (device, hold_out, memory_share, num_workers, cut)
+    if recipe.crop_size and has_whole_images(data_path, scale):
+        images = ImageDataset(find_file(data_path, "train", scale, suffix="_images"))
+        data = _crops(images, "whole images", recipe.crop_size, recipe.steps_per_epoch, *common)
     else:
-        dataset = TrainDataset(find_file(data_path, "train", scale))
-        data = _patches(dataset, device, hold_out, memory_share, num_workers, cut)
+        patches = TrainDataset(find_file(data_path, "train", scale))
+        if recipe.crop_size:
+            what, size = "patches, as there are no whole images", min(patches.shape[1:])
+            data = _crops(patches, what, size, recipe.steps_per_epoch, *common)
+        else:
+            data = _patches(patches, *common)
     if not data.batches.steps_per_epoch:
         raise UserError(f"{data.description}: too few for one batch; lower --batch-size")
     return data
@@ -70,26 +78,32 @@ def has_whole_images(data_path: Path, scale: int) -> bool:
 
 
 def _crops(
-    data_path: Path, scale: int, recipe: Recipe, device: torch.device, hold_out: bool, cut: dict
+    dataset: ImageDataset | TrainDataset,
+    what: str,
+    size: int,
+    steps: int,
+    device: torch.device,
+    hold_out: bool,
+    memory_share: float,
+    num_workers: int,
+    cut: dict,
 ) -> TrainingData:
-    if has_whole_images(data_path, scale):
-        path, side = find_file(data_path, "train", scale, suffix="_images"), recipe.crop_size
-        pairs = list(EvalDataset(path))
-        what = "whole images"
+    kept = [not hold_out or i % HELD_OUT > 0 for i in range(len(dataset))]
+    shapes = list(compress(dataset.shapes, kept))
+    if dataset.nbytes <= memory_share * free_memory(device):
+        pairs = compress(dataset, kept)
+        batches: Batches = CropBatches(pairs, shapes, size, steps, device, **cut)
+        place = f"held on {device}"
     else:
-        patches = TrainDataset(find_file(data_path, "train", scale))
-        path, side = patches.path, min(patches.shape[1:])
-        pairs = list(zip(*patches.read(0, len(patches)), strict=True))
-        what = "patches, as there are no whole images"
-    held_out = pairs[::HELD_OUT] if hold_out else []
-    if held_out:
-        pairs = [pair for i, pair in enumerate(pairs) if i % HELD_OUT]
-    batches = CropBatches(pairs, side, recipe.steps_per_epoch, device, **cut)
-    small = len(pairs) - batches.images
-    what += f" ({small} smaller left out)" if small else ""
+        numbers = list(compress(range(len(dataset)), kept))
+        batches = StreamedCropBatches(dataset, numbers, size, steps, device, num_workers, **cut)
+        place = _streamed(num_workers)
+    small = len(shapes) - batches.images
+    left_out = f" ({small} smaller left out)" if small else ""
+    text = (f"random crops of {size}×{size} from {batches.images:,} {what}{left_out} of "
+            f"{dataset.path}, {place}")  # fmt: skip
+    held_out = [dataset[i] for i in range(0, len(dataset), HELD_OUT)] if hold_out else []
     held_out = [(lr.unsqueeze(0), hr.unsqueeze(0)) for lr, hr in held_out]
-    source = f"{batches.images:,} {what} of {path}"
-    text = f"random crops of {side}×{side} from {source}, held on {device}"
     return TrainingData(batches, held_out, text + _held_out_text(held_out, "images"))
 
 
@@ -114,10 +128,14 @@ def _patches(
         text += f", held on {places[0]}"
     else:
         batches = StreamedBatches(dataset, device, num_workers, kept, **cut)
-        text += f", read from disk by {num_workers} workers"
+        text += f", {_streamed(num_workers)}"
     return TrainingData(batches, held_out, text + _held_out_text(held_out, "patches"))
 
 
 def _held_out_text(held_out: list[Pair], what: str) -> str:
     count = sum(len(lr) for lr, _ in held_out)
     return f"; {count} more {what} held out" if count else ""
+
+
+def _streamed(num_workers: int) -> str:
+    return f"read from disk by {num_workers} workers"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from batches import CropBatches, PatchBatches, StreamedBatches
+from batches import PatchBatches, StreamedBatches
 from datasets import TrainDataset
 from runtime.errors import UserError
 
@@ -103,35 +103,3 @@ def test_a_reading_worker_passes_on_the_users_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"a\.h5: /lr holds values that are not finite") as error:
         next(batches.epoch(0))
     assert "\n" not in str(error.value)
-
-
-def image(height: int, width: int, first: int) -> tuple[torch.Tensor, torch.Tensor]:
-    lr = torch.arange(first, first + height * width, dtype=torch.float64).reshape(1, height, width)
-    return lr, lr + 0.5
-
-
-def all_views(crop: torch.Tensor) -> list[torch.Tensor]:
-    return [torch.rot90(side, k) for side in (crop, crop.flip(1)) for k in range(4)]
-
-
-def test_crops_are_pieces_of_the_images_in_all_eight_views() -> None:
-    images = [image(9, 7, 0), image(6, 11, 1000), image(4, 30, 5000)]
-    batches = CropBatches(images, 5, 40, CPU, batch_size=6, seed=3)
-    possible = {
-        tuple(view.flatten().tolist()): (number, v)
-        for number, (lr, _) in enumerate(images)
-        for top in range(lr.shape[1] - 4)
-        for left in range(lr.shape[2] - 4)
-        for v, view in enumerate(all_views(lr[0, top : top + 5, left : left + 5]))
-    }
-    seen = set()
-    for lr, hr in batches.epoch(0):
-        assert lr.shape == (6, 1, 5, 5)
-        assert torch.equal(hr, lr + 0.5)
-        seen |= {possible[tuple(crop.flatten().tolist())] for crop in lr}
-    assert seen == {(number, view) for number in (0, 1) for view in range(8)}
-
-
-def test_no_image_as_large_as_a_crop_is_an_error() -> None:
-    with pytest.raises(UserError, match="as large as a crop, 12×12"):
-        CropBatches([image(9, 30, 0)], 12, 10, CPU, batch_size=2)

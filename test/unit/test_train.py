@@ -153,6 +153,18 @@ def test_fast_recipe_takes_crops_or_patches(
     assert row["raw_psnr"] != row["psnr"]
 
 
+def test_the_fast_recipe_from_disk_is_that_from_memory(dataset: Path, tmp_path: Path) -> None:
+    options = ["--recipe=fast", "--num-steps=12", "--precision=fp32", "--select=held-out"]
+    for name, share in (("memory", "0.5"), ("disk", "1e-9")):
+        result = train(
+            dataset, tmp_path / name, *options, f"--memory-share={share}", "--num-workers=2"
+        )
+        assert result.returncode == 0, result.stderr
+    assert "T91_x3_images.h5, read from disk by 2 workers; 1 more images held" in result.stdout
+    tables = [(tmp_path / name / "x3/metrics.csv").read_text() for name in ("memory", "disk")]
+    assert tables[0] == tables[1]
+
+
 def test_evaluation_is_in_fp32_unless_half_is_asked_for(dataset: Path, tmp_path: Path) -> None:
     psnrs = []
     for name, options in (("fp32", []), ("half", ["--eval-half"])):

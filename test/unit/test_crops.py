@@ -1,0 +1,86 @@
+"""Random crops: pieces of the images in all views, the same from memory and from disk."""
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from crops import CropBatches, StreamedCropBatches
+from datasets import ImageDataset, TrainDataset
+from runtime.errors import UserError
+
+CPU = torch.device("cpu")
+
+
+def image(height: int, width: int, first: int) -> tuple[torch.Tensor, torch.Tensor]:
+    lr = torch.arange(first, first + height * width, dtype=torch.float64).reshape(1, height, width)
+    return lr, lr + 0.5
+
+
+def all_views(crop: torch.Tensor) -> list[torch.Tensor]:
+    return [torch.rot90(side, k) for side in (crop, crop.flip(1)) for k in range(4)]
+
+
+def test_crops_are_pieces_of_the_images_in_all_eight_views() -> None:
+    images = [image(9, 7, 0), image(6, 11, 1000), image(4, 30, 5000)]
+    shapes = [tuple(lr.shape[1:]) for lr, _ in images]
+    batches = CropBatches(images, shapes, 5, 40, CPU, batch_size=6, seed=3)
+    possible = {
+        tuple(view.flatten().tolist()): (number, v)
+        for number, (lr, _) in enumerate(images)
+        for top in range(lr.shape[1] - 4)
+        for left in range(lr.shape[2] - 4)
+        for v, view in enumerate(all_views(lr[0, top : top + 5, left : left + 5]))
+    }
+    seen = set()
+    for lr, hr in batches.epoch(0):
+        assert lr.shape == (6, 1, 5, 5)
+        assert torch.equal(hr, lr + 0.5)
+        seen |= {possible[tuple(crop.flatten().tolist())] for crop in lr}
+    assert seen == {(number, view) for number in (0, 1) for view in range(8)}
+
+
+def test_no_image_as_large_as_a_crop_is_an_error() -> None:
+    with pytest.raises(UserError, match="as large as a crop, 12×12"):
+        CropBatches([image(9, 30, 0)], [(9, 30)], 12, 10, CPU, batch_size=2)
+
+
+def write(path: Path, *, whole: bool) -> Path:
+    rng = np.random.default_rng(4)
+    shapes = [(12, 20), (30, 12), (9, 40), (15, 15)]
+    with h5py.File(path, "w") as file:
+        for name in ("lr", "hr"):
+            if not whole:
+                file[name] = rng.uniform(0, 255, (9, 12, 12)).astype(np.float32)
+            for number, shape in enumerate(shapes if whole else ()):
+                file[f"{name}/{number}"] = rng.uniform(0, 255, shape).astype(np.float32)
+    return path
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_crops_from_disk_are_those_from_memory(tmp_path: Path, whole: bool) -> None:
+    path = write(tmp_path / "images.h5", whole=whole)
+    dataset = ImageDataset(path) if whole else TrainDataset(path)
+    cut = {"batch_size": 3, "rank": 1, "world_size": 2, "seed": 8}
+    resident = CropBatches(dataset, dataset.shapes, 10, 6, CPU, **cut)
+    numbers = list(range(len(dataset)))
+    streamed = StreamedCropBatches(dataset, numbers, 10, 6, CPU, 2, **cut)
+    assert resident.images == streamed.images == (3 if whole else 9)
+    for epoch, start in ((0, 0), (1, 4)):
+        expected, actual = (list(b.epoch(epoch, start)) for b in (resident, streamed))
+        assert len(actual) == 6 - start
+        for one, other in zip(expected, actual, strict=True):
+            assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_a_worker_that_reads_crops_passes_on_the_users_error(tmp_path: Path) -> None:
+    path = write(tmp_path / "images.h5", whole=True)
+    with h5py.File(path, "a") as file:
+        for number in range(4):
+            file[f"hr/{number}"][:] = np.nan
+    batches = StreamedCropBatches(ImageDataset(path), [0, 1], 10, 4, CPU, 1, batch_size=1)
+    with pytest.raises(UserError, match=r"images\.h5: /hr/\d holds values that") as error:
+        next(batches.epoch(0))
+    assert "\n" not in str(error.value)
