@@ -1,6 +1,6 @@
 # make train   data, training, evaluation, pictures, on a fresh machine
 # make test    linter and all tests
-# make bench   speed, on a machine that does nothing else; needs DATA/images from make train
+# make bench   speed and scale, on a machine that does nothing else; needs DATA from make train
 # All set up .venv first. Python 3.10 or newer is all they ask for: make train PYTHON=python3.12
 
 PYTHON ?= python3
@@ -38,7 +38,9 @@ lint: setup
 	  else echo "hint: shellcheck is not installed, the shell scripts were not checked" >&2; fi
 
 bench: setup
-	$(BIN)/python benchmarks/train.py
+	$(BIN)/python benchmarks/train.py --data-path "$(DATA)"
+	$(BIN)/python benchmarks/accelerator.py
+	$(BIN)/python benchmarks/scale.py --data-path "$(DATA)"
 	$(BIN)/python benchmarks/prepare.py --images-dir "$(DATA)/images/Train"
 	$(BIN)/python benchmarks/upscale.py
 

@@ -1,4 +1,4 @@
-"""Draw PSNR against minutes of training, several runs in one picture.
+"""Draw PSNR against minutes of training, several runs in one picture, and say when each got there.
 
     python benchmarks/curves.py reference=outputs/x3 fast=outputs-fast/x3 --output curves.png
 
@@ -11,6 +11,8 @@ from itertools import accumulate
 from pathlib import Path
 
 from matplotlib.figure import Figure
+
+PUBLISHED = 33.27  # dB, the page of ID3003
 
 
 def column(path: Path, name: str) -> list[float]:
@@ -29,11 +31,17 @@ def main() -> None:
     args = parser.parse_args()
     figure = Figure(figsize=(7, 3.6), layout="constrained")
     axes = figure.subplots()
+    print(f"{'run':16}{'epochs':>7}{'minutes':>9}{'last':>8}{'best':>8}   {PUBLISHED} dB after")
     for run in args.runs:
         name, _, folder = run.partition("=")
         minutes = [s / 60 for s in accumulate(column(Path(folder, "timing.csv"), "train_seconds"))]
-        axes.plot(minutes, column(Path(folder, "metrics.csv"), "psnr"), marker=".", label=name)
-    axes.axhline(33.27, color="grey", linestyle=":", label="published, 500 epochs: 33.27")
+        psnr = column(Path(folder, "metrics.csv"), "psnr")
+        axes.plot(minutes, psnr, marker=".", label=name)
+        first = next((m for m, p in zip(minutes, psnr, strict=True) if p >= PUBLISHED), None)
+        when = "never" if first is None else f"{first:.1f} min"
+        print(f"{name:16}{len(psnr):7}{minutes[-1]:9.1f}{psnr[-1]:8.2f}{max(psnr):8.2f}   {when}")
+    label = f"published, 500 epochs: {PUBLISHED}"
+    axes.axhline(PUBLISHED, color="grey", linestyle=":", label=label)
     axes.axhline(30.92, color="grey", linestyle="--", label="bicubic: 30.92")
     axes.set(xlabel="minutes of training", ylabel="dB", title="Set5 ×3, modelzoo protocol")
     axes.set_ylim(bottom=29)

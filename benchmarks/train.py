@@ -1,14 +1,17 @@
 """How near training comes to the machine's limit, and how far ahead of the published loop it is.
 
-    python benchmarks/train.py [--data-path dataset] [--threads 2] [--seconds 4]
+    python benchmarks/train.py [--data-path dataset] [--cores 1 2] [--seconds 4]
 
 In one run, as absolute times differ between machines: the rate of matrix multiplication, the bare
 step of the network in plain PyTorch, a piece of a real epoch of train.py's Trainer, and the
 published way: a DataLoader with 8 workers, the HDF5 file opened for every sample, fp32, and
-`loss.item()` after each step. Reference recipe, batch 32, patches of 33×33.
+`loss.item()` after each step. Reference recipe, batch 32, patches of 33×33. On one core, and on
+all that this process may use.
 """
 
 import argparse
+import multiprocessing
+import os
 import subprocess
 import sys
 import tempfile
@@ -29,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from datasets import find_file
 from model import SRCNN
+from runtime import checkpoint
 from runtime.distributed import World
 from runtime.optimizers import build_optimizer
 from runtime.precision import memory_format
@@ -39,7 +43,7 @@ from trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[1]
 CPU = torch.device("cpu")
-BATCH, SIDE = 32, 33
+BATCH, SIDE, T91_PATCHES = 32, 33, 21_884
 # Multiply-adds of a patch: 9·9·64 + 5·5·64·32 + 5·5·32 a pixel; forward, and twice that backward
 # but for the first layer's input, whose gradient nobody needs.
 FLOP_PER_PATCH = 2 * SIDE**2 * (2 * 81 * 64 + 3 * 25 * 64 * 32 + 3 * 25 * 32)
@@ -115,8 +119,8 @@ def bare_step_seconds(name: str, seconds: float) -> float:
     return timed(step, seconds)
 
 
-def real_step_seconds(data_path: Path, name: str, steps: int) -> tuple[float, float]:
-    """Time a step of a real epoch, and evaluating Set5 in seconds."""
+def real_epoch(data_path: Path, name: str, steps: int) -> tuple[float, float, float]:
+    """Return the seconds of a step of a real epoch, of evaluating, and of what a save holds up."""
     args = argparse.Namespace(
         data_path=data_path, scale=3, select="eval", memory_share=0.5, num_workers=8,
         seed=123, num_steps=steps, eval_half=False, profile=None,
@@ -125,9 +129,12 @@ def real_step_seconds(data_path: Path, name: str, steps: int) -> tuple[float, fl
     precision = choose_precision(name, CPU).value
     trainer = Trainer(args, recipe, World(device=CPU), precision)
     _, step_seconds = trainer.train_epoch(0, 0, StopRequest())
-    start = time.perf_counter()
+    times = [time.perf_counter()]
     trainer.psnr(trainer.weights(), trainer.eval_pairs)
-    return step_seconds, time.perf_counter() - start
+    times.append(time.perf_counter())
+    checkpoint.pack(trainer.state_dict())
+    times.append(time.perf_counter())
+    return step_seconds, times[1] - times[0], times[2] - times[1]
 
 
 def random_dataset(folder: Path) -> None:
@@ -150,10 +157,13 @@ def row(label: str, step_seconds: float, note: str = "") -> None:
           f"{rate * FLOP_PER_PATCH / 1e9:7.0f} GFLOP/s  {note}")  # fmt: skip
 
 
-def measure(data_path: Path, seconds: float) -> None:
-    """Measure everything and print the table."""
-    print(f"{torch.get_num_threads()} threads, PyTorch {torch.__version__}, "
-          f"{FLOP_PER_PATCH / 1e6:.0f} MFLOP a patch")  # fmt: skip
+def measure(data_path: Path, cores: int, seconds: float) -> None:
+    """Measure everything on so many cores and print the table."""
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
+    torch.set_num_threads(cores)
+    print(
+        f"\n{cores} core(s), PyTorch {torch.__version__}, {FLOP_PER_PATCH / 1e6:.0f} MFLOP a patch"
+    )
     rates = {}
     for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         rates[name] = multiply_rate(dtype, seconds)
@@ -169,32 +179,39 @@ def measure(data_path: Path, seconds: float) -> None:
     row("published way, fp32", published)
     for name in ("fp32", "bf16"):
         steps = max(20, int(seconds / bare[name]))
-        real, evaluation = real_step_seconds(data_path, name, steps)
+        real, evaluation, save = real_epoch(data_path, name, steps)
         again = bare_step_seconds(name, seconds / 2)
         over = real / min(bare[name], again) - 1
         row(f"real epoch {name}", real, f"{over:+.1%} over bare, {published / real:.2f}× published")
-    epoch = real * 21_884 / BATCH
-    print(f"evaluation {evaluation:.2f} s, {evaluation / epoch:.1%} of an epoch of T91 like this")
-    start = time.perf_counter()
-    subprocess.run([sys.executable, ROOT / "train.py", "--help"], stdout=-3, check=True)
-    print(f"train.py --help: {time.perf_counter() - start:.2f} s")
+    epoch = real * T91_PATCHES / BATCH
+    print(f"of an epoch of T91 like the last, {epoch:.0f} s: evaluating {evaluation / epoch:.1%}, "
+          f"a checkpoint {save / epoch:.2%}")  # fmt: skip
 
 
 def main() -> None:
-    """Measure on the dataset that is named, or on random patches."""
+    """Measure on the dataset that is named, or on random patches; each number of cores afresh."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data-path", type=Path, help="default: random patches")
-    parser.add_argument("--threads", type=int, help="default: PyTorch's")
+    parser.add_argument("--cores", type=int, nargs="+", help="default: 1 and all")
     parser.add_argument("--seconds", type=float, default=4.0, help="per measurement")
     args = parser.parse_args()
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    every = len(os.sched_getaffinity(0))
+    spawn = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder:
         if args.data_path is None:
             random_dataset(Path(folder))
-        measure(args.data_path or Path(folder), args.seconds)
+        for cores in args.cores or sorted({1, every}):
+            job = (args.data_path or Path(folder), cores, args.seconds)
+            process = spawn.Process(target=measure, args=job)
+            process.start()
+            process.join()
+            if process.exitcode:
+                sys.exit(process.exitcode)
+    start = time.perf_counter()
+    subprocess.run([sys.executable, ROOT / "train.py", "--help"], stdout=-3, check=True)
+    print(f"\ntrain.py --help: {time.perf_counter() - start:.2f} s")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,115 @@
+"""What graph capture is worth: a training step issued one by one, compiled, and as one graph.
+
+    python benchmarks/accelerator.py [--device auto] [--batch 32 512 4096] [--seconds 3]
+
+The reference recipe's step on data that lies on the device. The network is so small that at batch
+32 an accelerator waits for Python to launch its kernels; a graph launches all of a step at once.
+Prints patches a second, what the published 500 epochs (341,500 steps of 32) would take, and the
+share of the rate at which this device multiplies matrices in the same type.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.train import BATCH, FLOP_PER_PATCH, SIDE, T91_PATCHES
+from model import SRCNN
+from runtime.device import choose_device, describe, synchronize
+from runtime.precision import memory_format
+from runtime.precision_choice import choose_precision
+
+STEPS_OF_500_EPOCHS = 500 * (T91_PATCHES // BATCH)
+PRODUCT = 8192  # rows of the matrices multiplied; 1024 on a CPU
+
+
+def seconds_of(work: Callable[[], object], device: torch.device, seconds: float) -> float:
+    """Return the mean seconds of a call, once warm, waiting for the device at the end only."""
+    for _ in range(3):
+        work()
+    synchronize(device)
+    start, calls = time.perf_counter(), 0
+    while time.perf_counter() - start < seconds:
+        for _ in range(10):
+            work()
+        calls += 10
+        synchronize(device)
+    return (time.perf_counter() - start) / calls
+
+
+def make_step(
+    device: torch.device, batch: int, compiled: bool, capturable: bool = False
+) -> Callable[[], None]:
+    """Return a function that takes a training step on one batch, in the device's precision."""
+    precision = choose_precision("auto", device, apex_wanted=False, trial=False).value
+    layout = memory_format(device, precision)
+    model = SRCNN().to(device, memory_format=layout)
+    forward = torch.compile(model) if compiled else model
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, capturable=capturable)
+    x = torch.rand(batch, 1, SIDE, SIDE, device=device).contiguous(memory_format=layout)
+
+    def step() -> None:
+        with precision.autocast():
+            output = forward(x)
+        optimizer.zero_grad()
+        nn.functional.mse_loss(output.float(), x).backward()
+        optimizer.step()
+
+    return step
+
+
+def as_graph(device: torch.device, batch: int) -> Callable[[], None]:
+    """Return a function that replays a captured step (CUDA)."""
+    step = make_step(device, batch, compiled=False, capturable=True)
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):  # what is captured must have run before, on another stream
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    return graph.replay
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--batch", type=int, nargs="+", default=[BATCH, 512, 4096])
+    parser.add_argument("--seconds", type=float, default=3.0, help="per measurement")
+    args = parser.parse_args()
+    device, reason = choose_device(args.device)
+    precision = choose_precision("auto", device, apex_wanted=False, trial=False).value
+    print(f"{describe(device)} ({reason}), {precision.name}, PyTorch {torch.__version__}")
+    size = 1024 if device.type == "cpu" else PRODUCT
+    a = torch.rand(size, size, device=device).to(precision.half or torch.float32)
+    rate = 2 * size**3 / seconds_of(lambda: a @ a, device, args.seconds)
+    print(f"matrix multiplication: {rate / 1e12:.2f} TFLOP/s")
+    ways = {
+        "one by one": lambda batch: make_step(device, batch, compiled=False),
+        "torch.compile": lambda batch: make_step(device, batch, compiled=True),
+    }
+    if device.type == "cuda":
+        ways["CUDA graph"] = lambda batch: as_graph(device, batch)
+    print(f"{'':14}{'batch':>6}{'ms a step':>11}{'patches/s':>11}{'500 epochs':>12}{'of rate':>9}")
+    for batch in args.batch:
+        for name, way in ways.items():
+            step = seconds_of(way(batch), device, args.seconds)
+            share = batch * FLOP_PER_PATCH / step / rate
+            minutes = step * STEPS_OF_500_EPOCHS * BATCH / batch / 60
+            print(f"{name:14}{batch:6}{1000 * step:11.2f}{batch / step:11.0f}"
+                  f"{minutes:8.0f} min{share:9.0%}", flush=True)  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""The benchmarks can be started, and those that judge judge rightly."""
+
+from pathlib import Path
+
+import pytest
+from commands import ROOT, run
+from runs import start
+
+FLAT = "import time; time.sleep(60)"
+GROWING = "import time\nheld = []\nwhile True: held.append(bytearray(10**6)); time.sleep(0.02)"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda p: p.name)
+def test_help(path: Path) -> None:
+    result = run(path.relative_to(ROOT), "--help")
+    assert result.returncode == 0, result.stderr
+    assert "usage: " in result.stdout
+
+
+@pytest.mark.parametrize(("code", "status"), [(FLAT, 0), (GROWING, 1)])
+def test_the_soak_tells_flat_from_growing(code: str, status: int) -> None:
+    process = start("-c", code)
+    try:
+        result = run("benchmarks/soak.py", str(process.pid), "--minutes=0.1")
+    finally:
+        process.kill()
+        process.communicate()
+    assert result.returncode == status, result.stdout
+    assert ("flat" in result.stdout) == (status == 0)
+
+
+def test_the_soak_of_nothing_is_an_error() -> None:
+    process = start("-c", "pass")
+    process.communicate()
+    result = run("benchmarks/soak.py", str(process.pid))
+    assert result.returncode == 2
+    assert "error: no process" in result.stderr
+
+
+def test_curves_say_when_a_run_got_there(tmp_path: Path) -> None:
+    for name, figures in (("timing.csv", "train_seconds\n60\n60\n"),
+                          ("metrics.csv", "psnr\n33.0\n33.3\n")):  # fmt: skip
+        (tmp_path / name).write_text(figures)
+    picture = tmp_path / "curves.png"
+    result = run("benchmarks/curves.py", f"fast={tmp_path}", f"--output={picture}")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[-1].split() == [
+        "fast",
+        "2",
+        "2.0",
+        "33.30",
+        "33.30",
+        "2.0",
+        "min",
+    ]
+    assert picture.read_bytes().startswith(b"\x89PNG")
