@@ -10,6 +10,8 @@ all that this process may use.
 """
 
 import argparse
+import contextlib
+import io
 import multiprocessing
 import os
 import subprocess
@@ -21,6 +23,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
+from typing import NamedTuple
 
 import h5py
 import numpy as np
@@ -44,6 +47,7 @@ from trainer import Trainer
 ROOT = Path(__file__).resolve().parents[1]
 CPU = torch.device("cpu")
 BATCH, SIDE, T91_PATCHES = 32, 33, 21_884
+ROUNDS = 8
 # Multiply-adds of a patch: 9·9·64 + 5·5·64·32 + 5·5·32 a pixel; forward, and twice that backward
 # but for the first layer's input, whose gradient nobody needs.
 FLOP_PER_PATCH = 2 * SIDE**2 * (2 * 81 * 64 + 3 * 25 * 64 * 32 + 3 * 25 * 32)
@@ -103,8 +107,8 @@ def timed(work: Callable[[], object], seconds: float) -> float:
     return median(times)
 
 
-def bare_step_seconds(name: str, seconds: float) -> float:
-    """Time forward, backward and Adam on one batch that is there already."""
+def bare_step(name: str) -> Callable[[], None]:
+    """Return forward, backward and Adam on one batch that is there already, to be called."""
     precision = choose_precision(name, CPU).value
     layout = memory_format(CPU, precision)
     model = SRCNN().to(memory_format=layout)
@@ -116,25 +120,45 @@ def bare_step_seconds(name: str, seconds: float) -> float:
             output = model(x)
         precision.step(nn.functional.mse_loss(output.float(), x), optimizer)
 
-    return timed(step, seconds)
+    return step
 
 
-def real_epoch(data_path: Path, name: str, steps: int) -> tuple[float, float, float]:
-    """Return the seconds of a step of a real epoch, of evaluating, and of what a save holds up."""
+class Epoch(NamedTuple):
+    """Seconds of a step of a real epoch, and over a bare step; of evaluating, of a checkpoint."""
+
+    step: float
+    over_bare: float
+    evaluation: float
+    save: float
+
+
+def real_epoch(data_path: Path, name: str, steps: int) -> Epoch:
+    """Take bare steps and those of a real epoch in turns, as loads change: so many each time."""
     args = argparse.Namespace(
         data_path=data_path, scale=3, select="eval", memory_share=0.5, num_workers=8,
-        seed=123, num_steps=steps, eval_half=False, profile=None,
+        seed=123, num_steps=0, eval_half=False, profile=None,
     )  # fmt: skip
     recipe = replace(REFERENCE, batch_size=BATCH, num_epochs=1)
     precision = choose_precision(name, CPU).value
-    trainer = Trainer(args, recipe, World(device=CPU), precision)
-    _, step_seconds = trainer.train_epoch(0, 0, StopRequest())
+    trainer, step = Trainer(args, recipe, World(device=CPU), precision), bare_step(name)
+    bare, real = [], []
+    for _ in range(ROUNDS + 1):
+        start = time.perf_counter()
+        for _ in range(steps):
+            step()
+        middle = time.perf_counter()
+        trainer.total_steps = trainer.step + steps
+        with contextlib.redirect_stdout(io.StringIO()):
+            trainer.train_epoch(0, trainer.step, StopRequest())
+        bare.append((middle - start) / steps)
+        real.append((time.perf_counter() - middle) / steps)
     times = [time.perf_counter()]
     trainer.psnr(trainer.weights(), trainer.eval_pairs)
     times.append(time.perf_counter())
     checkpoint.pack(trainer.state_dict())
     times.append(time.perf_counter())
-    return step_seconds, times[1] - times[0], times[2] - times[1]
+    over = median(r / b for r, b in zip(real[1:], bare[1:], strict=True)) - 1  # the first warms up
+    return Epoch(median(real[1:]), over, times[1] - times[0], times[2] - times[1])
 
 
 def random_dataset(folder: Path) -> None:
@@ -172,20 +196,18 @@ def measure(data_path: Path, cores: int, seconds: float) -> None:
     print(f"auto: {chosen.name} ({reason})")
     bare = {}
     for name in ("fp32-contiguous", "fp32", "bf16"):
-        bare[name] = bare_step_seconds(name, seconds)
+        bare[name] = timed(bare_step(name), seconds)
         share = BATCH * FLOP_PER_PATCH / bare[name] / rates[name[:4]]
         row(f"bare step {name}", bare[name], f"{share:.0%} of the multiply rate")
     published = published_step_seconds(find_file(data_path, "train", 3), seconds)
     row("published way, fp32", published)
     for name in ("fp32", "bf16"):
-        steps = max(20, int(seconds / bare[name]))
-        real, evaluation, save = real_epoch(data_path, name, steps)
-        again = bare_step_seconds(name, seconds / 2)
-        over = real / min(bare[name], again) - 1
-        row(f"real epoch {name}", real, f"{over:+.1%} over bare, {published / real:.2f}× published")
-    epoch = real * T91_PATCHES / BATCH
-    print(f"of an epoch of T91 like the last, {epoch:.0f} s: evaluating {evaluation / epoch:.1%}, "
-          f"a checkpoint {save / epoch:.2%}")  # fmt: skip
+        epoch = real_epoch(data_path, name, max(8, int(seconds / bare[name] / ROUNDS)))
+        note = f"{epoch.over_bare:+.1%} over bare, {published / epoch.step:.2f}× published"
+        row(f"real epoch {name}", epoch.step, note)
+    whole = epoch.step * T91_PATCHES / BATCH
+    print(f"of an epoch of T91 like the last, {whole:.0f} s: evaluating "
+          f"{epoch.evaluation / whole:.1%}, a checkpoint {epoch.save / whole:.2%}")  # fmt: skip
 
 
 def main() -> None:
