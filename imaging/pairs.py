@@ -11,7 +11,7 @@ from PIL import Image
 from imaging.resize import modelzoo_pair
 from imaging.sources import UNREADABLE, ImageError, open_image, unreadable
 
-BLOCK_VALUES = 2**18  # patches are copied 1 MB at a time, which stays in a core's cache
+BLOCK_VALUES = 2**17  # patches are copied 512 KB at a time, which stays in a core's cache
 
 
 def pair_size(path: Path, scale: int) -> tuple[int, int]:
