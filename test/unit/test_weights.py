@@ -1,10 +1,13 @@
 """Weights files: every shape of the paper, other people's, and what is no weights file."""
 
+import hashlib
 import os
+import re
 from pathlib import Path
 
 import pytest
 import torch
+from commands import ROOT
 
 from model import SRCNN
 from runtime.errors import UserError
@@ -85,3 +88,10 @@ def test_files_of_other_kinds(tmp_path: Path, content: bytes) -> None:
 def test_only_scales_with_weights_are_offered() -> None:
     with pytest.raises(UserError, match=r"no weights for x7 in .*--weights"):
         shipped_weights(7)
+
+
+def test_the_shipped_weights_are_those_that_are_described() -> None:
+    text = (ROOT / "weights/README.md").read_text()
+    described = dict(re.findall(r"^\| `(\S+\.pth)` .*`([0-9a-f]{64})` \|$", text, re.MULTILINE))
+    files = (ROOT / "weights").glob("*.pth")
+    assert described == {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
