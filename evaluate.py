@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from imaging.metrics import PROTOCOLS, Protocol
-from runtime.errors import run_main
+from runtime.errors import RunError, run_main
 from runtime.files import write_text
 from testsets import Sample, read_dataset, read_folder
 
@@ -114,6 +114,8 @@ def main() -> None:
     images = []
     for sample in samples:
         output = restore(model, sample.bicubic, args.self_ensemble)
+        if not np.isfinite(output).all():
+            raise RunError(f"{weights} make values that are not finite of {sample.name}")
         images.append(measure(sample, output, protocol, args.scale))
         if report:
             visible = sample.visible(protocol.finish(output))

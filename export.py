@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 OPSETS = range(9, 19)
+MOST_PIXELS = 2**24  # of --size
 TOLERANCE = {"fp32": 1e-4, "fp16": 0.5 / 255}  # from PyTorch in fp32; half a grey level
 
 
@@ -39,6 +40,8 @@ def parse_args() -> argparse.Namespace:
     args = parser.parse_args()
     if args.scale < 1 or (args.size and min(args.size) < 1):
         parser.error("--scale and --size: expected 1 or more")
+    if args.size and args.size[0] * args.size[1] > MOST_PIXELS:
+        parser.error(f"--size: at most {MOST_PIXELS:,} pixels, which the check here can take")
     args.output = args.output or Path(f"srcnn_x{args.scale}.onnx")
     return args
 
@@ -88,7 +91,8 @@ def main() -> None:
             )
     write_bytes(args.output, onnx_model.SerializeToString())
     size = "×".join(map(str, args.size)) if args.size else "any size"
-    print(f"{args.output}: {weights}, {precision}, {size}, opset {args.opset}")
+    source = args.weights or Path("weights", weights.name)  # the same everywhere
+    print(f"{args.output}: {source}, {precision}, {size}, opset {args.opset}")
 
 
 if __name__ == "__main__":

@@ -8,10 +8,11 @@ import torch
 
 from batches import Batches, PatchBatches, StreamedBatches
 from crops import CropBatches, StreamedCropBatches
-from datasets import ImageDataset, Pair, TrainDataset, find_file
+from datasets import BLOCK, ImageDataset, Pair, TrainDataset, find_file
 from runtime.device import free_memory
 from runtime.errors import UserError
 from runtime.recipes import Recipe
+from runtime.text import printable
 
 HELD_OUT = 20  # with --select held-out, one of so many images or patches is kept out of training
 
@@ -101,7 +102,7 @@ def _crops(
     small = len(shapes) - batches.images
     left_out = f" ({small} smaller left out)" if small else ""
     text = (f"random crops of {size}×{size} from {batches.images:,} {what}{left_out} of "
-            f"{dataset.path}, {place}")  # fmt: skip
+            f"{printable(dataset.path)}, {place}")  # fmt: skip
     held_out = [dataset[i] for i in range(0, len(dataset), HELD_OUT)] if hold_out else []
     held_out = [(lr.unsqueeze(0), hr.unsqueeze(0)) for lr, hr in held_out]
     return TrainingData(batches, held_out, text + _held_out_text(held_out, "images"))
@@ -119,11 +120,14 @@ def _patches(
     kept = count - (max(1, count // HELD_OUT) if hold_out else 0)
     held_out = [dataset.read(kept, count)] if hold_out else []
     height, width = dataset.shape[1:]
-    text = f"{kept:,} patches of {height}×{width} from {dataset.path}"
+    text = f"{kept:,} patches of {height}×{width} from {printable(dataset.path)}"
     places = [place for place in dict.fromkeys((device, torch.device("cpu")))
               if dataset.nbytes <= memory_share * free_memory(place)]  # fmt: skip
     if places:
-        lr, hr = (tensor.to(places[0]) for tensor in dataset.read(0, kept))
+        lr, hr = (torch.empty(kept, 1, height, width, device=places[0]) for _ in range(2))
+        for start in range(0, kept, BLOCK):  # in blocks: no second copy of all at any moment
+            stop = min(start + BLOCK, kept)
+            lr[start:stop], hr[start:stop] = dataset.read(start, stop)
         batches: Batches = PatchBatches(lr, hr, device, **cut)
         text += f", held on {places[0]}"
     else:

@@ -33,6 +33,7 @@ from runtime.precision_choice import choose_precision
 from runtime.recipes import MUON, RECIPES, Recipe
 from runtime.results import Results
 from runtime.stopping import Interrupted, StopRequest
+from runtime.text import printable
 from trainer import Trainer
 
 BELOW_BICUBIC_AFTER = 3  # epochs after which a PSNR below bicubic's is worth a warning
@@ -61,14 +62,24 @@ def find_checkpoint(args: argparse.Namespace, folder: Path) -> dict | None:
     if args.resume is None:
         return None
     if args.resume != "auto":
-        print(f"resuming from {args.resume}", file=sys.stderr)
-        return checkpoint.load(args.resume)
+        print(f"resuming from {printable(args.resume)}", file=sys.stderr)
+        return whole(checkpoint.load(args.resume))
     found = checkpoint.load_newest(folder)
     if found is None:
-        print(f"warning: no checkpoint in {folder} to resume from; starting", file=sys.stderr)
+        print(
+            f"warning: no checkpoint in {printable(folder)} to resume from; starting",
+            file=sys.stderr,
+        )
         return None
-    print(f"resuming from {found[0]}", file=sys.stderr)
-    return found[1]
+    print(f"resuming from {printable(found[0])}", file=sys.stderr)
+    return whole(found[1])
+
+
+def whole(state: dict) -> dict:
+    """Return the state of a checkpoint, which must have the parts that results.py puts in."""
+    if not all(isinstance(state.get(name), dict) for name in ("options", "trainer", "recorder")):
+        raise UserError("--resume: the checkpoint holds no state of a run")
+    return state
 
 
 def deciding_options(args: argparse.Namespace, trainer: Trainer) -> dict:
@@ -102,7 +113,7 @@ def run(args: argparse.Namespace, world: World, device_reason: str) -> int:
     resumed = find_checkpoint(args, folder)
     wanted = args.precision
     if resumed and wanted == "auto":
-        wanted = resumed["options"]["precision"]
+        wanted = resumed["options"].get("precision", wanted)
     precision, precision_reason = choose_precision(
         wanted,
         world.device,
@@ -120,7 +131,10 @@ def run(args: argparse.Namespace, world: World, device_reason: str) -> int:
     options = deciding_options(args, trainer)
     if resumed:
         check_same(options, resumed["options"])
-        trainer.load_state_dict(resumed["trainer"])
+        try:
+            trainer.load_state_dict(resumed["trainer"])
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError):
+            raise UserError("--resume: the checkpoint is of another kind of run") from None
     results = None
     if world.is_main:
         results = Results(
@@ -157,7 +171,7 @@ def print_plan(trainer: Trainer) -> None:
     """Print what will be trained on what."""
     recipe, eval_set = trainer.recipe, trainer.eval_set
     print(f"training set: {trainer.data.description}")
-    print(f"evaluation set: {eval_set.path}, {len(eval_set)} images, "
+    print(f"evaluation set: {printable(eval_set.path)}, {len(eval_set)} images, "
           f"bicubic {trainer.bicubic_psnr:.2f} dB (modelzoo protocol)")  # fmt: skip
     print(f"recipe: {recipe.name}, {trainer.total_steps:,} steps of {recipe.batch_size} samples "
           f"on {trainer.world.size} process(es), {recipe.optimizer}, learning rate {recipe.lr:.6g} "

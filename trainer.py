@@ -115,6 +115,7 @@ class Trainer:
             if self.step % LOOK_AT_LOSS_EVERY == 0:
                 self.mean_loss()
             if signum := stop.agreed(self.world, self.step):
+                self.mean_loss()  # what is saved must be worth going on from
                 self.world.sum(self.loss_sums)  # rank 0 saves those of all
                 raise Interrupted(signum)
         return watch.stop()
@@ -125,16 +126,21 @@ class Trainer:
         NaN when every step of it was skipped.
 
         Raises:
-            RunError: it is not finite.
+            RunError: it is not finite, or the weights are not.
         """
         sums = torch.stack([self.loss_sum, self.loss_sum.new_tensor(float(self.loss_count))])
         total, count = self.world.sum(sums).tolist()
         if not math.isfinite(total):
-            raise RunError(
-                f"the loss is {total} at step {self.step}; the checkpoints before it are kept; "
-                f"lower --lr, or try --loss-scale dynamic or --precision fp32"
-            )
+            raise self._diverged(f"the loss is {total}")
+        if not all(torch.isfinite(weight).all() for weight in self.weights().values()):
+            raise self._diverged("weights are not finite")
         return total / count if count else math.nan
+
+    def _diverged(self, what: str) -> RunError:
+        return RunError(
+            f"{what} at step {self.step}; the checkpoints before it are kept; "
+            f"lower --lr, or try --loss-scale dynamic or --precision fp32"
+        )
 
     def weights(self) -> dict[str, torch.Tensor]:
         """Return the weights that the run is for: averaged where the recipe averages."""
@@ -174,6 +180,8 @@ class Trainer:
         self.loss_sum.zero_()
         self.loss_count = 0
         score = metrics["held_out_psnr"] if self.held_out else metrics["psnr"]
+        if math.isnan(score):
+            raise self._diverged("the PSNR is nan")
         if score > self.best["score"]:
             self.best = {"epoch": epoch, "score": score, "psnr": metrics["psnr"]}
         return metrics, timing

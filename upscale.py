@@ -61,9 +61,11 @@ def plan(pictures: list[Path], output: Path, scale: int) -> dict[Path, Path]:
         if path.is_dir() and output.resolve() == path.resolve():
             raise UserError(f"--output {output} is the folder of the pictures; name another one")
         sources += list_pictures(path) if path.is_dir() else [path]
-    work = {}
+    work, originals = {}, {source.resolve() for source in sources}
     for source in sources:
         target = output / f"{source.stem}_x{scale}{saved_suffix(source.name)}"
+        if target.resolve() in originals:
+            raise UserError(f"{source} would become {target}, which is to be enlarged, too")
         if work.get(target, source).resolve() != source.resolve():
             raise UserError(f"{work[target]} and {source} would both become {target}; rename one")
         work[target] = source
@@ -96,7 +98,7 @@ def enlarge_all(work: dict[Path, Path], upscaler: "Upscaler", jobs: int, force: 
                     size, note = future.result()
                 except (PictureError, RunError, MemoryError) as error:
                     failed += 1
-                    note = f"error: {futures[future]}: {error or 'not enough memory'}"
+                    note = f"error: {futures[future]}: {str(error) or 'not enough memory'}"
                 else:
                     pixels += size
                     note = note and f"warning: {futures[future]}: {note}"

@@ -31,10 +31,15 @@ class Use(NamedTuple):
 def family(pid: int) -> list[Path]:
     """Return the /proc folders of a process and all its children that run."""
     folder = Path(f"/proc/{pid}")
-    if not folder.exists() or ") Z" in (folder / "stat").read_text():
+    try:
+        if ") Z" in (folder / "stat").read_text():
+            return []
+    except OSError:
         return []
-    children = [int(child) for path in folder.glob("task/*/children")
-                for child in path.read_text().split()]  # fmt: skip
+    children = []
+    with contextlib.suppress(OSError):  # it may end at any moment
+        for path in folder.glob("task/*/children"):
+            children += map(int, path.read_text().split())
     return [folder, *(member for child in children for member in family(child))]
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 
 from imaging.luminance import RGB_TO_Y
+from imaging.photo import PictureError
 from imaging.resize import BICUBIC
 from imaging.tiling import Tile, tiles
 
@@ -123,5 +124,7 @@ def _restored(pixels: np.ndarray, mode: str, restore: Callable) -> np.ndarray:
     else:
         luminance = 16.0 + pixels * np.float32(219.0 / peak)
     change = ((restore(luminance) - luminance) * (peak / 219.0)).astype(np.float32)
+    if not np.isfinite(change).all():
+        raise PictureError("the network makes values that are not finite of it; other weights?")
     pixels += change[..., None] if mode == "RGB" else change
     return np.clip(pixels + 0.5, 0.0, peak).astype(dtype)

@@ -104,6 +104,8 @@ def open_photo(file: Path | BinaryIO, name: str, scale: int, most_pixels: int = 
     named = FORMATS.get(Path(name).suffix.lower())
     if named is None:
         raise PictureError(f"not one of {', '.join(FORMATS)}")
+    if isinstance(file, Path) and file.exists() and not file.is_file():
+        raise PictureError("is no regular file")  # a pipe would wait for ever
     warnings.simplefilter("error", Image.DecompressionBombWarning)
     try:
         with Image.open(file, formats=sorted(set(FORMATS.values()))) as image:
@@ -155,6 +157,8 @@ def _decode(image: Image.Image, scale: int) -> Photo:
         metadata["exif"] = exif.tobytes()
     saved_as = {"MPO": "JPEG", "GIF": "PNG"}.get(image.format, image.format)
     if upright.mode.startswith("I;16"):
+        if upright.has_transparency_data:
+            raise PictureError("16-bit greyscale with a transparent level; save it without")
         levels = np.asarray(upright).astype(np.float32)
         return Photo(Image.fromarray(levels), saved_as, metadata)
     mode = "L" if upright.mode in ("1", "L", "LA", "La") else "RGB"

@@ -129,7 +129,10 @@ def download_images(folder: Path) -> tuple[list[Path], list[Path]]:
         try:
             return Path(public.fetch(name, downloader=downloader))
         except (RequestException, ValueError) as error:  # ValueError: another SHA-256
-            raise ImageError(f"cannot download {base}{name}: {error}; try again later") from None
+            raise ImageError(
+                f"cannot download {name} from {urlsplit(base).hostname}: {_reason(error)}; "
+                f"try again later"
+            ) from None
         except OSError as error:
             raise ImageError(f"cannot write {folder / name}: {error.strerror}") from None
 
@@ -166,4 +169,14 @@ def _check_network(base: str) -> None:
             f"give --train-images and --eval-images, or take --sample"
         ) from None
     except requests.exceptions.RequestException as error:
-        raise ImageError(f"{MIRROR}={base}: {error}") from None
+        raise ImageError(f"{MIRROR} is no address of a server ({_reason(error)})") from None
+
+
+def _reason(error: Exception) -> str:
+    """Say what went wrong without the address, which may hold a password or a token."""
+    response = getattr(error, "response", None)
+    if response is not None:
+        return f"the server answers {response.status_code} {response.reason}"
+    if "SHA256" in str(error).upper().replace("-", ""):
+        return "the file has another SHA-256 than it should"
+    return type(error).__name__

@@ -10,6 +10,7 @@ import torch
 
 from runtime.errors import UserError
 from runtime.files import write_bytes
+from runtime.text import printable
 from runtime.unpickle import load_tensors
 
 KEEP = 2
@@ -62,7 +63,10 @@ def load(path: Path | str) -> dict:
         payload = outer["payload"].numpy().tobytes()
         if hashlib.sha256(payload).hexdigest() != outer["sha256"]:
             raise UserError(f"{path} is damaged: its checksum does not match")
-        return load_tensors(io.BytesIO(payload))
+        state = load_tensors(io.BytesIO(payload))
+        if not isinstance(state, dict):
+            raise UserError(f"{path} holds no state of a run")
+        return state
     except FileNotFoundError:
         raise UserError(f"no checkpoint {path}") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -82,7 +86,7 @@ def load_newest(folder: Path) -> tuple[Path, dict] | None:
         try:
             return path, load(path)
         except UserError as error:
-            print(f"warning: {error}; trying the one before", file=sys.stderr)
+            print(f"warning: {printable(error)}; trying the one before", file=sys.stderr)
     if paths:
         raise UserError(f"no intact checkpoint in {folder}; start again in another --outputs-dir")
     return None

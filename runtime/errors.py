@@ -3,6 +3,8 @@
 import sys
 from collections.abc import Callable
 
+from runtime.text import printable
+
 
 class UserError(Exception):
     """Wrong input: the message says what is wrong, where, and what to do about it."""
@@ -25,7 +27,7 @@ def run_main(main: Callable[[], int | None]) -> int:
     try:
         return main() or 0
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(error)}", file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 from runtime.errors import RunError, UserError
+from runtime.text import printable
 
 ROOT = Path(__file__).resolve().parent.parent
 OUTPUT = ROOT / "test" / "output"
@@ -92,9 +93,7 @@ def parse_args(kind: str) -> argparse.Namespace:
 
 def say(what: str, value: object, note: str = "") -> None:
     """Print a line for those who read the job's log; a strange path stays on its line."""
-    text = value if isinstance(value, str) else str(value)
-    text = text if text.isprintable() else repr(text)
-    print(f"[CANN-Modelzoo] {what}: {text} {note}".rstrip(), flush=True)
+    print(f"[CANN-Modelzoo] {what}: {printable(value)} {note}".rstrip(), flush=True)
 
 
 def several_processes() -> bool:

@@ -132,4 +132,5 @@ def _pass_over_platform_options(unknown: list[str]) -> None:
     on_platform = any(os.environ.get(variable) for variable in PLATFORM_VARIABLES)
     if (not on_platform and not names <= PLATFORM_OPTIONS) or not unknown[0].startswith("--"):
         raise UserError(f"unrecognized arguments: {' '.join(unknown)}")
-    print(f"warning: ignored options that are not known: {' '.join(unknown)}", file=sys.stderr)
+    shown = " ".join(sorted(f"--{name}" for name in names))  # their values may be secret
+    print(f"warning: ignored options that are not known: {shown}", file=sys.stderr)

@@ -18,6 +18,7 @@ from runtime.errors import RunError, UserError
 from runtime.files import whole_file, write_bytes
 from runtime.inference import restore
 from runtime.recorder import Recorder
+from runtime.text import printable
 from runtime.weights import load_weights
 from trainer import Trainer
 
@@ -53,7 +54,7 @@ class Results:
             folder.mkdir(parents=True, exist_ok=True)
             self.lock = _lock(folder)
             if not resumed and (aside := _move_earlier_aside(folder)):
-                print(f"earlier results are now in {aside}")
+                print(f"earlier results are now in {printable(aside)}")
                 folder.mkdir()
                 self.lock = _lock(folder)
             for left_by_a_killed_run in folder.glob(".*.tmp"):
@@ -121,8 +122,9 @@ class Results:
         print(f"{'mean':<14}  {means[0]:7.2f}  {means[1]:7.2f}")
         curve = self.recorder.draw_curves(trainer.bicubic_psnr, name)
         self.recorder.close()
-        print(f"weights: {self.folder / 'best.pth'}\ncurve: {curve}")
-        print(f"pictures: {self.folder / 'strip_*.png'}")
+        folder = printable(self.folder)
+        print(f"weights: {folder}/best.pth\ncurve: {folder}/{curve.name}")
+        print(f"pictures: {folder}/strip_*.png")
 
 
 def _lock(folder: Path) -> int:

@@ -1,6 +1,7 @@
 """Reading what torch.save wrote, without running code from the file."""
 
 import io
+import pickle
 import warnings
 from pathlib import Path
 
@@ -20,6 +21,8 @@ def load_tensors(source: Path | str | io.BytesIO) -> object:
             return torch.load(source, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise
+    except pickle.UnpicklingError:
+        raise ValueError("it holds more than tensors, or is damaged") from None
     except Exception as error:  # damaged bytes make the unpickler raise whatever they lead to
         reason = str(error).strip().split("\n")[0][:200]
         raise ValueError(reason or type(error).__name__) from None

@@ -8,6 +8,7 @@ from model import SRCNN
 from runtime.errors import UserError
 from runtime.unpickle import load_tensors
 
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 SHIPPED = Path(__file__).resolve().parent.parent / "weights"
 
 
@@ -21,7 +22,7 @@ def shipped_weights(scale: int) -> Path:
     if not path.is_file():
         have = ", ".join(sorted(p.stem.removeprefix("srcnn_") for p in SHIPPED.glob("*.pth")))
         raise UserError(
-            f"no weights for x{scale} in {SHIPPED} (there are: {have or 'none'}); "
+            f"no weights for x{scale} in weights/ (there are: {have or 'none'}); "
             f"name a file with --weights"
         )
     return path
@@ -90,13 +91,13 @@ def _read(path: Path) -> dict:
 
 def _check_tensor(path: Path | str, key: str, state: dict) -> None:
     tensor, dimensions = state[key], 4 if key.endswith("weight") else 1
-    if not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point():
-        raise UserError(f"{path}: {key} is no floating-point tensor")
+    if not isinstance(tensor, torch.Tensor) or tensor.dtype not in FLOATS or tensor.is_meta:
+        raise UserError(f"{path}: {key} is no floating-point tensor of 16, 32 or 64 bits")
     if tensor.dim() != dimensions or 0 in tensor.shape:
         raise UserError(f"{path}: {key} has shape {tuple(tensor.shape)}, not {dimensions} sizes")
     if dimensions == 4 and (tensor.shape[2] != tensor.shape[3] or tensor.shape[2] % 2 == 0):
         raise UserError(f"{path}: {key} has shape {tuple(tensor.shape)}; kernels are square, odd")
     if tensor.layout != torch.strided or tensor.nbytes > tensor.untyped_storage().nbytes():
         raise UserError(f"{path}: {key} claims to be larger than what the file holds")
-    if not torch.isfinite(tensor).all():
+    if not torch.isfinite(tensor.float()).all():
         raise UserError(f"{path}: {key} holds values that are not finite")

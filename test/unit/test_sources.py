@@ -2,6 +2,7 @@
 
 import hashlib
 import http.server
+import os
 import socket
 import threading
 import time
@@ -112,7 +113,7 @@ def test_finished_files_serve_without_a_network(
 
 def test_wrong_checksum(server: Server, tmp_path: Path) -> None:
     (server.folder / "Train" / "t10.bmp").write_bytes(b"something else")
-    with pytest.raises(ImageError, match=r"t10\.bmp.*SHA256 hash"):
+    with pytest.raises(ImageError, match=r"t10\.bmp.*another SHA-256"):
         download_images(tmp_path / "images")
     assert "Train/t10.bmp" not in files(tmp_path / "images")
     assert files(tmp_path / "images") <= files(server.folder)  # no temporary file either
@@ -151,8 +152,19 @@ def test_a_passing_fault_is_tried_again(server: Server, tmp_path: Path) -> None:
 
 def test_missing_file(server: Server, tmp_path: Path) -> None:
     (server.folder / "Train" / "t2.bmp").unlink()
-    with pytest.raises(ImageError, match=r"cannot download .*Train/t2\.bmp: 404"):
+    with pytest.raises(ImageError, match=r"download Train/t2\.bmp from .*: the server answers 404"):
         download_images(tmp_path / "images")
+
+
+def test_a_password_in_the_address_is_not_shown(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (server.folder / "Train" / "t2.bmp").unlink()
+    address = os.environ[sources.MIRROR].replace("://", "://user:s3cret@")
+    monkeypatch.setenv(sources.MIRROR, address)
+    with pytest.raises(ImageError) as error:
+        download_images(tmp_path / "images")
+    assert "s3cret" not in str(error.value)
 
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:1/x", "http://no-such-host.invalid/x"])
@@ -175,7 +187,7 @@ def test_a_silent_server_does_not_hold_for_ever(tmp_path: Path, monkeypatch, ser
 
 def test_an_address_that_is_none(tmp_path: Path, monkeypatch, server: Server) -> None:
     monkeypatch.setenv(sources.MIRROR, "mirror")
-    with pytest.raises(ImageError, match="SRCNN_IMAGES_URL=mirror/"):
+    with pytest.raises(ImageError, match="SRCNN_IMAGES_URL is no address"):
         download_images(tmp_path / "images")
 
 

@@ -1,6 +1,7 @@
 """Enlarging pictures: their colours and modes, what they carry, and what is refused."""
 
 import io
+import os
 import signal
 import struct
 import subprocess
@@ -326,6 +327,27 @@ def test_plan(tmp_path: Path) -> None:
     (b / "x.png").rename(b / "x.txt")
     with pytest.raises(PictureError, match="no pictures in"):
         upscale.plan([b], out, 2)
+
+
+def test_a_picture_that_is_to_be_enlarged_is_not_overwritten(tmp_path: Path) -> None:
+    for name in ("a.png", "a_x3.png"):
+        (tmp_path / name).touch()
+    with pytest.raises(UserError, match=r"a\.png would become .*a_x3\.png, which is to be"):
+        upscale.plan([tmp_path / "a.png", tmp_path / "a_x3.png"], tmp_path, 3)
+
+
+def test_a_pipe_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(PictureError, match="no regular file"):
+        open_photo(tmp_path / "a.png", "a.png", 2)
+
+
+def test_weights_that_overflow_make_no_picture(tmp_path: Path, weights: Path) -> None:
+    state = {key: 1e30 * w for key, w in torch.load(weights, weights_only=True).items()}
+    torch.save(state, tmp_path / "huge.pth")
+    upscaler = Upscaler(tmp_path / "huge.pth", 3, torch.device("cpu"))
+    with pytest.raises(PictureError, match="not finite"):
+        through(coffee(30, 20), "a.png", upscaler)
 
 
 def test_wrong_weights_and_options(tmp_path: Path) -> None:

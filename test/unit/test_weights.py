@@ -56,6 +56,9 @@ NO_WEIGHTS = {
     "flat": (changed(conv3_weight=torch.zeros(800)), "not 4 sizes"),
     "whole": (changed(conv3_bias=torch.zeros(1, dtype=torch.long)), "no floating-point"),
     "nan": (changed(conv3_bias=torch.tensor([float("nan")])), "not finite"),
+    "huge": (changed(conv3_bias=torch.tensor([1e300], dtype=torch.float64)), "not finite"),
+    "float8": (changed(conv3_bias=torch.zeros(1).to(torch.float8_e4m3fn)), "no floating-point"),
+    "meta": (changed(conv3_bias=torch.zeros(1, device="meta")), "no floating-point"),
     "list": ([1, 2], "holds a list; expected a state dict"),
     "code": ({"conv1.weight": Mischief()}, "cannot be read safely|can be read safely"),
 }

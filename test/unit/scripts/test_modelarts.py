@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from runtime.text import printable
+
 MOXING = '''
 import os, shutil
 from pathlib import Path
@@ -92,7 +94,7 @@ def test_lines_for_the_jobs_log(repository, entry):
         "start of the run",
         "end of the run",
     ]
-    assert lines[0].endswith(repr(str(repository.root)))  # a line break in it is not printed raw
+    assert lines[0].endswith(printable(repository.root))  # a line break in it is not printed raw
     assert lines[1].endswith(str(repository.elsewhere))
     assert all("Set5_x3.h5" in line and line.endswith("(5 bytes)") for line in lines[2:4])
     assert lines[-1].endswith("exit status 0")
