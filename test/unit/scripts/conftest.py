@@ -41,7 +41,7 @@ class Repository:
         for script in [*(ROOT / "test").glob("*.sh"), ROOT / "test" / "torchrun.py"]:
             shutil.copy(script, self.root / "test")
         (self.root / "runtime").mkdir()
-        for module in ("runtime/modelarts.py", "runtime/errors.py", *ENTRIES):
+        for module in ("runtime/modelarts.py", "runtime/errors.py", "runtime/text.py", *ENTRIES):
             shutil.copy(ROOT / module, self.root / module)
         for name in ("train.py", "evaluate.py"):
             shutil.copy(FAKE, self.root / name)

@@ -177,7 +177,7 @@ def test_wrong_input_ends_before_the_training(repository, entry, folders, env, m
 def test_object_storage(repository, entry, buckets: Path, fake: str, status: int):
     done = repository.call(entry(data="obs://b/data", train="obs://b/o u t"), FAKE=fake)
     assert done.returncode == status, done.stderr
-    assert "T91_x3.h5' (3 bytes)" in done.stdout
+    assert "T91_x3.h5 (3 bytes)" in done.stdout
     left = listing(buckets / "o u t")
     assert "logs/0/train_0.log" in left
     assert ("x3/best.pth" in left) == (status == 0)
