@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from batches import Batches, as_user_error, epoch_generator
-from datasets import ImageDataset, Pair
+from datasets import ImageDataset, Pair, TrainDataset
 from runtime.errors import UserError
 
 
@@ -133,6 +133,7 @@ class StreamedCropBatches(_RandomCrops):
     Args:
         dataset: the images.
         numbers: those of them to train on.
+        shapes: the (height, width) of those.
         crop_size: side of a crop in pixels.
         steps_per_epoch: an epoch is this long.
         device: where batches are wanted.
@@ -142,15 +143,16 @@ class StreamedCropBatches(_RandomCrops):
 
     def __init__(
         self,
-        dataset: ImageDataset,
+        dataset: ImageDataset | TrainDataset,
         numbers: list[int],
+        shapes: list[tuple[int, int]],
         crop_size: int,
         steps_per_epoch: int,
         device: torch.device,
         num_workers: int,
         **cut: int,
     ) -> None:
-        super().__init__([dataset.shapes[n] for n in numbers], crop_size, steps_per_epoch, **cut)
+        super().__init__(shapes, crop_size, steps_per_epoch, **cut)
         self.dataset, self.device, self.num_workers = dataset, device, num_workers
         self.numbers = list(compress(numbers, self.large))
 

@@ -97,7 +97,9 @@ def _crops(
         place = f"held on {device}"
     else:
         numbers = list(compress(range(len(dataset)), kept))
-        batches = StreamedCropBatches(dataset, numbers, size, steps, device, num_workers, **cut)
+        batches = StreamedCropBatches(
+            dataset, numbers, shapes, size, steps, device, num_workers, **cut
+        )
         place = _streamed(num_workers)
     small = len(shapes) - batches.images
     left_out = f" ({small} smaller left out)" if small else ""

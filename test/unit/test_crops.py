@@ -66,7 +66,7 @@ def test_crops_from_disk_are_those_from_memory(tmp_path: Path, whole: bool) -> N
     cut = {"batch_size": 3, "rank": 1, "world_size": 2, "seed": 8}
     resident = CropBatches(dataset, dataset.shapes, 10, 6, CPU, **cut)
     numbers = list(range(len(dataset)))
-    streamed = StreamedCropBatches(dataset, numbers, 10, 6, CPU, 2, **cut)
+    streamed = StreamedCropBatches(dataset, numbers, dataset.shapes, 10, 6, CPU, 2, **cut)
     assert resident.images == streamed.images == (3 if whole else 9)
     for epoch, start in ((0, 0), (1, 4)):
         expected, actual = (list(b.epoch(epoch, start)) for b in (resident, streamed))
@@ -80,7 +80,8 @@ def test_a_worker_that_reads_crops_passes_on_the_users_error(tmp_path: Path) -> 
     with h5py.File(path, "a") as file:
         for number in range(4):
             file[f"hr/{number}"][:] = np.nan
-    batches = StreamedCropBatches(ImageDataset(path), [0, 1], 10, 4, CPU, 1, batch_size=1)
+    dataset = ImageDataset(path)
+    batches = StreamedCropBatches(dataset, [0, 1], dataset.shapes[:2], 10, 4, CPU, 1, batch_size=1)
     with pytest.raises(UserError, match=r"images\.h5: /hr/\d holds values that") as error:
         next(batches.epoch(0))
     assert "\n" not in str(error.value)
