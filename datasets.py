@@ -64,6 +64,10 @@ class _FileDataset(Dataset):
             self._file, self._opened_by = _open(self.path), os.getpid()
         return self._file
 
+    def _close(self) -> None:
+        self._opened().close()
+        self._file, self._opened_by = None, 0
+
 
 class TrainDataset(_FileDataset):
     """Low and high resolution patches of one HDF5 file: `lr` and `hr`, float, N×H×W, 0–255.
@@ -170,8 +174,8 @@ class EvalDataset(ImageDataset):
 
     def __init__(self, path: Path | str) -> None:
         super().__init__(path)
-        self.pairs = [super(EvalDataset, self).__getitem__(i) for i in range(len(self))]
-        self._file.close()
+        self.pairs = [self._read(index, ...) for index in range(len(self))]
+        self._close()
 
     def __getitem__(self, index: int) -> Pair:
         """Return image `index` as (lr, hr), each 1×H×W float32, 0–1."""
