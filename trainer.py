@@ -132,7 +132,8 @@ class Trainer:
         total, count = self.world.sum(sums).tolist()
         if not math.isfinite(total):
             raise self._diverged(f"the loss is {total}")
-        if not all(torch.isfinite(weight).all() for weight in self.weights().values()):
+        finite = [torch.isfinite(weight).all() for weight in self.weights().values()]
+        if not torch.stack(finite).all():  # the device is waited for once, not for each
             raise self._diverged("weights are not finite")
         return total / count if count else math.nan
 

@@ -73,12 +73,11 @@ class Results:
             RunError: what the epoch before left to be written could not be.
         """
         files = self.recorder.add(metrics, timing)
-        weights = checkpoint.pack_weights(trainer.weights())
         epoch, last = metrics["epoch"], trainer.step == trainer.total_steps
-        if last or epoch % self.save_every == 0:
-            files[f"epoch_{epoch}.pth"] = weights
-        if trainer.best["epoch"] == epoch:
-            files["best.pth"] = weights
+        names = [f"epoch_{epoch}.pth"] if last or epoch % self.save_every == 0 else []
+        names += ["best.pth"] if trainer.best["epoch"] == epoch else []
+        if names:
+            files |= dict.fromkeys(names, checkpoint.pack_weights(trainer.weights()))
         self._start_writing(trainer, files)
 
     def save_checkpoint(self, trainer: Trainer) -> None:
