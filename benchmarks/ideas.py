@@ -21,6 +21,7 @@ from torch.nn.functional import l1_loss
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import trainer
+from benchmarks.train import run_options
 from runtime.distributed import World
 from runtime.precision_choice import choose_precision
 from runtime.recipes import FAST
@@ -52,10 +53,7 @@ def measure(name: str, args: argparse.Namespace) -> None:
     changes = dict(IDEAS[name])
     loss = changes.pop("loss", trainer.mse_loss)
     recipe = replace(FAST, num_epochs=1, steps_per_epoch=args.steps, **changes)
-    options = argparse.Namespace(
-        data_path=args.data_path, scale=3, select="held-out", memory_share=0.5, num_workers=0,
-        seed=args.seed, num_steps=0, eval_half=False, profile=None,
-    )  # fmt: skip
+    options = run_options(args.data_path, select="held-out", seed=args.seed)
     precision = choose_precision("auto", device, trial=False).value
     run = trainer.Trainer(options, recipe, World(device=device), precision)
     with patch.object(trainer, "mse_loss", loss), contextlib.redirect_stdout(io.StringIO()):

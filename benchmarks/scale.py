@@ -32,7 +32,7 @@ BLOCK = 4096  # patches copied at a time
 
 
 class Run(NamedTuple):
-    """What a short run showed: seconds to its first step and of each, images/s, peak MB."""
+    """What a short run showed: seconds to the training loop and of a step, images/s, peak MB."""
 
     start: float
     step: float
@@ -73,9 +73,10 @@ def train(data: Path, *options: str, processes: int = 1, threads: int = 0) -> Ru
             command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
         ) as process:
             os.set_blocking(process.stdout.fileno(), False)
-            start = peak = 0.0
+            start, peak, printed = 0.0, 0.0, ""
             while process.poll() is None:
-                if not start and "recipe: " in "".join(process.stdout.readlines()):
+                printed += "".join(process.stdout.readlines())  # lines may come in pieces
+                if not start and "recipe: " in printed:
                     start = time.perf_counter() - begin
                 peak = max(peak, use(process.pid).memory)
                 time.sleep(0.05)
@@ -93,10 +94,10 @@ def against_size(source: Path, times: list[int]) -> None:
         with tempfile.TemporaryDirectory() as folder:
             data = Path(folder, "data")
             enlarge(source, data, factor)
+            with h5py.File(data / "train/T91_x3.h5") as file:
+                patches = len(file["lr"])
             for recipe, name in (("reference", "T91_x3.h5"), ("fast", "T91_x3_images.h5")):
                 path = data / "train" / name
-                with h5py.File(data / "train/T91_x3.h5") as file:
-                    patches = len(file["lr"])
                 for place, options in (("memory", ()), ("disk", FROM_DISK)):
                     run = train(data, f"--recipe={recipe}", "--precision=bf16", *options)
                     print(f"{patches:9,}{path.stat().st_size / 1e9:6.2f} GB  {recipe:10}{place:8}"

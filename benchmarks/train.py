@@ -123,6 +123,14 @@ def bare_step(name: str) -> Callable[[], None]:
     return step
 
 
+def run_options(data_path: Path, *, select: str, seed: int) -> argparse.Namespace:
+    """Return the options of train.py that its Trainer reads."""
+    return argparse.Namespace(
+        data_path=data_path, scale=3, select=select, memory_share=0.5, num_workers=8,
+        seed=seed, num_steps=0, eval_half=False, profile=None,
+    )  # fmt: skip
+
+
 class Epoch(NamedTuple):
     """Seconds of a step of a real epoch, and over a bare step; of evaluating, of a checkpoint."""
 
@@ -134,13 +142,10 @@ class Epoch(NamedTuple):
 
 def real_epoch(data_path: Path, name: str, steps: int) -> Epoch:
     """Take bare steps and those of a real epoch in turns, as loads change: so many each time."""
-    args = argparse.Namespace(
-        data_path=data_path, scale=3, select="eval", memory_share=0.5, num_workers=8,
-        seed=123, num_steps=0, eval_half=False, profile=None,
-    )  # fmt: skip
     recipe = replace(REFERENCE, batch_size=BATCH, num_epochs=1)
     precision = choose_precision(name, CPU).value
-    trainer, step = Trainer(args, recipe, World(device=CPU), precision), bare_step(name)
+    options = run_options(data_path, select="eval", seed=123)
+    trainer, step = Trainer(options, recipe, World(device=CPU), precision), bare_step(name)
     bare, real = [], []
     for _ in range(ROUNDS + 1):
         start = time.perf_counter()
