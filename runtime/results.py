@@ -101,10 +101,15 @@ class Results:
 
     def _write(self, files: dict[str, bytes], step: int, packed: bytes) -> None:
         """Write files, and then the checkpoint, which says that they are there."""
-        self._check_folder()
-        for name, data in files.items():
-            write_bytes(self.folder / name, data)
-        checkpoint.save(self.folder, step, packed)
+        try:
+            for name, data in files.items():
+                self._check_folder()
+                write_bytes(self.folder / name, data)
+            self._check_folder()
+            checkpoint.save(self.folder, step, packed)
+        except RunError:
+            self._check_folder()  # a folder that is gone is the better reason
+            raise
 
     def _check_folder(self) -> None:
         """Fail when the folder is no longer the one that this run has locked."""

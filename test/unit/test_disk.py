@@ -9,10 +9,13 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 from commands import ROOT, run
 from runs import SMALL, newest_step, start, training, wait_for_epochs
 
 from runtime import checkpoint
+from runtime.errors import RunError
+from runtime.results import Results
 
 # Root may write to what is read-only for all others, unless that right is taken from it.
 WITHOUT_OVERRIDE = ["setpriv", "--bounding-set=-dac_override"] if os.geteuid() == 0 else []
@@ -89,6 +92,17 @@ def test_a_folder_moved_away_during_the_run(dataset: Path, tmp_path: Path) -> No
     assert process.returncode == 1, errors
     assert "was removed or replaced during the run" in errors.splitlines()[-1]
     assert checkpoint.load_newest(tmp_path / "elsewhere")
+
+
+def test_a_folder_moved_away_while_files_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "x3"
+    results = Results(folder, {}, save_every=1, tensorboard=False, resumed=None)
+    monkeypatch.setattr(os, "fsync", lambda _: folder.exists() and folder.rename(tmp_path / "y"))
+    with pytest.raises(RunError, match="was removed or replaced during the run"):
+        results._write({"metrics.csv": b"1", "best.pth": b"2"}, 5, b"3")
+    assert not folder.exists(), "nothing is written beside it"
 
 
 def test_the_lock_of_a_killed_run_is_taken_over(dataset: Path, tmp_path: Path) -> None:
