@@ -5,10 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 from skimage import data
 
+from imaging.enlarge import bicubic_only, enlarge
+from imaging.photo import open_photo
 from model import SRCNN, identity_init
+from runtime.upscaler import Upscaler
 
 
 def network(**options) -> SRCNN:
@@ -53,3 +56,18 @@ def opened(data: bytes) -> np.ndarray:
     """Return the pixels of a picture file, as integers."""
     with Image.open(io.BytesIO(data)) as image:
         return pixels(image)
+
+
+def through(
+    image: Image.Image, name: str, upscaler: Upscaler | None = None, **options
+) -> Image.Image:
+    """Save, open, enlarge by 3 and save a picture, then open the result."""
+    file, result = io.BytesIO(), io.BytesIO()
+    image.save(file, Image.registered_extensions()[Path(name).suffix], **options)
+    photo = open_photo(file, name, 3)
+    done = upscaler.enlarge(photo) if upscaler else enlarge(photo.image, 3, bicubic_only, 8)
+    photo.save(done, result)
+    with Image.open(result) as saved:
+        saved.getexif().get_ifd(ExifTags.IFD.Exif)
+        saved.load()
+        return saved

@@ -1,32 +1,24 @@
-"""Enlarging pictures: their colours and modes, what they carry, and what is refused."""
+"""Enlarging pictures: luminance, transparency, the command line and what it refuses."""
 
-import io
-import os
 import signal
-import struct
 import subprocess
 import sys
 import threading
 import time
-import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from commands import ROOT, assert_one_line_error, run
-from PIL import Image, ImageCms, ImageDraw, PngImagePlugin
-from samples import coffee, pixels, save_weights
+from PIL import Image, ImageDraw
+from samples import coffee, pixels, save_weights, through
 
 import upscale
-from imaging.enlarge import bicubic_only, enlarge
 from imaging.photo import PictureError, open_photo
 from imaging.resize import BICUBIC
 from runtime.errors import RunError, UserError
 from runtime.upscaler import Upscaler
-
-ORIENTATION, EXIF_IFD, GPS_IFD, MAKE = 0x0112, 0x8769, 0x8825, 0x010F
-WIDTH_TAG, HEIGHT_TAG, DATE_TAG = 0xA002, 0xA003, 0x9003
 
 
 @pytest.fixture(scope="module")
@@ -37,21 +29,6 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def upscaler(weights: Path) -> Upscaler:
     return Upscaler(weights, 3, torch.device("cpu"), "fp32")
-
-
-def through(
-    image: Image.Image, name: str, upscaler: Upscaler | None = None, **options
-) -> Image.Image:
-    """Save, open, enlarge by 3 and save a picture, then open the result."""
-    file, result = io.BytesIO(), io.BytesIO()
-    image.save(file, Image.registered_extensions()[Path(name).suffix], **options)
-    photo = open_photo(file, name, 3)
-    done = upscaler.enlarge(photo) if upscaler else enlarge(photo.image, 3, bicubic_only, 8)
-    photo.save(done, result)
-    with Image.open(result) as saved:
-        saved.getexif().get_ifd(EXIF_IFD)
-        saved.load()
-        return saved
 
 
 def test_the_network_changes_luminance_alone(upscaler: Upscaler) -> None:
@@ -112,174 +89,6 @@ def test_a_transparent_surrounding_is_no_edge(upscaler: Upscaler, mode: str, hid
     assert np.abs(result[visible][:, 0] - pixels(whole)[60, 60]).max() <= 4
 
 
-@pytest.mark.parametrize(
-    ("mode", "name", "expected"),
-    [
-        ("RGB", "a.jpg", "RGB"),
-        ("L", "a.jpeg", "L"),
-        ("RGBA", "a.webp", "RGBA"),
-        ("LA", "a.tif", "LA"),
-        ("RGBA", "a.tiff", "RGBA"),
-        ("YCbCr", "a.tif", "RGB"),
-        ("P", "a.png", "RGB"),
-        ("P", "a.gif", "RGB"),
-        ("1", "a.bmp", "L"),
-        ("RGB", "A.BMP", "RGB"),
-    ],
-)
-def test_modes(mode: str, name: str, expected: str) -> None:
-    image = coffee(40, 30)
-    if mode in ("RGBA", "LA"):
-        image.putalpha(Image.linear_gradient("L").resize(image.size))
-    file, result = io.BytesIO(), io.BytesIO()
-    image.convert(mode).save(file, Image.registered_extensions()[Path(name).suffix.lower()])
-    photo = open_photo(file, name, 3)
-    photo.save(enlarge(photo.image, 3, bicubic_only, 8), result)
-    with Image.open(result) as saved:
-        assert (saved.mode, saved.size) == (expected, (120, 90))
-        assert saved.format == ("PNG" if name == "a.gif" else photo.format)
-        allowed = {"P": 12, "1": 90}.get(mode, 6)  # few colours
-        difference = pixels(saved.convert("L")) - pixels(image.resize((120, 90)).convert("L"))
-        assert np.abs(difference).mean() < allowed or "A" in mode
-
-
-@pytest.mark.parametrize(("mode", "key"), [("P", 3), ("L", 99), ("RGB", (1, 2, 3))])
-def test_a_transparent_colour_becomes_alpha(mode: str, key: object) -> None:
-    image = coffee(40, 30).convert(mode)
-    image.paste(key, (0, 0, 20, 30))
-    result = through(image, "a.png", transparency=key)
-    assert result.mode == {"L": "LA"}.get(mode, "RGBA")
-    assert (pixels(result.getchannel("A"))[:, :50] == 0).all()
-    assert (pixels(result.getchannel("A"))[:, 70:] > 200).mean() > 0.9
-
-
-def test_colours_of_16_bits_are_told() -> None:
-    rows = b"".join(b"\0" + np.arange(12, dtype=">u2").tobytes() for _ in range(4))
-    grey = b"".join(b"\0" + np.arange(4, dtype=">u2").tobytes() for _ in range(4))
-    photo = open_photo(io.BytesIO(png(4, 4, 16, 2, rows)), "a.png", 3)
-    assert photo.image.mode == "RGB"
-    assert "16 bits per channel are read as 8" in photo.note
-    assert not open_photo(io.BytesIO(png(4, 4, 16, 0, grey)), "a.png", 3).note
-
-
-def png(width: int, height: int, bits: int, colour: int, rows: bytes) -> bytes:
-    """Write a PNG file by hand."""
-    chunks = (
-        (b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)),
-        (b"IDAT", zlib.compress(rows)),
-        (b"IEND", b""),
-    )
-    body = (
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        for kind, data in chunks
-    )
-    return b"\x89PNG\r\n\x1a\n" + b"".join(body)
-
-
-def camera_exif(orientation: int) -> Image.Exif:
-    exif = Image.Exif()
-    exif[ORIENTATION], exif[MAKE] = orientation, "Camera"
-    exif.get_ifd(EXIF_IFD).update({WIDTH_TAG: 40, HEIGHT_TAG: 30, DATE_TAG: "2020:01:02 03:04:05"})
-    exif.get_ifd(GPS_IFD)[1] = "N"
-    return exif
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_orientation_is_applied(orientation: int) -> None:
-    turn = {
-        2: Image.Transpose.FLIP_LEFT_RIGHT,
-        3: Image.Transpose.ROTATE_180,
-        4: Image.Transpose.FLIP_TOP_BOTTOM,
-        5: Image.Transpose.TRANSPOSE,
-        6: Image.Transpose.ROTATE_270,
-        7: Image.Transpose.TRANSVERSE,
-        8: Image.Transpose.ROTATE_90,
-    }.get(orientation)
-    image = coffee(40, 30)
-    result = through(image, "a.png", exif=camera_exif(orientation))
-    upright = image.transpose(turn) if turn is not None else image
-    assert ORIENTATION not in result.getexif()
-    assert result.tobytes() == through(upright, "a.png").tobytes()
-
-
-@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp", "a.tif"])
-def test_metadata_is_kept(name: str, tmp_path: Path) -> None:
-    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    options = {"exif": camera_exif(6).tobytes(), "icc_profile": profile, "dpi": (300, 300)}
-    if name in ("a.jpg", "a.webp"):
-        options["xmp"] = b"<x:xmpmeta/>"
-    if name == "a.jpg":
-        options["comment"] = b"a comment"
-    if name == "a.png":
-        options["pnginfo"] = PngImagePlugin.PngInfo()
-        options["pnginfo"].add_text("Title", "a cup of coffee, 咖啡")
-    image = coffee(40, 30)
-    image.save(tmp_path / name, **options)
-    photo = open_photo(tmp_path / name, name, 3)
-    photo.save(enlarge(photo.image, 3, bicubic_only, 8), tmp_path / f"new{name}")
-    with Image.open(tmp_path / f"new{name}") as result:
-        exif = result.getexif()
-        details = exif.get_ifd(EXIF_IFD)
-        assert result.size == (90, 120)
-        assert (exif.get(ORIENTATION, 1), exif[MAKE]) == (1, "Camera")
-        assert (details[WIDTH_TAG], details[HEIGHT_TAG]) == (90, 120)
-        assert details[DATE_TAG] == "2020:01:02 03:04:05"
-        assert exif.get_ifd(GPS_IFD)[1] == "N"
-        assert result.info["icc_profile"] == profile
-        if name != "a.webp":  # has no field for it
-            assert result.info["dpi"] == pytest.approx((300, 300), abs=0.01)
-        for key in ("xmp", "comment"):
-            assert result.info.get(key) == options.get(key)
-        if name == "a.png":
-            assert result.text == {"Title": "a cup of coffee, 咖啡"}
-
-
-def written(image: Image.Image, kind: str, **options) -> bytes:
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
-
-
-def refused() -> dict[str, tuple[str, bytes, str]]:
-    """Return name, bytes and the words of the refusal, of pictures that cannot be enlarged."""
-    image = coffee(40, 30)
-    more = {"save_all": True, "append_images": [image.rotate(90)]}
-    return {
-        "gif": ("a.gif", written(image, "GIF", **more), "2 frames"),
-        "apng": ("a.png", written(image, "PNG", **more), "2 frames"),
-        "webp": ("a.webp", written(image, "WEBP", **more), "2 frames"),
-        "pages": ("a.tif", written(image, "TIFF", **more), "2 frames or pages"),
-        "cmyk": ("a.jpg", written(image.convert("CMYK"), "JPEG"), "CMYK pixels; convert it"),
-        "lab": ("a.tif", written(image.convert("LAB"), "TIFF"), "LAB pixels"),
-        "float": ("a.tif", written(image.convert("F"), "TIFF"), "floating-point pixels"),
-        "truncated png": ("a.png", written(image, "PNG")[:900], "cannot be read"),
-        "truncated jpeg": ("a.jpg", written(image, "JPEG")[:800], "truncated"),
-        "empty": ("a.png", b"", "not a picture"),
-        "text": ("a.jpg", b"hello", "not a picture"),
-        "misnamed": ("a.jpg", written(image, "PNG"), "a PNG file by its content, not JPEG"),
-        "suffix": ("a.txt", written(image, "PNG"), "not one of .png"),
-        "bomb": ("a.png", png(20000, 20000, 8, 2, b""), "more than 89 megapixels"),
-        "small bomb": ("a.png", png(10000, 10000, 8, 2, b""), "more than 89 megapixels"),
-        "long": ("a.jpg", written(Image.new("L", (22000, 1)), "JPEG"), "JPEG holds 65500 pixels"),
-        "webp long": ("a.webp", written(Image.new("L", (6000, 1)), "WEBP"), "WEBP holds 16383"),
-    }
-
-
-@pytest.mark.parametrize("kind", list(refused()))
-def test_refusals_say_why(kind: str) -> None:
-    name, data, words = refused()[kind]
-    with pytest.raises(PictureError, match=words) as caught:
-        open_photo(io.BytesIO(data), name, 3)
-    assert "\n" not in str(caught.value)
-
-
-def test_a_phone_photo_with_a_preview_is_no_animation() -> None:
-    image = coffee(40, 30)
-    data = written(image, "MPO", save_all=True, append_images=[image.resize((8, 6))])
-    photo = open_photo(io.BytesIO(data), "a.jpg", 3)
-    assert (photo.format, photo.image.size) == ("JPEG", (40, 30))
-
-
 def test_command_line(tmp_path: Path, weights: Path) -> None:
     folder, out = tmp_path / "album", tmp_path / "out"
     folder.mkdir()
@@ -334,12 +143,6 @@ def test_a_picture_that_is_to_be_enlarged_is_not_overwritten(tmp_path: Path) -> 
         (tmp_path / name).touch()
     with pytest.raises(UserError, match=r"a\.png would become .*a_x3\.png, which is to be"):
         upscale.plan([tmp_path / "a.png", tmp_path / "a_x3.png"], tmp_path, 3)
-
-
-def test_a_pipe_is_refused(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "a.png")
-    with pytest.raises(PictureError, match="no regular file"):
-        open_photo(tmp_path / "a.png", "a.png", 2)
 
 
 def test_weights_that_overflow_make_no_picture(tmp_path: Path, weights: Path) -> None:
