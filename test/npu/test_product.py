@@ -82,6 +82,24 @@ def test_fp32_on_the_card_is_fp32_on_the_cpu(
         torch.testing.assert_close(there[name], here[name], rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("recipe", "precision"), [("reference", "apex-O2"), ("reference", "bf16"), ("fast", "bf16")]
+)
+def test_no_step_waits_for_the_card(
+    npu: Simulator, dataset: Path, tmp_path: Path, recipe: str, precision: str
+) -> None:
+    """A look at a value, or a copy to the host, waits for all that the card was given to do."""
+    waits = []
+    for steps in (7, 14):
+        options = [f"--recipe={recipe}", f"--precision={precision}", f"--num-steps={steps}"]
+        options += ["--num-epochs=1", "--batch-size=3"]
+        result = train(npu, dataset, tmp_path, *options).checked()
+        calls = result.kernel_calls
+        waits.append(calls["_local_scalar_dense"] + calls["copy_ to host"])
+        assert calls["convolution_backward.default"] >= 3 * steps
+    assert waits[0] == waits[1] > 0
+
+
 HALF = {
     "apex-O2": (["--precision=apex-O2"], 32.0),
     "apex-O2 dynamic": (["--precision=apex-O2", "--loss-scale=dynamic"], "dynamic"),

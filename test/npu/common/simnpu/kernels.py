@@ -57,6 +57,7 @@ def run(op: Any, *args: Any, **kwargs: Any) -> Any:
 def copy(destination: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
     """``destination.copy_(source)`` between any two devices."""
     record.kernel_calls["copy_"] += 1
+    record.kernel_calls["copy_ to host"] += is_npu(source) and not is_npu(destination)
     on_host(destination).copy_(on_host(source))
     return destination
 
