@@ -15,6 +15,7 @@ from loading import load_training_data
 from model import SRCNN, identity_init
 from runtime.distributed import World
 from runtime.errors import RunError
+from runtime.fast_cpu import to_train
 from runtime.optimizers import build_optimizer
 from runtime.precision import Apex, Precision, memory_format
 from runtime.profiling import StepProfiler
@@ -61,8 +62,8 @@ class Trainer:
         model = SRCNN()
         if recipe.identity_start:
             identity_init(model)
-        model.to(device, memory_format=self.layout)
-        self.eval_model = SRCNN().to(device, memory_format=self.layout).eval()
+        model = to_train(model, device, self.layout)
+        self.eval_model = to_train(SRCNN(), device, self.layout).eval()
         apex = isinstance(precision, Apex)
         optimizer = build_optimizer(recipe, model, device, apex)
         self.model, self.optimizer = precision.prepare(model, optimizer)

@@ -17,6 +17,16 @@ def has_bf16() -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
+def to_train(model: SRCNN, device: torch.device, layout: torch.memory_format) -> SRCNN:
+    """Move a network on luminance to its device, in the form that trains fastest there.
+
+    Its parameters, their names and the mathematics stay; on a CPU the sums are in another order.
+    """
+    if device.type == "cpu":
+        model.conv3 = _ColumnsAsChannels(model.conv3)
+    return model.to(device, memory_format=layout)
+
+
 def for_cpu(model: SRCNN, bf16: bool) -> nn.Module:
     """Return a copy of the network that is faster on a CPU and takes 1×1×H×W only.
 
@@ -79,22 +89,22 @@ def _part(
 
 
 class _ColumnsAsChannels(nn.Module):
-    """A convolution with one output channel, computed with one channel per kernel column.
+    """A convolution with one output channel, computed with one channel per kernel column, in fp32.
 
     A single output channel leaves all but one lane of the CPU's vectors idle. Here each column of
     the kernel is a filter of its own, and the answers are added up, each shifted by its column.
+    Parameters are those of the convolution. fp32 holds under autocast, too: the sum is the
+    picture, which bfloat16 would round to 8 bits, and is no slower.
     """
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
-        self.size = conv.kernel_size[0]
-        columns = conv.weight.detach()[0].permute(2, 0, 1).flip(0).unsqueeze(3)
-        self.weight = nn.Parameter(columns.contiguous(memory_format=torch.channels_last))
-        self.bias = conv.bias
+        self.weight, self.bias = conv.weight, conv.bias
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        columns = functional.conv2d(x, self.weight, padding=(self.size // 2, 0))
-        total = functional.fold(
-            columns.flatten(2), x.shape[2:], (1, self.size), padding=(0, self.size // 2)
-        )
+        size = self.weight.shape[-1]
+        filters = self.weight[0].permute(2, 0, 1).flip(0).unsqueeze(3)
+        with torch.autocast("cpu", enabled=False):
+            columns = functional.conv2d(x.float(), filters, padding=(size // 2, 0))
+        total = functional.fold(columns.flatten(2), x.shape[2:], (1, size), padding=(0, size // 2))
         return total + self.bias

@@ -7,6 +7,7 @@ from torch import nn
 
 from model import SRCNN
 from runtime.device import synchronize
+from runtime.fast_cpu import to_train
 from runtime.precision import Precision, memory_format
 
 
@@ -20,7 +21,7 @@ class Probe:
         layout = memory_format(device, precision)
         self.device, self.precision, self.seconds = device, precision, float("inf")
         with torch.random.fork_rng(devices=[]):
-            self.model = SRCNN().to(device, memory_format=layout)
+            self.model = to_train(SRCNN(), device, layout)
             self.x = torch.rand(8, 1, 33, 33).to(device).contiguous(memory_format=layout)
 
     def step(self) -> None:

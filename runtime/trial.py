@@ -8,6 +8,7 @@ from torch.nn import functional
 from model import SRCNN
 from runtime.device import choose_device, describe
 from runtime.distributed import read_environment
+from runtime.fast_cpu import to_train
 from runtime.optimizers import build_optimizer
 from runtime.precision import Apex, Precision, memory_format
 from runtime.precision_choice import choose_precision
@@ -74,7 +75,7 @@ def take_step(
     torch.random.set_rng_state(random_state)
     before = _flat(dict(model.named_parameters()))
     layout = memory_format(device, precision)
-    model.to(device, memory_format=layout)
+    model = to_train(model, device, layout)
     optimizer = build_optimizer(recipe, model, device, isinstance(precision, Apex))
     model, optimizer = precision.prepare(model, optimizer)
     stepped = False

@@ -8,12 +8,9 @@ import torch
 from samples import coffee, network, pixels
 
 from imaging.enlarge import bicubic_only, enlarge
-from imaging.metrics import psnr
-from imaging.resize import BICUBIC, modelzoo_pair
+from imaging.resize import BICUBIC
 from imaging.tiling import tiles
-from runtime.fast_cpu import for_cpu
 from runtime.inference import restore
-from runtime.weights import load_weights, shipped_weights
 
 SIZES = [(1, 1), (5, 300), (97, 64), (64, 65), (200, 131)]
 
@@ -81,27 +78,3 @@ def test_an_enlarged_picture_does_not_depend_on_the_tile(scale: int) -> None:
     bicubic = image.resize((61 * scale, 50 * scale), BICUBIC)
     assert np.abs(whole - pixels(bicubic)).max() > 2, "the network changes nothing"
     assert enlarge(image, scale, bicubic_only, 8, tile=40).tobytes() == bicubic.tobytes()
-
-
-@pytest.mark.parametrize("kernel_sizes", [(9, 5, 5), (9, 1, 5), (9, 3, 7)])
-@pytest.mark.parametrize("channels", [(64, 32), (8, 4)])
-def test_the_network_for_the_cpu_is_the_same(kernel_sizes: tuple, channels: tuple) -> None:
-    model = network(kernel_sizes=kernel_sizes, channels=channels)
-    x = torch.rand(1, 1, 45, 70, generator=torch.Generator().manual_seed(3))
-    with torch.inference_mode():
-        expected, fast = model(x), for_cpu(model, bf16=False)(x)
-        rounded = for_cpu(model, bf16=True)(x)
-    torch.testing.assert_close(fast, expected, rtol=0, atol=2e-6)
-    error = (rounded - expected).square().mean().sqrt()
-    assert error < 0.5 / 255, "bfloat16 costs more than half a grey level"
-
-
-@pytest.mark.parametrize("scale", [2, 3, 4])
-def test_bfloat16_costs_next_to_nothing(scale: int) -> None:
-    """With the shipped weights; plain bfloat16 would cost up to 0.2 dB, and differ by 50 dB."""
-    model = load_weights(shipped_weights(scale))
-    lr, hr = modelzoo_pair(coffee(240, 240), scale)
-    exact, rounded = (restore(for_cpu(model, bf16=flag), lr) for flag in (False, True))
-    assert (exact != rounded).any()
-    assert psnr(exact, rounded) > 70
-    assert abs(psnr(exact, hr) - psnr(rounded, hr)) < 0.002
