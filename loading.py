@@ -1,5 +1,6 @@
 """Which samples a run trains on: patches or crops, from memory or from disk."""
 
+from collections.abc import Callable
 from itertools import compress
 from pathlib import Path
 from typing import NamedTuple
@@ -9,11 +10,11 @@ import torch
 from batches import Batches, PatchBatches, StreamedBatches
 from crops import CropBatches, StreamedCropBatches
 from datasets import BLOCK, ImageDataset, Pair, TrainDataset, find_file
-from runtime.device import free_memory
 from runtime.errors import UserError
 from runtime.recipes import Recipe
 from runtime.text import printable
 
+Room = Callable[[torch.device], float]
 HELD_OUT = 20  # with --select held-out, one of so many images or patches is kept out of training
 
 
@@ -32,7 +33,7 @@ def load_training_data(
     device: torch.device,
     *,
     hold_out: bool,
-    memory_share: float,
+    room: Room,
     num_workers: int,
     **cut: int,
 ) -> TrainingData:
@@ -46,14 +47,15 @@ def load_training_data(
         recipe: what is trained.
         device: where batches are wanted.
         hold_out: keep a twentieth out of training: images, or the last patches of the file.
-        memory_share: share of the free memory that the set may take, on the device or here.
+        room: tells the bytes that the set may take on a device; the same on all processes, which
+            must read in the same way.
         num_workers: processes that read a set from disk.
         **cut: batch_size, rank, world_size and seed.
 
     Raises:
         UserError: files missing or wrong, or too few samples for one batch.
     """
-    common = (device, hold_out, memory_share, num_workers, cut)
+    common = (device, hold_out, room, num_workers, cut)
     if recipe.crop_size and has_whole_images(data_path, scale):
         images = ImageDataset(find_file(data_path, "train", scale, suffix="_images"))
         data = _crops(images, "whole images", recipe.crop_size, recipe.steps_per_epoch, *common)
@@ -85,13 +87,13 @@ def _crops(
     steps: int,
     device: torch.device,
     hold_out: bool,
-    memory_share: float,
+    room: Room,
     num_workers: int,
     cut: dict,
 ) -> TrainingData:
     kept = [not hold_out or i % HELD_OUT > 0 for i in range(len(dataset))]
     shapes = list(compress(dataset.shapes, kept))
-    if dataset.nbytes <= memory_share * free_memory(device):
+    if dataset.nbytes <= room(device):
         pairs = compress(dataset, kept)
         batches: Batches = CropBatches(pairs, shapes, size, steps, device, **cut)
         place = f"held on {device}"
@@ -114,7 +116,7 @@ def _patches(
     dataset: TrainDataset,
     device: torch.device,
     hold_out: bool,
-    memory_share: float,
+    room: Room,
     num_workers: int,
     cut: dict,
 ) -> TrainingData:
@@ -124,7 +126,7 @@ def _patches(
     height, width = dataset.shape[1:]
     text = f"{kept:,} patches of {height}×{width} from {printable(dataset.path)}"
     places = [place for place in dict.fromkeys((device, torch.device("cpu")))
-              if dataset.nbytes <= memory_share * free_memory(place)]  # fmt: skip
+              if dataset.nbytes <= room(place)]  # fmt: skip
     if places:
         lr, hr = (torch.empty(kept, 1, height, width, device=places[0]) for _ in range(2))
         for start in range(0, kept, BLOCK):  # in blocks: no second copy of all at any moment

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from datasets import EvalDataset, Pair, find_file
 from loading import load_training_data
 from model import SRCNN, identity_init
+from runtime.device import free_memory
 from runtime.distributed import World
 from runtime.errors import RunError
 from runtime.fast_cpu import to_train
@@ -42,7 +43,7 @@ class Trainer:
             recipe,
             device,
             hold_out=args.select == "held-out",
-            memory_share=args.memory_share,
+            room=lambda place: args.memory_share * world.lowest(free_memory(place)),
             num_workers=args.num_workers,
             batch_size=recipe.batch_size,
             rank=world.rank,

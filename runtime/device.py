@@ -14,6 +14,10 @@ import torch
 from runtime.errors import UserError
 
 COLLECTIVES = {"npu": "hccl", "cuda": "nccl", "cpu": "gloo"}
+CONTAINER_LIMITS = (  # bytes a container may take: cgroup version 2, version 1
+    "/sys/fs/cgroup/memory.max",
+    "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+)
 
 
 class Choice(NamedTuple):
@@ -91,19 +95,23 @@ def synchronize(device: torch.device) -> None:
 
 
 def free_memory(device: torch.device) -> int:
-    """Return the bytes that are free on the device; on the CPU, the machine's free memory."""
+    """Return the bytes that are free on the device; on the CPU, each local process's part."""
     if device.type == "cpu":
-        return _free_host_memory()
+        return _free_host_memory() // int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
     return module(device).mem_get_info()[0]
 
 
 def _free_host_memory() -> int:
-    """Return what Linux calls available; elsewhere, half of the machine's memory."""
+    """Return what Linux calls available, or a container's limit; elsewhere, half of the memory."""
+    free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
     with contextlib.suppress(OSError):
         for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
             if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+                free = int(line.split()[1]) * 1024
+    for path in CONTAINER_LIMITS:
+        with contextlib.suppress(OSError, ValueError):  # not there, or "max": no limit
+            free = min(free, int(Path(path).read_text(encoding="ascii")))
+    return free
 
 
 def _use(kind: str, local_rank: int | None) -> torch.device:

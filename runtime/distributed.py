@@ -47,10 +47,17 @@ class World(NamedTuple):
 
     def highest(self, value: int) -> int:
         """Return the highest of the processes' values; all get the same answer."""
+        return self._agree(value, dist.ReduceOp.MAX)
+
+    def lowest(self, value: int) -> int:
+        """Return the lowest of the processes' values, to 7 digits; all get the same answer."""
+        return self._agree(value, dist.ReduceOp.MIN)
+
+    def _agree(self, value: int, operation: dist.ReduceOp) -> int:
         if self.size == 1:
             return value
         values = torch.tensor(float(value), device=self.device)
-        dist.all_reduce(values, dist.ReduceOp.MAX)
+        dist.all_reduce(values, operation)
         return int(values)
 
 
@@ -59,7 +66,8 @@ def read_environment() -> World:
 
     torchrun's RANK, WORLD_SIZE and LOCAL_RANK win. Where they are absent, RANK_ID and RANK_SIZE
     of an Ascend launch are taken: the platform starts one process a card, which
-    ASCEND_DEVICE_ID names, and RANK_TABLE_FILE or VC_WORKER_HOSTS tell the first host.
+    ASCEND_DEVICE_ID names, and RANK_TABLE_FILE or VC_WORKER_HOSTS tell the hosts. MASTER_ADDR,
+    MASTER_PORT and LOCAL_WORLD_SIZE are then set as torchrun would.
 
     Raises:
         UserError: variables that contradict each other.
@@ -72,8 +80,10 @@ def read_environment() -> World:
         return World()
     if rank >= size:
         raise UserError(f"RANK_ID={rank} with RANK_SIZE={size}; ranks count from 0")
-    os.environ.setdefault("MASTER_ADDR", _first_host())
+    hosts = _hosts()
+    os.environ.setdefault("MASTER_ADDR", hosts[0])
     os.environ.setdefault("MASTER_PORT", "29500")
+    os.environ.setdefault("LOCAL_WORLD_SIZE", str(-(-size // len(hosts))))
     return World(rank, size)
 
 
@@ -99,17 +109,20 @@ def joined(world: World, device: torch.device) -> Iterator[World]:
         dist.destroy_process_group()  # and those that outlive Python abort the process
 
 
-def _first_host() -> str:
+def _hosts() -> list[str]:
     hosts = os.environ.get("VC_WORKER_HOSTS", "")
     if hosts:
-        return hosts.split(",")[0]
+        return hosts.split(",")
     table = os.environ.get("RANK_TABLE_FILE", "")
     if not table:
-        return "127.0.0.1"
+        return ["127.0.0.1"]
     try:
         servers = json.loads(Path(table).read_text(encoding="utf-8"))["server_list"]
-        return servers[0].get("host_ip") or servers[0]["server_id"]
-    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        hosts = [server.get("host_ip") or server["server_id"] for server in servers]
+        if not hosts:
+            raise ValueError("server_list is empty")
+        return hosts
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"RANK_TABLE_FILE={table} tells no first host ({error!r}); set MASTER_ADDR"
         ) from None

@@ -1,6 +1,7 @@
 """Which process and which card this is, by torchrun's variables and the platform's."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from runtime.errors import UserError
 
 VARIABLES = [
     "RANK", "WORLD_SIZE", "LOCAL_RANK", "RANK_ID", "RANK_SIZE", "RANK_TABLE_FILE",
-    "VC_WORKER_HOSTS", "MASTER_ADDR", "MASTER_PORT", "ASCEND_DEVICE_ID",
+    "VC_WORKER_HOSTS", "MASTER_ADDR", "MASTER_PORT", "LOCAL_WORLD_SIZE", "ASCEND_DEVICE_ID",
     "NPU_CALCULATE_DEVICE", "ASCEND_RT_VISIBLE_DEVICES",
 ]  # fmt: skip
 
@@ -20,7 +21,8 @@ VARIABLES = [
 @pytest.fixture
 def variables(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     for name in VARIABLES:
-        monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv(name, "")  # so that afterwards it is again as it was
+        monkeypatch.delenv(name)
     return monkeypatch
 
 
@@ -30,8 +32,6 @@ def set_all(variables: pytest.MonkeyPatch, **values: str) -> None:
 
 
 def master() -> tuple[str, str]:
-    import os  # noqa: PLC0415
-
     return os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]
 
 
@@ -53,6 +53,7 @@ def test_ascend_launch_with_a_rank_table(variables: pytest.MonkeyPatch, tmp_path
     set_all(variables, RANK_SIZE="16", RANK_ID="9", RANK_TABLE_FILE=str(table))
     assert read_environment() == World(9, 16)
     assert master() == ("10.1.2.3", "29500")
+    assert os.environ["LOCAL_WORLD_SIZE"] == "8"
 
 
 def test_ascend_launch_on_several_hosts(variables: pytest.MonkeyPatch) -> None:
@@ -67,6 +68,11 @@ def test_contradictions_are_errors(variables: pytest.MonkeyPatch, tmp_path: Path
         read_environment()
     set_all(variables, RANK_ID="1", RANK_TABLE_FILE=str(tmp_path / "none.json"))
     with pytest.raises(UserError, match=r"tells no first host.*set MASTER_ADDR"):
+        read_environment()
+    table = tmp_path / "empty.json"
+    table.write_text('{"server_list": []}')
+    set_all(variables, RANK_TABLE_FILE=str(table))
+    with pytest.raises(UserError, match="server_list is empty"):
         read_environment()
     set_all(variables, RANK_SIZE="two")
     with pytest.raises(UserError, match="RANK_SIZE='two'; expected a number"):
@@ -101,3 +107,17 @@ def test_the_cpu_is_always_there() -> None:
     assert choice.value == torch.device("cpu") or choice.value.type in ("npu", "cuda")
     assert device.choose_device("cpu").value == torch.device("cpu")
     assert device.free_memory(torch.device("cpu")) > 1e6
+
+
+def test_processes_share_the_memory_that_a_container_may_take(
+    variables: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    limit = tmp_path / "memory.max"
+    variables.setattr(device, "CONTAINER_LIMITS", (str(limit), str(tmp_path / "none")))
+    cpu = torch.device("cpu")
+    limit.write_text("max\n")
+    assert device.free_memory(cpu) > 1e6
+    limit.write_text("1000000\n")
+    assert device.free_memory(cpu) == 1e6
+    set_all(variables, LOCAL_WORLD_SIZE="8")
+    assert device.free_memory(cpu) == 1e6 / 8
