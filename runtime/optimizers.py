@@ -10,7 +10,7 @@ from model import SRCNN
 from runtime.errors import UserError
 from runtime.recipes import MUON, Recipe
 
-MUON_LR_FACTOR = 10  # Muon's learning rate over Adam's: 0.005 and 5e-4 in the fast recipe
+MUON_LAYERS = ("conv1", "conv2")  # Adam takes the third, whose weights are one row
 PLAIN = {"adam": "Adam", "sgd": "SGD", "adadelta": "Adadelta"}
 FUSED = {
     "adam": "NpuFusedAdam",
@@ -40,7 +40,7 @@ def build_optimizer(
         UserError: there is no such optimizer on this device or in this PyTorch.
     """
     if recipe.optimizer == MUON:
-        return MuonAdam(model, recipe.lr)
+        return MuonAdam(model, recipe.lr, recipe.muon_factor * recipe.lr)
     slow = list(model.conv3.parameters())
     groups = [{"params": [*model.conv1.parameters(), *model.conv2.parameters()]}]
     if recipe.last_layer_factor == 1:
@@ -68,19 +68,22 @@ class MuonAdam(torch.optim.Optimizer):
     Muon (Jordan et al., 2024) steps along the orthogonalised momentum of a matrix, so that all
     its directions learn at one rate: Nesterov momentum 0.95, 5 Newton–Schulz iterations.
     `torch.optim.Muon` takes matrices only: it gets views that share the kernels' memory, 64×81
-    and 32×1600 in the published network. Muon's rate is ten times Adam's `lr`.
+    and 32×1600 in the published network.
+
+    Args:
+        model: in its memory format.
+        lr: Adam's learning rate.
+        muon_lr: Muon's learning rate.
     """
 
-    def __init__(self, model: SRCNN, lr: float) -> None:
+    def __init__(self, model: SRCNN, lr: float, muon_lr: float) -> None:
         if not hasattr(torch.optim, "Muon"):
             raise UserError(
                 f"--recipe fast needs PyTorch 2.9 or newer, this is {torch.__version__}"
             )
-        self.kernels = [model.conv1.weight, model.conv2.weight]
+        self.kernels = [getattr(model, name).weight for name in MUON_LAYERS]
         rest = [p for p in model.parameters() if not any(p is kernel for kernel in self.kernels)]
-        super().__init__(
-            [{"params": self.kernels, "lr": MUON_LR_FACTOR * lr}, {"params": rest, "lr": lr}], {}
-        )
+        super().__init__([{"params": self.kernels, "lr": muon_lr}, {"params": rest, "lr": lr}], {})
         self.matrices = [nn.Parameter(_as_matrix(kernel.data)) for kernel in self.kernels]
         self.muon = torch.optim.Muon(self.matrices, weight_decay=0.0, momentum=0.95, nesterov=True)
         self.adam = torch.optim.Adam(rest, betas=(0.9, 0.99))

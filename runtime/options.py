@@ -76,7 +76,7 @@ def parse_args(description: str | None) -> argparse.Namespace:
              "(default: %(default)s)")
     add("--lr", type=POSITIVE,
         help="learning rate (default: reference 1e-4, fast 5e-4, times the square root of the "
-             "number of processes); the fast recipe gives Muon ten times as much")
+             "number of processes); the fast recipe gives Muon 20 times as much")
     add("--batch-size", type=COUNT, metavar="N",
         help="patches a step on each process (default: reference 32, fast 2 crops of 96×96)")
     add("--num-epochs", type=COUNT, metavar="N", help="(default: reference 500, fast 10)")

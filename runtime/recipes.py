@@ -16,7 +16,8 @@ class Recipe:
     lr: float
     optimizer: str
     last_layer_factor: float  # the third layer's learning rate over the others'
-    identity_start: bool  # start near bicubic, see model.identity_init
+    muon_factor: float | None = None  # Muon's learning rate over `lr`, which is Adam's then
+    identity_start: bool = False  # start near bicubic, see model.identity_init
     crop_size: int | None = None  # side of random crops from whole images; None: patches as filed
     steps_per_epoch: int | None = None  # where crops have no natural end
     warmup_steps: int = 0
@@ -44,7 +45,6 @@ REFERENCE = Recipe(
     lr=1e-4,
     optimizer="adam",
     last_layer_factor=0.1,
-    identity_start=False,
 )
 
 FAST = Recipe(
@@ -54,6 +54,7 @@ FAST = Recipe(
     lr=5e-4,
     optimizer=MUON,
     last_layer_factor=1.0,
+    muon_factor=20,
     identity_start=True,
     crop_size=96,
     steps_per_epoch=1000,

@@ -47,7 +47,7 @@ def test_lamb_needs_an_npu() -> None:
 def test_muon_orthogonalises_the_kernels_themselves(layout: torch.memory_format) -> None:
     torch.manual_seed(1)
     model = SRCNN().to(memory_format=layout)
-    optimizer = MuonAdam(model, lr=1e-3)
+    optimizer = MuonAdam(model, lr=1e-3, muon_lr=1e-2)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     loss_of(model).backward()
     optimizer.step()
@@ -62,7 +62,7 @@ def test_muon_steps_alike_in_both_layouts() -> None:
     for layout in (torch.contiguous_format, torch.channels_last):
         torch.manual_seed(1)
         model = SRCNN().to(memory_format=layout)
-        optimizer = MuonAdam(model, lr=1e-4)
+        optimizer = MuonAdam(model, lr=1e-4, muon_lr=1e-3)
         for _ in range(3):
             optimizer.zero_grad()
             loss_of(model).backward()
@@ -75,14 +75,14 @@ def test_muon_goes_on_from_its_state() -> None:
     torch.manual_seed(1)
     models = [SRCNN(), SRCNN()]
     models[1].load_state_dict(models[0].state_dict())
-    optimizers = [MuonAdam(model, lr=1e-3) for model in models]
+    optimizers = [MuonAdam(model, lr=1e-3, muon_lr=1e-2) for model in models]
     for step in range(4):
         for model, optimizer in zip(models, optimizers, strict=True):
             optimizer.zero_grad()
             loss_of(model).backward()
             optimizer.step()
         if step == 1:
-            optimizers[1] = MuonAdam(models[1], lr=1e-3)
+            optimizers[1] = MuonAdam(models[1], lr=1e-3, muon_lr=1e-2)
             optimizers[1].load_state_dict(deepcopy(optimizers[0].state_dict()))
     for one, other in zip(models[0].parameters(), models[1].parameters(), strict=True):
         assert torch.equal(one, other)
