@@ -38,6 +38,8 @@ lint: setup
 	  else echo "hint: shellcheck is not installed, the shell scripts were not checked" >&2; fi
 
 bench: setup
+	$(BIN)/python train.py --data_url "$(DATA)" --recipe fast --outputs-dir build/bench
+	$(BIN)/python benchmarks/curves.py fast=build/bench/x3 --output build/bench/curves.png
 	$(BIN)/python benchmarks/train.py --data-path "$(DATA)"
 	$(BIN)/python benchmarks/accelerator.py
 	$(BIN)/python benchmarks/scale.py --data-path "$(DATA)"

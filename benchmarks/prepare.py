@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import prepare
 from imaging.pairs import modelzoo_pairs, patch_blocks
-from imaging.resize import modelzoo_pair
+from imaging.resize import modelzoo_rgb_pair
 from imaging.sources import folder_images
 
 SIZE, STRIDE = 33, 14
@@ -45,6 +45,12 @@ def plain_patches(image: np.ndarray) -> list[np.ndarray]:
         for left in range(0, image.shape[1] - SIZE + 1, STRIDE):
             patches.append(image[top : top + SIZE, left : left + SIZE])
     return patches
+
+
+def plain_luminance(rgb: np.ndarray) -> np.ndarray:
+    """Apply the formula as it is written (imaging/luminance.py)."""
+    r, g, b = np.moveaxis(rgb.astype(np.float32), -1, 0)
+    return 16.0 + (64.738 * r + 129.057 * g + 25.064 * b) / 256.0
 
 
 def cutting_plain(folder: Path, scale: int) -> float:
@@ -72,9 +78,9 @@ def whole_plain(folder: Path, scale: int) -> float:
     lr, hr = [], []
     begin = time.perf_counter()
     for path in folder_images(folder):
-        low, high = modelzoo_pair(Image.open(path), scale)
-        lr += plain_patches(low)
-        hr += plain_patches(high)
+        low, high = modelzoo_rgb_pair(Image.open(path), scale)
+        lr += plain_patches(plain_luminance(low))
+        hr += plain_patches(plain_luminance(high))
     with tempfile.NamedTemporaryFile(suffix=".h5") as output:
         with h5py.File(output.name, "w") as file:
             file.create_dataset("lr", data=np.array(lr))

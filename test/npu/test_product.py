@@ -295,3 +295,13 @@ def test_modelarts_entries(npu: Simulator, dataset: Path, results: Path, kind: s
     assert result.apex_initialize
     assert list(out.rglob("best.pth"))
     assert list(out.rglob("train_0.log"))
+
+
+def test_the_benchmark_of_accelerators_runs_on_a_card(npu: Simulator) -> None:
+    """Graphs need a real card: there the table says so, and goes on."""
+    words = ["--device=npu", "--batch", "2", "3", "--seconds=0.1", "--rows=64"]
+    result = npu.run([sys.executable, ROOT / "benchmarks/accelerator.py", *words]).checked()
+    rows = [line.split() for line in result.stdout.splitlines() if line.startswith("one by one")]
+    assert [row[3] for row in rows] == ["2", "3"]
+    assert all(float(row[4]) > 0 for row in rows)
+    assert result.kernel_calls["convolution_backward.default"] > 30
