@@ -2,7 +2,6 @@
 
 import argparse
 import math
-from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 
 import torch
@@ -79,10 +78,6 @@ class Trainer:
         self.loss_sum, self.loss_count = self.loss_sums[world.rank], 0
         self.best = {"epoch": -1, "score": -math.inf, "psnr": -math.inf}
 
-    def _autocast(self) -> AbstractContextManager:
-        rest = 1 - (self.step + 1) / self.total_steps
-        return nullcontext() if rest < self.recipe.fp32_share else self.precision.autocast()
-
     def _blend(self, averaged: list, current: list, _: object) -> None:
         """Move the averaged weights towards the current ones; faster early, to forget the start."""
         decay = min(self.recipe.average_decay(self.total_steps), (self.step + 1) / (self.step + 10))
@@ -104,7 +99,7 @@ class Trainer:
             factor = self.recipe.lr_factor(self.step, self.total_steps)
             for group, base_lr in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
                 group["lr"] = base_lr * factor
-            with self._autocast():
+            with self.precision.autocast():
                 output = self.parallel_model(lr.contiguous(memory_format=self.layout))
             loss = mse_loss(output.float(), hr)
             if self.precision.step(loss, self.optimizer):

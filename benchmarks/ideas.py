@@ -82,7 +82,6 @@ IDEAS = {
     "borders count 0.4": {"loss": lighter_borders},
     "no average": {"average_share": 0.0},
     "average over 10 %": {"average_share": 0.1},
-    "bf16 to the end": {"fp32_share": 0.0},
     "conv3 in bf16, too": {"to_train": unchanged},
 }
 PATCHED = {  # what is changed elsewhere than in the recipe

@@ -23,7 +23,6 @@ class Recipe:
     warmup_steps: int = 0
     cosine: bool = False  # learning rate down to 0 at the last step
     average_share: float = 0.0  # of the run that the moving average of the weights looks back
-    fp32_share: float = 0.0  # last steps without autocast: weights adapt to the rounding of bf16
 
     def lr_factor(self, step: int, total_steps: int) -> float:
         """Return what the learning rate is multiplied with at `step`, counted from 0."""
@@ -61,7 +60,6 @@ FAST = Recipe(
     warmup_steps=100,
     cosine=True,
     average_share=0.02,
-    fp32_share=0.1,
 )
 
 RECIPES = {recipe.name: recipe for recipe in (REFERENCE, FAST)}

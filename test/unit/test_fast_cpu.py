@@ -8,7 +8,7 @@ from samples import coffee, network
 
 from imaging.metrics import psnr
 from imaging.resize import modelzoo_pair
-from runtime.fast_cpu import for_cpu, to_train
+from runtime.fast_cpu import _ColumnsAsChannels, _InFp32, for_cpu, to_train
 from runtime.inference import restore
 from runtime.weights import load_weights, shipped_weights
 
@@ -28,12 +28,13 @@ def test_training_computes_the_published_networks_gradients(layout: torch.memory
         torch.testing.assert_close(here.grad, there.grad, rtol=1e-4, atol=1e-6)
 
 
-def test_autocast_does_not_round_the_picture() -> None:
-    model = to_train(network(), CPU, torch.channels_last)
+@pytest.mark.parametrize("kind", [_ColumnsAsChannels, _InFp32])  # a CPU's, and a GPU's
+def test_autocast_does_not_round_the_picture(kind: type) -> None:
+    model, x = network(), torch.rand(1, 32, 20, 20, generator=torch.Generator().manual_seed(3))
     with torch.autocast("cpu", torch.bfloat16):
-        output = model(torch.rand(1, 1, 20, 20))
+        output = kind(model.conv3)(x)
     assert output.dtype == torch.float32
-    assert (output != output.bfloat16()).any()
+    torch.testing.assert_close(output, model.conv3(x), rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize("kernel_sizes", [(9, 5, 5), (9, 1, 5), (9, 3, 7)])
