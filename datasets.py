@@ -109,6 +109,11 @@ class TrainDataset(_FileDataset):
         return lr.unsqueeze(1), hr.unsqueeze(1)
 
     @property
+    def images(self) -> int:
+        """Number of different images: each patch counts as one."""
+        return len(self)
+
+    @property
     def shapes(self) -> list[tuple[int, int]]:
         """(height, width) of each patch."""
         return [self.shape[1:]] * len(self)
@@ -123,7 +128,8 @@ class ImageDataset(_FileDataset):
     """Whole images, read when asked for: groups `lr` and `hr` with datasets "0", "1", …, H×W.
 
     Floats, 0–255. `shapes` are the images' (height, width). `names` are those that prepare.py
-    stored; the numbers where they are not different, plain names of files.
+    stored; the numbers where they are not different, plain names of files. `images` is the number
+    of different images, which come first; what follows are the same in other sizes, in this order.
 
     Raises:
         UserError: not such a file. A value that is not finite is found when it is read.
@@ -140,6 +146,12 @@ class ImageDataset(_FileDataset):
                 )
             self.shapes = [_image_shape(self.path, lr, hr, str(i)) for i in range(len(lr))]
             names = [str(name) for name in file.attrs.get("names", ())]
+            self.images = int(file.attrs.get("images", len(self)))
+        if self.images < 1 or len(self) % self.images:
+            raise UserError(
+                f"{self.path} says that its {len(self)} images are {self.images} in several sizes; "
+                f"make it again"
+            )
         usable = len(set(names)) == len(self) == len(names) and all(map(_is_plain, names))
         self.names = names if usable else [str(i) for i in range(len(self))]
 

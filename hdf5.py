@@ -62,25 +62,34 @@ def write_patches(
     _report(path, f"{count:,} patches of {len(sizes)} images, x{scale}", begin)
 
 
-def write_images(path: Path, paths: list[Path], *, scale: int, jobs: int) -> None:
+def write_images(
+    path: Path, paths: list[Path], *, scale: int, jobs: int, sizes: tuple[float, ...] = (1.0,)
+) -> None:
     """Write an evaluation file: groups `lr` and `hr` with an H×W dataset per image, "0", "1", ….
 
-    Whole training images have the same layout. The attribute `names` lists the images' stems.
+    Whole training images have the same layout, and may be there in several sizes, all images in
+    the first size, then all in the second, and so on; the attribute `images` is then their number.
+    The attribute `names` lists the stems of their files.
     """
     begin = time.perf_counter()
     # From format 1.8 on an attribute may exceed 64 KB, as the names of 4,000 images do.
     with hdf5_file(path, libver=("v108", "latest")) as file:
         file.attrs["names"] = [image.stem for image in paths]
-        for index, pair in enumerate(_pairs(path, paths, scale, jobs)):
+        if len(sizes) > 1:
+            file.attrs["images"] = len(paths)
+        for index, pair in enumerate(_pairs(path, paths, scale, jobs, sizes)):
             file[f"lr/{index}"], file[f"hr/{index}"] = pair
-    _report(path, f"{len(paths)} whole images, x{scale}", begin)
+    what = f" in {len(sizes)} sizes" if len(sizes) > 1 else ""
+    _report(path, f"{len(paths)} whole images{what}, x{scale}", begin)
 
 
-def _pairs(path: Path, paths: list[Path], scale: int, jobs: int) -> Iterator:
+def _pairs(
+    path: Path, paths: list[Path], scale: int, jobs: int, sizes: tuple[float, ...] = (1.0,)
+) -> Iterator:
     from tqdm import tqdm  # noqa: PLC0415 - `prepare.py --help` does without
 
-    pairs = modelzoo_pairs(paths, scale, jobs)
-    return iter(tqdm(pairs, path.name, len(paths), disable=None, leave=False, unit="image"))
+    pairs, count = modelzoo_pairs(paths, scale, jobs, sizes), len(paths) * len(sizes)
+    return iter(tqdm(pairs, path.name, count, disable=None, leave=False, unit="image"))
 
 
 def _report(path: Path, what: str, begin: float) -> None:

@@ -91,7 +91,7 @@ def _crops(
     num_workers: int,
     cut: dict,
 ) -> TrainingData:
-    kept = [not hold_out or i % HELD_OUT > 0 for i in range(len(dataset))]
+    kept = [not hold_out or i % dataset.images % HELD_OUT > 0 for i in range(len(dataset))]
     shapes = list(compress(dataset.shapes, kept))
     if dataset.nbytes <= room(device):
         pairs = compress(dataset, kept)
@@ -107,7 +107,7 @@ def _crops(
     left_out = f" ({small} smaller left out)" if small else ""
     text = (f"random crops of {size}×{size} from {batches.images:,} {what}{left_out} of "
             f"{printable(dataset.path)}, {place}")  # fmt: skip
-    held_out = [dataset[i] for i in range(0, len(dataset), HELD_OUT)] if hold_out else []
+    held_out = [dataset[i] for i in range(0, dataset.images, HELD_OUT)] if hold_out else []
     held_out = [(lr.unsqueeze(0), hr.unsqueeze(0)) for lr, hr in held_out]
     return TrainingData(batches, held_out, text + _held_out_text(held_out, "images"))
 

@@ -7,8 +7,8 @@
     python prepare.py --images-dir Set5 --output-path eval.h5 --scale 3 --eval
 
 --data-path fills a dataset folder: train/T91_x3.h5 (patches), train/T91_x3_images.h5 (the same
-images whole, for the fast recipe) and val/Set5_x3.h5; with --sample the names say `sample`.
-Files that are there already are kept. Behind a firewall, the environment variable
+images whole, in five sizes, for the fast recipe) and val/Set5_x3.h5; with --sample the names say
+`sample`. Files that are there already are kept. Behind a firewall, the environment variable
 SRCNN_IMAGES_URL names another address with the public files.
 
 Training files hold `lr` and `hr`, float32 N×33×33; --eval files hold groups `lr` and `hr` with a
@@ -33,6 +33,9 @@ from imaging.sources import (
     sample_images,
 )
 from runtime.errors import UserError, run_main
+
+Whole = tuple[float, ...]  # the sizes in which whole images are written; none: patches instead
+SIZES = (1.0, 0.9, 0.8, 0.7, 0.6)  # augmentation of Dong et al., 2016 (arXiv:1608.00367)
 
 
 class UnreachableError(UserError):
@@ -107,8 +110,8 @@ def find_images(args: argparse.Namespace) -> tuple[list[Path], list[Path]]:
     return folder_images(args.train_images), folder_images(args.eval_images)
 
 
-def fill_folder(args: argparse.Namespace) -> Iterator[tuple[Path, Sizes | list[Path], bool]]:
-    """Yield each file that the dataset folder lacks, its images, and whether they stay whole."""
+def fill_folder(args: argparse.Namespace) -> Iterator[tuple[Path, Sizes | list[Path], Whole]]:
+    """Yield each file that the dataset folder lacks, its images, and how they stay whole."""
     train, evaluation = ("sample", "sample") if args.sample else ("T91", "Set5")
     patches = args.data_path / "train" / f"{train}_x{args.scale}.h5"
     whole = args.data_path / "train" / f"{train}_x{args.scale}_images.h5"
@@ -120,15 +123,15 @@ def fill_folder(args: argparse.Namespace) -> Iterator[tuple[Path, Sizes | list[P
         return
     train_paths, eval_paths = find_images(args)
     sizes = patch_sources(train_paths, args.scale, args.patch_size)
-    plan = (patches, sizes, False), (whole, list(sizes), True), (measured, eval_paths, True)
+    plan = (patches, sizes, ()), (whole, list(sizes), SIZES), (measured, eval_paths, (1.0,))
     yield from (file for file in plan if file[0] not in kept)
 
 
-def one_file(args: argparse.Namespace) -> Iterator[tuple[Path, Sizes | list[Path], bool]]:
+def one_file(args: argparse.Namespace) -> Iterator[tuple[Path, Sizes | list[Path], Whole]]:
     """Yield the file of --output-path, as `fill_folder` does."""
     paths = folder_images(args.images_dir)
     images = paths if args.eval else patch_sources(paths, args.scale, args.patch_size)
-    yield args.output_path, images, args.eval
+    yield args.output_path, images, (1.0,) if args.eval else ()
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -138,7 +141,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         for path, images, whole in fill_folder(args) if args.data_path else one_file(args):
             if whole:
-                write_images(path, images, **common)
+                write_images(path, images, sizes=whole, **common)
             else:
                 write_patches(path, images, args.patch_size, args.stride, **common)
     except NoNetworkError as error:

@@ -2,7 +2,7 @@
 
     python benchmarks/scale.py --data-path dataset [--times 1 10 50] [--processes 1 2 4]
 
-Repeats the dataset's patches and images 1, 10 and 50 times, into a temporary folder (12 GB for 50
+Repeats the dataset's patches and images 1, 10 and 50 times, into a temporary folder (17 GB for 50
 times T91), and starts train.py on each: both recipes, the set in memory and read from disk.
 `start` is from the command to the training loop, `peak` what the run and its workers allocate,
 shared pages once. Then 1, 2 and 4 processes, each with one thread and its own batch of 32:

@@ -1,14 +1,15 @@
 """From image files to training data: (low, high resolution) pairs and the patches of each."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from imaging.resize import modelzoo_pair
+from imaging.resize import BICUBIC, modelzoo_pair
 from imaging.sources import UNREADABLE, ImageError, open_image, unreadable
 
 BLOCK_VALUES = 2**17  # patches are copied 512 KB at a time, which stays in a core's cache
@@ -28,9 +29,12 @@ def pair_size(path: Path, scale: int) -> tuple[int, int]:
 
 
 def modelzoo_pairs(
-    paths: Iterable[Path], scale: int, jobs: int
+    paths: Sequence[Path], scale: int, jobs: int, sizes: Sequence[float] = (1.0,)
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield the (lr, hr) pair of each image by the `modelzoo` protocol, in order.
+
+    With several sizes, all images in the first size, then all in the second, and so on: the image
+    is resized to that part of its sides beforehand, with Pillow's bicubic.
 
     Threads suffice, as Pillow works without Python's lock, and save copying pairs between
     processes; no more than `jobs` images are made ahead of the one in use.
@@ -41,8 +45,8 @@ def modelzoo_pairs(
     """
     with ThreadPoolExecutor(jobs) as pool:
         ahead = deque()
-        for path in paths:
-            ahead.append(pool.submit(_read_pair, path, scale))
+        for size, path in product(sizes, paths):
+            ahead.append(pool.submit(_read_pair, path, scale, size))
             if len(ahead) > jobs:
                 yield ahead.popleft().result()
         while ahead:
@@ -69,8 +73,11 @@ def patch_blocks(image: np.ndarray, size: int, stride: int) -> Iterator[np.ndarr
         yield grid[top : top + step].copy().view(image.dtype).reshape(-1, size, size)
 
 
-def _read_pair(path: Path, scale: int) -> tuple[np.ndarray, np.ndarray]:
+def _read_pair(path: Path, scale: int, size: float) -> tuple[np.ndarray, np.ndarray]:
     image = open_image(path)
+    if size != 1.0:
+        sides = (max(scale, round(side * size)) for side in image.size)
+        image = image.convert("RGB").resize(tuple(sides), BICUBIC)
     if min(image.size) < scale:
         raise ImageError(f"{path} is {image.width}×{image.height}, less than the scale; remove it")
     return modelzoo_pair(image, scale)

@@ -1,5 +1,6 @@
 """Random crops: pieces of the images in all views, the same from memory and from disk."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -9,7 +10,9 @@ import torch
 
 from crops import CropBatches, StreamedCropBatches
 from datasets import ImageDataset, TrainDataset
+from loading import load_training_data
 from runtime.errors import UserError
+from runtime.recipes import FAST
 
 CPU = torch.device("cpu")
 
@@ -85,3 +88,17 @@ def test_a_worker_that_reads_crops_passes_on_the_users_error(tmp_path: Path) -> 
     with pytest.raises(UserError, match=r"images\.h5: /hr/\d holds values that") as error:
         next(batches.epoch(0))
     assert "\n" not in str(error.value)
+
+
+def test_what_is_held_out_is_held_out_in_all_sizes(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    path = write(tmp_path / "train" / "T91_x3_images.h5", whole=True)
+    with h5py.File(path, "a") as file:
+        file.attrs["images"] = 2  # in two sizes: 0 and 2 are one, 1 and 3 the other
+    recipe = replace(FAST, crop_size=9)
+    data = load_training_data(
+        tmp_path, 3, recipe, CPU, hold_out=True, room=lambda _: 1e9, num_workers=0, batch_size=2
+    )
+    assert isinstance(data.batches, CropBatches)
+    assert list(zip(data.batches.heights, data.batches.widths, strict=True)) == [(30, 12), (15, 15)]
+    assert [tuple(lr.shape) for lr, _ in data.held_out] == [(1, 1, 12, 20)]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from datasets import EvalDataset, TrainDataset, find_file
+from datasets import EvalDataset, ImageDataset, TrainDataset, find_file
 from runtime.errors import UserError
 
 
@@ -56,6 +56,20 @@ def test_whole_images_keep_their_names(tmp_path: Path) -> None:
     dataset = EvalDataset(path)
     assert dataset.names[10] == "image10"
     np.testing.assert_allclose(dataset[10][0][0], images["10"] / 255, rtol=1e-6)
+
+
+def test_images_in_several_sizes_are_counted_once(tmp_path: Path) -> None:
+    images = {str(i): patches(1, seed=i)[0] for i in range(6)}
+    path = write(tmp_path / "a.h5", lr=images, hr=images)
+    assert ImageDataset(path).images == 6
+    for count, fits in ((3, True), (4, False), (0, False), ("many", False)):
+        with h5py.File(path, "a") as file:
+            file.attrs["images"] = count
+        if fits:
+            assert ImageDataset(path).images == count
+        else:
+            with pytest.raises(UserError, match="make it again"):
+                ImageDataset(path)
 
 
 BAD_TRAIN = {

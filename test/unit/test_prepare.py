@@ -19,6 +19,7 @@ from PIL import Image
 
 import hdf5
 import prepare
+from imaging.sources import folder_images
 from runtime.errors import RunError, UserError, run_main
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -151,9 +152,27 @@ def test_the_whole_of_t91(shared_data: Path, tmp_path: Path) -> None:
     assert round(patches.stat().st_size / 1e6, 2) == 190.66
     patches.unlink()
     with h5py.File(tmp_path / "train" / "T91_x3_images.h5") as file:
-        assert len(file["hr"]) == 91
+        assert (len(file["lr"]), len(file["hr"]), file.attrs["images"]) == (455, 455, 91)
+        assert [file[f"hr/{91 * size}"].shape for size in range(5)] == [
+            (174, 195), (156, 177), (141, 156), (123, 138), (105, 117),
+        ]  # fmt: skip
     with h5py.File(tmp_path / "val" / "Set5_x3.h5") as file:
         assert list(file.attrs["names"])[2] == "butterfly_GT"
+
+
+def test_images_in_other_sizes_equal_the_plain_recipe(images: Path, tmp_path: Path) -> None:
+    paths = folder_images(images)
+    hdf5.write_images(tmp_path / "images.h5", paths, scale=3, jobs=2, sizes=(1.0, 0.6))
+    with h5py.File(tmp_path / "images.h5") as file:
+        assert len(file["hr"]) == 2 * len(paths)
+        for index, path in enumerate(paths):
+            with Image.open(path) as image:
+                small = image.convert("RGB")
+            small = small.resize((round(0.6 * small.width), round(0.6 * small.height)), BICUBIC)
+            small.save(tmp_path / "small.png")
+            for number, source in ((index, path), (len(paths) + index, tmp_path / "small.png")):
+                for name, expected in zip(("lr", "hr"), plain_pair(source, 3), strict=True):
+                    np.testing.assert_array_equal(file[f"{name}/{number}"][:], expected)
 
 
 def test_default_scales(images: Path, tmp_path: Path) -> None:
@@ -222,7 +241,7 @@ def test_training_images_that_hold_no_patch_stay_out_of_both_files(tmp_path: Pat
 
 
 def test_thousands_of_names_fit(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(hdf5, "modelzoo_pairs", lambda paths, scale, jobs: iter(()))
+    monkeypatch.setattr(hdf5, "modelzoo_pairs", lambda *_: iter(()))
     hdf5.write_images(tmp_path / "eval.h5", [Path("name.png")] * 5000, scale=1, jobs=1)
     with h5py.File(tmp_path / "eval.h5") as file:
         assert list(file.attrs["names"]) == ["name"] * 5000
