@@ -15,7 +15,7 @@ from model import SRCNN, identity_init
 from runtime.device import free_memory
 from runtime.distributed import World
 from runtime.errors import RunError
-from runtime.fast_cpu import to_train
+from runtime.last_layer import to_train
 from runtime.optimizers import build_optimizer
 from runtime.precision import Apex, Precision, memory_format
 from runtime.profiling import StepProfiler

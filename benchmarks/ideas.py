@@ -30,6 +30,7 @@ from runtime.precision_choice import choose_precision
 from runtime.recipes import FAST, Recipe
 from runtime.stopping import StopRequest
 
+MUON = getattr(torch.optim, "Muon", None)  # PyTorch 2.9 and later
 BORDER = 8  # pixels of a crop from which the network sees the zeros around it
 
 
@@ -53,8 +54,7 @@ def linear_end(recipe: Recipe, step: int, total_steps: int) -> float:
 
 def muon_with(**constants: float) -> Callable[..., torch.optim.Optimizer]:
     """Return PyTorch's Muon with some of its constants changed."""
-    muon = torch.optim.Muon
-    return lambda matrices, **options: muon(matrices, **{**options, **constants})
+    return lambda matrices, **options: MUON(matrices, **{**options, **constants})
 
 
 IDEAS = {

@@ -25,7 +25,7 @@ from imaging.metrics import psnr
 from imaging.photo import Photo
 from imaging.resize import BICUBIC, modelzoo_pair
 from imaging.sources import folder_images, open_image, sample_images
-from runtime.fast_cpu import has_bf16
+from runtime.device import has_bf16
 from runtime.inference import restore
 from runtime.onnx_graph import build
 from runtime.upscaler import Upscaler

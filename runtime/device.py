@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import torch
 
+from runtime.environment import number
 from runtime.errors import UserError
 
 COLLECTIVES = {"npu": "hccl", "cuda": "nccl", "cpu": "gloo"}
@@ -88,6 +89,12 @@ def describe(device: torch.device) -> str:
     return module(device).get_device_name(device)
 
 
+def has_bf16() -> bool:
+    """Tell whether the CPU multiplies bfloat16 in hardware (AVX-512 BF16 or AMX)."""
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # recent PyTorch only
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
 def synchronize(device: torch.device) -> None:
     """Wait until the device has done what it was given."""
     if device.type != "cpu":
@@ -97,7 +104,7 @@ def synchronize(device: torch.device) -> None:
 def free_memory(device: torch.device) -> int:
     """Return the bytes that are free on the device; on the CPU, each local process's part."""
     if device.type == "cpu":
-        return _free_host_memory() // int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
+        return _free_host_memory() // (number("LOCAL_WORLD_SIZE") or 1)
     return module(device).mem_get_info()[0]
 
 
@@ -134,9 +141,7 @@ def _npu_index() -> int:
     if os.environ.get("ASCEND_RT_VISIBLE_DEVICES"):
         return 0  # wins over ASCEND_DEVICE_ID, and the cards that it leaves count from 0
     for variable in ("ASCEND_DEVICE_ID", "NPU_CALCULATE_DEVICE"):
-        value = os.environ.get(variable, "")
-        if value:
-            if not value.isdecimal():
-                raise UserError(f"{variable}={value!r}; expected the number of a card")
-            return int(value)
+        card = number(variable)
+        if card is not None:
+            return card
     return 0

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import nn
 
 from runtime.device import COLLECTIVES
+from runtime.environment import number
 from runtime.errors import UserError
 
 TIMEOUT = timedelta(minutes=5)  # of one collective; torchrun ends the others of a dead rank sooner
@@ -73,9 +74,8 @@ def read_environment() -> World:
         UserError: variables that contradict each other.
     """
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
-        local_rank = _number("LOCAL_RANK", 0) if "LOCAL_RANK" in os.environ else None
-        return World(_number("RANK", 0), _number("WORLD_SIZE", 1), local_rank)
-    size, rank = _number("RANK_SIZE", 1), _number("RANK_ID", 0)
+        return World(number("RANK") or 0, number("WORLD_SIZE") or 1, number("LOCAL_RANK"))
+    size, rank = number("RANK_SIZE") or 1, number("RANK_ID") or 0
     if size == 1:
         return World()
     if rank >= size:
@@ -126,10 +126,3 @@ def _hosts() -> list[str]:
         raise UserError(
             f"RANK_TABLE_FILE={table} tells no first host ({error!r}); set MASTER_ADDR"
         ) from None
-
-
-def _number(variable: str, default: int) -> int:
-    value = os.environ.get(variable) or str(default)
-    if not value.isdecimal():
-        raise UserError(f"{variable}={value!r}; expected a number")
-    return int(value)

@@ -1,31 +1,14 @@
-"""The network rewritten for its device, above all for a CPU: the same answers, sooner."""
+"""The network rewritten for a CPU that enlarges pictures: the same answers, sooner."""
 
 import copy
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from model import SRCNN
+from runtime.last_layer import ColumnsAsChannels
 
 EXACT = 16  # feature maps that stay in fp32: as many as an AVX-512 vector holds
-
-
-def has_bf16() -> bool:
-    """Tell whether the CPU multiplies bfloat16 in hardware (AVX-512 BF16 or AMX)."""
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # recent PyTorch only
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-
-
-def to_train(model: SRCNN, device: torch.device, layout: torch.memory_format) -> SRCNN:
-    """Move a network on luminance to its device, in the form that trains best there.
-
-    Parameters and their names stay. The last layer computes in fp32, except on an NPU: fp16, which
-    is used there, is 8 times as fine as bfloat16, and apex makes all parameters fp16.
-    """
-    if device.type != "npu":
-        model.conv3 = (_ColumnsAsChannels if device.type == "cpu" else _InFp32)(model.conv3)
-    return model.to(device, memory_format=layout)
 
 
 def for_cpu(model: SRCNN, bf16: bool) -> nn.Module:
@@ -38,7 +21,7 @@ def for_cpu(model: SRCNN, bf16: bool) -> nn.Module:
             (benchmarks/upscale.py measures it).
     """
     model = copy.deepcopy(model).to(memory_format=torch.channels_last)
-    model.conv3 = _ColumnsAsChannels(model.conv3)
+    model.conv3 = ColumnsAsChannels(model.conv3)
     if bf16 and model.conv1.out_channels > EXACT:
         return _MostlyBf16(model)
     return model
@@ -87,36 +70,3 @@ def _part(
     part = nn.Conv2d(weight.shape[1], weight.shape[0], conv.kernel_size, padding=conv.padding)
     part.weight.data, part.bias.data = weight, conv.bias.detach()[outputs]
     return part.to(memory_format=torch.channels_last)
-
-
-class _InFp32(nn.Module):
-    """A convolution in fp32 under autocast, too, with the parameters of the one it replaces.
-
-    The last layer's sum is the picture, which bfloat16 would round to 8 bits.
-    """
-
-    def __init__(self, conv: nn.Conv2d) -> None:
-        super().__init__()
-        self.weight, self.bias = conv.weight, conv.bias
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(x.device.type, enabled=False):
-            return self._convolve(x.float())
-
-    def _convolve(self, x: torch.Tensor) -> torch.Tensor:
-        return functional.conv2d(x, self.weight, self.bias, padding="same")
-
-
-class _ColumnsAsChannels(_InFp32):
-    """A convolution with one output channel, computed with one channel per kernel column.
-
-    A single output channel leaves all but one lane of the CPU's vectors idle. Here each column of
-    the kernel is a filter of its own, and the answers are added up, each shifted by its column.
-    """
-
-    def _convolve(self, x: torch.Tensor) -> torch.Tensor:
-        size = self.weight.shape[-1]
-        filters = self.weight[0].permute(2, 0, 1).flip(0).unsqueeze(3)
-        columns = functional.conv2d(x, filters, padding=(size // 2, 0))
-        total = functional.fold(columns.flatten(2), x.shape[2:], (1, size), padding=(0, size // 2))
-        return total + self.bias

@@ -6,9 +6,8 @@ import time
 
 import torch
 
-from runtime.device import Choice, module
+from runtime.device import Choice, has_bf16, module
 from runtime.errors import UserError
-from runtime.fast_cpu import has_bf16
 from runtime.precision import (
     FP32_CONTIGUOUS,
     STATIC_SCALE,

@@ -7,7 +7,7 @@ from torch import nn
 
 from model import SRCNN
 from runtime.device import synchronize
-from runtime.fast_cpu import to_train
+from runtime.last_layer import to_train
 from runtime.precision import Precision, memory_format
 
 

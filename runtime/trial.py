@@ -8,7 +8,7 @@ from torch.nn import functional
 from model import SRCNN
 from runtime.device import choose_device, describe
 from runtime.distributed import read_environment
-from runtime.fast_cpu import to_train
+from runtime.last_layer import to_train
 from runtime.optimizers import build_optimizer
 from runtime.precision import Apex, Precision, memory_format
 from runtime.precision_choice import choose_precision

@@ -9,7 +9,8 @@ from PIL import Image
 
 from imaging.enlarge import enlarge, one_by_one, silent
 from imaging.photo import Photo, PictureError, open_photo
-from runtime.fast_cpu import for_cpu, has_bf16
+from runtime.device import has_bf16
+from runtime.fast_cpu import for_cpu
 from runtime.files import whole_file
 from runtime.inference import restore
 from runtime.weights import load_luminance_weights

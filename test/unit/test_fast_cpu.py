@@ -8,8 +8,9 @@ from samples import coffee, network
 
 from imaging.metrics import psnr
 from imaging.resize import modelzoo_pair
-from runtime.fast_cpu import _ColumnsAsChannels, _InFp32, for_cpu, to_train
+from runtime.fast_cpu import for_cpu
 from runtime.inference import restore
+from runtime.last_layer import ColumnsAsChannels, InFp32, to_train
 from runtime.weights import load_weights, shipped_weights
 
 CPU = torch.device("cpu")
@@ -28,7 +29,7 @@ def test_training_computes_the_published_networks_gradients(layout: torch.memory
         torch.testing.assert_close(here.grad, there.grad, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", [_ColumnsAsChannels, _InFp32])  # a CPU's, and a GPU's
+@pytest.mark.parametrize("kind", [ColumnsAsChannels, InFp32])  # a CPU's, and a GPU's
 def test_autocast_does_not_round_the_picture(kind: type) -> None:
     model, x = network(), torch.rand(1, 32, 20, 20, generator=torch.Generator().manual_seed(3))
     with torch.autocast("cpu", torch.bfloat16):

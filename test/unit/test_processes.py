@@ -75,7 +75,7 @@ def test_contradictions_are_errors(variables: pytest.MonkeyPatch, tmp_path: Path
     with pytest.raises(UserError, match="server_list is empty"):
         read_environment()
     set_all(variables, RANK_SIZE="two")
-    with pytest.raises(UserError, match="RANK_SIZE='two'; expected a number"):
+    with pytest.raises(UserError, match="RANK_SIZE='two'; expected a whole number"):
         read_environment()
 
 
@@ -98,7 +98,7 @@ def test_the_card_that_the_platform_names(
 
 def test_a_card_that_is_no_number(variables: pytest.MonkeyPatch) -> None:
     set_all(variables, NPU_CALCULATE_DEVICE="ASCEND_DEVICE_ID")
-    with pytest.raises(UserError, match="expected the number of a card"):
+    with pytest.raises(UserError, match="NPU_CALCULATE_DEVICE='ASCEND_DEVICE_ID'; expected"):
         device._npu_index()
 
 
@@ -121,3 +121,6 @@ def test_processes_share_the_memory_that_a_container_may_take(
     assert device.free_memory(cpu) == 1e6
     set_all(variables, LOCAL_WORLD_SIZE="8")
     assert device.free_memory(cpu) == 1e6 / 8
+    set_all(variables, LOCAL_WORLD_SIZE="all")
+    with pytest.raises(UserError, match="LOCAL_WORLD_SIZE='all'; expected a whole number"):
+        device.free_memory(cpu)
