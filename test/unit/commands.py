@@ -25,6 +25,13 @@ def run(*words: str | Path, **options) -> subprocess.CompletedProcess:
     )
 
 
+def train(
+    dataset: str | Path, out: Path, *options: str, **more: object
+) -> subprocess.CompletedProcess:
+    """Run train.py on a dataset folder."""
+    return run("train.py", f"--data_url={dataset}", f"--train_url={out}", *options, **more)
+
+
 def assert_one_line_error(
     result: subprocess.CompletedProcess, *parts: str, status: int = 2
 ) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from preparing import save_image
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -43,4 +44,19 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 file[f"hr/{i}"] = picture(96 + i, 100)
                 file[f"lr/{i}"] = blurred(file[f"hr/{i}"][:])
             file.attrs["names"] = [f"picture{i}" for i in range(count)]
+    return folder
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """A folder of images whose order by number is not their order by path."""
+    folder = tmp_path / "some images"
+    save_image(folder / "t2.png", 97, 80)
+    save_image(folder / "t10.bmp", 61, 101)
+    save_image(folder / "palette.png", 70, 71, "P")
+    save_image(folder / "cmyk.jpg", 64, 50, "CMYK")
+    save_image(folder / "alpha.png", 50, 64, "RGBA")
+    save_image(folder / "grey.png", 45, 46, "L")
+    (folder / ".hidden").write_text("no image")
+    (folder / "more").mkdir()
     return folder

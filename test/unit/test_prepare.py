@@ -1,87 +1,25 @@
-"""prepare.py: the contract's arrays, the dataset folder, clear errors, nothing half-written."""
+"""prepare.py: the contract's arrays, the dataset folder, order, memory, progress."""
 
 import fcntl
 import os
 import pty
-import resource
-import signal
 import struct
 import subprocess
 import sys
 import termios
-import time
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+from commands import ROOT, run
 from PIL import Image
+from preparing import BICUBIC, plain_pair, plain_patches, prepare_file, save_image
 
 import hdf5
 import prepare
 from imaging.sources import folder_images
-from runtime.errors import RunError, UserError, run_main
-
-ROOT = Path(__file__).resolve().parents[2]
-BICUBIC = Image.Resampling.BICUBIC
-
-
-def plain_y(image: Image.Image) -> np.ndarray:
-    """The contract's luminance, written out."""
-    rgb = np.array(image).astype(np.float32)
-    return 16.0 + (64.738 * rgb[:, :, 0] + 129.057 * rgb[:, :, 1] + 25.064 * rgb[:, :, 2]) / 256.0
-
-
-def plain_pair(path: Path, scale: int) -> tuple[np.ndarray, np.ndarray]:
-    """The contract's (lr, hr), written out."""
-    hr = Image.open(path).convert("RGB")
-    width, height = (hr.width // scale) * scale, (hr.height // scale) * scale
-    hr = hr.resize((width, height), resample=BICUBIC)
-    lr = hr.resize((width // scale, height // scale), resample=BICUBIC)
-    lr = lr.resize((width, height), resample=BICUBIC)
-    return plain_y(lr), plain_y(hr)
-
-
-def plain_patches(paths: list[Path], scale: int, size: int = 33, stride: int = 14) -> dict:
-    """The contract's training arrays, one patch after the other."""
-    patches = {"lr": [], "hr": []}
-    for path in paths:
-        for name, image in zip(("lr", "hr"), plain_pair(path, scale), strict=True):
-            for top in range(0, image.shape[0] - size + 1, stride):
-                for left in range(0, image.shape[1] - size + 1, stride):
-                    patches[name].append(image[top : top + size, left : left + size])
-    return {name: np.array(values) for name, values in patches.items()}
-
-
-def save_image(path: Path, width: int, height: int, mode: str = "RGB") -> Path:
-    noise = np.random.default_rng(width * height).integers(0, 256, (height, width, 3), np.uint8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(noise).convert(mode).save(path)
-    return path
-
-
-def prepare_file(images: Path, output: Path, *options: str) -> None:
-    prepare.main(["--images-dir", str(images), "--output-path", str(output), *options])
-
-
-def run(*options: str | Path, **settings) -> subprocess.CompletedProcess:
-    command = [sys.executable, ROOT / "prepare.py", *map(str, options)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, **settings)
-
-
-@pytest.fixture
-def images(tmp_path: Path) -> Path:
-    """A folder of images whose order by number is not their order by path."""
-    folder = tmp_path / "some images"
-    save_image(folder / "t2.png", 97, 80)
-    save_image(folder / "t10.bmp", 61, 101)
-    save_image(folder / "palette.png", 70, 71, "P")
-    save_image(folder / "cmyk.jpg", 64, 50, "CMYK")
-    save_image(folder / "alpha.png", 50, 64, "RGBA")
-    save_image(folder / "grey.png", 45, 46, "L")
-    (folder / ".hidden").write_text("no image")
-    (folder / "more").mkdir()
-    return folder
+from runtime.errors import UserError
 
 
 @pytest.mark.parametrize("scale", [1, 2, 3, 4])
@@ -247,150 +185,6 @@ def test_thousands_of_names_fit(tmp_path: Path, monkeypatch) -> None:
         assert list(file.attrs["names"]) == ["name"] * 5000
 
 
-def truncate(images: Path) -> None:
-    path = images / "t10.bmp"
-    path.write_bytes(path.read_bytes()[:5000])
-
-
-BAD_FOLDERS = {
-    "all smaller than a patch": (
-        lambda images: None,
-        ["--patch-size", "200"],
-        "smaller than a 200×200 patch at x2",
-    ),
-    "truncated": (truncate, [], "t10.bmp cannot be read"),
-    "truncated, whole images": (truncate, ["--eval"], "t10.bmp cannot be read"),
-    "no image": (lambda images: (images / "x.txt").write_text("?"), [], "x.txt cannot be read"),
-    "empty file": (lambda images: (images / "x.png").touch(), [], "x.png cannot be read"),
-    "smaller than the scale": (
-        lambda images: save_image(images / "dot.png", 3, 3),
-        ["--eval", "--scale", "4"],
-        "dot.png is 3×3, less than the scale",
-    ),
-    "16 bits": (
-        lambda images: Image.new("I;16", (50, 50)).save(images / "deep.png"),
-        [],
-        "deep.png has pixels of mode I;16",
-    ),
-}
-
-
-@pytest.mark.parametrize("case", BAD_FOLDERS)
-def test_bad_images(images: Path, tmp_path: Path, case: str, capsys) -> None:
-    break_it, options, message = BAD_FOLDERS[case]
-    break_it(images)
-    output = tmp_path / "out" / "file.h5"
-    with pytest.raises(UserError, match=message):
-        prepare_file(images, output, *options)
-    assert not list(tmp_path.rglob(".x.h5.*.tmp")) + list(tmp_path.rglob("*.h5"))
-
-
-def test_a_decompression_bomb_is_refused(images: Path, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    with pytest.raises(UserError, match=r"cannot be read.*decompression bomb"):
-        prepare_file(images, tmp_path / "train.h5")
-
-
-def test_missing_and_empty_folders(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"nowhere: No such file"):
-        prepare_file(tmp_path / "nowhere", tmp_path / "train.h5")
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match=r"empty: the folder is empty"):
-        prepare_file(tmp_path / "empty", tmp_path / "train.h5")
-    (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"file: Not a directory"):
-        prepare_file(tmp_path / "file", tmp_path / "train.h5")
-
-
-def test_output_that_cannot_be_written(images: Path, tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"cannot write .*x\.h5: (Not a directory|File exists)"):
-        prepare_file(images, tmp_path / "file" / "x.h5")
-    with pytest.raises(UserError, match=r"cannot write .*: it is a folder"):
-        prepare_file(images, images)
-
-
-@pytest.mark.parametrize("room", [0, 100, 4096, 70_000, 200_000])
-@pytest.mark.parametrize("options", [[], ["--eval"]])
-def test_full_disk_is_one_line(images: Path, tmp_path: Path, room: int, options: list) -> None:
-    """A limit on file sizes stands for the full disk: the same error from the system."""
-    output = tmp_path / "out" / "x.h5"
-
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
-
-    result = run("--images-dir", images, "--output-path", output, *options, preexec_fn=limit)
-    assert result.returncode == RunError.exit_status, result.stderr
-    assert result.stderr == f"error: cannot write {output}: File too large\n"
-    assert not list(output.parent.iterdir())
-
-
-@pytest.mark.parametrize("option", ["--scale", "--stride", "--patch-size", "--jobs"])
-@pytest.mark.parametrize("value", ["0", "-1", "1.5", "x"])
-def test_numbers_below_one(images: Path, tmp_path: Path, option, value, capsys) -> None:
-    with pytest.raises(SystemExit) as error:
-        prepare_file(images, tmp_path / "train.h5", f"{option}={value}")
-    assert error.value.code == 2
-    assert "expected a whole number, 1 or more" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        [],
-        ["--images-dir", "a"],
-        ["--output-path", "a"],
-        ["--images-dir", "a", "--output-path", "b", "--download"],
-        ["--images-dir", "a", "--output-path", "b", "--force"],
-        ["--data-path", "d"],
-        ["--data-path", "d", "--eval", "--sample"],
-        ["--data-path", "d", "--train-images", "a"],
-        ["--data-path", "d", "--eval-images", "a"],
-        ["--data-path", "d", "--sample", "--download"],
-        ["--data-path", "d", "--sample", "--train-images", "a", "--eval-images", "b"],
-        ["--data-path", "d", "--sample", "--images-dir", "a", "--output-path", "b"],
-    ],
-)
-def test_options_that_do_not_go_together(options: list[str]) -> None:
-    with pytest.raises(SystemExit) as error:
-        prepare.parse_args(options)
-    assert error.value.code == 2
-
-
-def test_a_former_file_outlives_a_failure(images: Path, tmp_path: Path) -> None:
-    output = tmp_path / "out" / "x.h5"
-    prepare_file(images, output)
-    before = output.read_bytes()
-    truncate(images)
-    with pytest.raises(UserError):
-        prepare_file(images, output)
-    assert output.read_bytes() == before
-    assert [path.name for path in output.parent.iterdir()] == ["x.h5"]
-
-
-@pytest.mark.parametrize(
-    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 128 + signal.SIGTERM)]
-)
-def test_an_aborted_run_leaves_nothing(tmp_path: Path, number: int, status: int) -> None:
-    source = save_image(tmp_path / "source.bmp", 500, 500)
-    folder = tmp_path / "in"
-    folder.mkdir()
-    for index in range(2000):  # more than can be finished before the signal
-        (folder / f"{index}.bmp").symlink_to(source)
-    output = tmp_path / "out" / "x.h5"
-    command = [sys.executable, ROOT / "prepare.py", "--images-dir", folder, "--output-path", output]
-    with subprocess.Popen(
-        [*command, "--eval"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        while process.poll() is None and not list(tmp_path.rglob(".x.h5.*.tmp")):
-            time.sleep(0.02)
-        process.send_signal(number)
-        errors = process.communicate()[1]
-    assert process.returncode == status, errors
-    assert "Traceback" not in errors
-    assert not list(output.parent.iterdir())
-
-
 def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path) -> None:
     """40 images give 400 MB of patches: ten times what may be added."""
     source = save_image(tmp_path / "source.bmp", 300, 300)
@@ -419,11 +213,11 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path) -> None:
 
 def test_command_line(images: Path, tmp_path: Path) -> None:
     output = tmp_path / "x y.h5"
-    result = run("--images-dir", images, "--output-path", output, cwd=tmp_path)
+    result = run("prepare.py", "--images-dir", images, "--output-path", output, cwd=tmp_path)
     assert result.returncode == 0
     assert result.stderr == ""  # no progress bar where no terminal is
     assert h5py.is_hdf5(output)
-    result = run("--images-dir", tmp_path / "none", "--output-path", output)
+    result = run("prepare.py", "--images-dir", tmp_path / "none", "--output-path", output)
     assert result.returncode == UserError.exit_status
     assert result.stderr.startswith("error: no images in ")
     assert result.stderr.count("\n") == 1
@@ -439,10 +233,3 @@ def test_progress_bar_on_a_terminal(images: Path, tmp_path: Path) -> None:
     os.close(reader)
     assert "x.h5:   0%" in shown
     assert "/6 [" in shown
-
-
-def test_an_image_error_ends_with_one_line(images: Path, tmp_path: Path, capsys) -> None:
-    truncate(images)
-    status = run_main(lambda: prepare_file(images, tmp_path / "x.h5"))
-    assert status == UserError.exit_status
-    assert capsys.readouterr().err.count("\n") == 1

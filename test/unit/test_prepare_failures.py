@@ -1,0 +1,169 @@
+"""prepare.py on bad images, bad options, a full disk: a clear error, nothing half-written."""
+
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from commands import ROOT, run
+from PIL import Image
+from preparing import prepare_file, save_image
+
+import prepare
+from runtime.errors import RunError, UserError, run_main
+
+
+def truncate(images: Path) -> None:
+    path = images / "t10.bmp"
+    path.write_bytes(path.read_bytes()[:5000])
+
+
+BAD_FOLDERS = {
+    "all smaller than a patch": (
+        lambda images: None,
+        ["--patch-size", "200"],
+        "smaller than a 200×200 patch at x2",
+    ),
+    "truncated": (truncate, [], "t10.bmp cannot be read"),
+    "truncated, whole images": (truncate, ["--eval"], "t10.bmp cannot be read"),
+    "no image": (lambda images: (images / "x.txt").write_text("?"), [], "x.txt cannot be read"),
+    "empty file": (lambda images: (images / "x.png").touch(), [], "x.png cannot be read"),
+    "smaller than the scale": (
+        lambda images: save_image(images / "dot.png", 3, 3),
+        ["--eval", "--scale", "4"],
+        "dot.png is 3×3, less than the scale",
+    ),
+    "16 bits": (
+        lambda images: Image.new("I;16", (50, 50)).save(images / "deep.png"),
+        [],
+        "deep.png has pixels of mode I;16",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_FOLDERS)
+def test_bad_images(images: Path, tmp_path: Path, case: str, capsys) -> None:
+    break_it, options, message = BAD_FOLDERS[case]
+    break_it(images)
+    output = tmp_path / "out" / "file.h5"
+    with pytest.raises(UserError, match=message):
+        prepare_file(images, output, *options)
+    assert not list(tmp_path.rglob(".x.h5.*.tmp")) + list(tmp_path.rglob("*.h5"))
+
+
+def test_a_decompression_bomb_is_refused(images: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(UserError, match=r"cannot be read.*decompression bomb"):
+        prepare_file(images, tmp_path / "train.h5")
+
+
+def test_missing_and_empty_folders(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"nowhere: No such file"):
+        prepare_file(tmp_path / "nowhere", tmp_path / "train.h5")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"empty: the folder is empty"):
+        prepare_file(tmp_path / "empty", tmp_path / "train.h5")
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"file: Not a directory"):
+        prepare_file(tmp_path / "file", tmp_path / "train.h5")
+
+
+def test_output_that_cannot_be_written(images: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"cannot write .*x\.h5: (Not a directory|File exists)"):
+        prepare_file(images, tmp_path / "file" / "x.h5")
+    with pytest.raises(UserError, match=r"cannot write .*: it is a folder"):
+        prepare_file(images, images)
+
+
+@pytest.mark.parametrize("room", [0, 100, 4096, 70_000, 200_000])
+@pytest.mark.parametrize("options", [[], ["--eval"]])
+def test_full_disk_is_one_line(images: Path, tmp_path: Path, room: int, options: list) -> None:
+    """A limit on file sizes stands for the full disk: the same error from the system."""
+    output = tmp_path / "out" / "x.h5"
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
+
+    result = run(
+        "prepare.py", "--images-dir", images, "--output-path", output, *options, preexec_fn=limit
+    )
+    assert result.returncode == RunError.exit_status, result.stderr
+    assert result.stderr == f"error: cannot write {output}: File too large\n"
+    assert not list(output.parent.iterdir())
+
+
+@pytest.mark.parametrize("option", ["--scale", "--stride", "--patch-size", "--jobs"])
+@pytest.mark.parametrize("value", ["0", "-1", "1.5", "x"])
+def test_numbers_below_one(images: Path, tmp_path: Path, option, value, capsys) -> None:
+    with pytest.raises(SystemExit) as error:
+        prepare_file(images, tmp_path / "train.h5", f"{option}={value}")
+    assert error.value.code == 2
+    assert "expected a whole number, 1 or more" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        [],
+        ["--images-dir", "a"],
+        ["--output-path", "a"],
+        ["--images-dir", "a", "--output-path", "b", "--download"],
+        ["--images-dir", "a", "--output-path", "b", "--force"],
+        ["--data-path", "d"],
+        ["--data-path", "d", "--eval", "--sample"],
+        ["--data-path", "d", "--train-images", "a"],
+        ["--data-path", "d", "--eval-images", "a"],
+        ["--data-path", "d", "--sample", "--download"],
+        ["--data-path", "d", "--sample", "--train-images", "a", "--eval-images", "b"],
+        ["--data-path", "d", "--sample", "--images-dir", "a", "--output-path", "b"],
+    ],
+)
+def test_options_that_do_not_go_together(options: list[str]) -> None:
+    with pytest.raises(SystemExit) as error:
+        prepare.parse_args(options)
+    assert error.value.code == 2
+
+
+def test_a_former_file_outlives_a_failure(images: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out" / "x.h5"
+    prepare_file(images, output)
+    before = output.read_bytes()
+    truncate(images)
+    with pytest.raises(UserError):
+        prepare_file(images, output)
+    assert output.read_bytes() == before
+    assert [path.name for path in output.parent.iterdir()] == ["x.h5"]
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 128 + signal.SIGTERM)]
+)
+def test_an_aborted_run_leaves_nothing(tmp_path: Path, number: int, status: int) -> None:
+    source = save_image(tmp_path / "source.bmp", 500, 500)
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for index in range(2000):  # more than can be finished before the signal
+        (folder / f"{index}.bmp").symlink_to(source)
+    output = tmp_path / "out" / "x.h5"
+    command = [sys.executable, ROOT / "prepare.py", "--images-dir", folder, "--output-path", output]
+    with subprocess.Popen(
+        [*command, "--eval"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        while process.poll() is None and not list(tmp_path.rglob(".x.h5.*.tmp")):
+            time.sleep(0.02)
+        process.send_signal(number)
+        errors = process.communicate()[1]
+    assert process.returncode == status, errors
+    assert "Traceback" not in errors
+    assert not list(output.parent.iterdir())
+
+
+def test_an_image_error_ends_with_one_line(images: Path, tmp_path: Path, capsys) -> None:
+    truncate(images)
+    status = run_main(lambda: prepare_file(images, tmp_path / "x.h5"))
+    assert status == UserError.exit_status
+    assert capsys.readouterr().err.count("\n") == 1
