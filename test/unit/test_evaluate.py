@@ -1,6 +1,7 @@
 """evaluate.py as its users meet it: figures, files, mistakes."""
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -140,6 +141,20 @@ def test_shipped_weights_are_the_default(run, images, copying, tmp_path, monkeyp
     status, result = run("--images-dir", images, "--scale", 2)
     assert status == 0
     assert result["weights"] == str(Path("weights", "srcnn_x2.pth"))
+
+
+@pytest.mark.parametrize("protocol", list(PROTOCOLS))
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_the_shipped_weights_reach_what_their_card_says(
+    run, shared_data: Path, scale: int, protocol: str
+) -> None:
+    card = (ROOT / "weights/README.md").read_text()
+    row = re.search(rf"^\| x{scale} \| {protocol} \| (.*?) \| (.*?) \|", card, re.MULTILINE)
+    _, result = run("--images-dir", shared_data / "Set5", "--scale", scale, "--protocol", protocol)
+    for text, name in zip(row.groups(), ("bicubic", "srcnn"), strict=True):
+        psnr, ssim = (float(figure) for figure in text.split(", "))
+        assert result["mean"][f"{name}_psnr"] == pytest.approx(psnr, abs=0.006)
+        assert result["mean"][f"{name}_ssim"] == pytest.approx(ssim, abs=0.0001)
 
 
 def test_a_dataset_file_without_names_numbers_its_images(run, images, copying, tmp_path) -> None:
