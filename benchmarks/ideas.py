@@ -57,11 +57,13 @@ def muon_with(**constants: float) -> Callable[..., torch.optim.Optimizer]:
     return lambda matrices, **options: MUON(matrices, **{**options, **constants})
 
 
+SMALLER = {"crop_size": 48, "batch_size": 4, "steps_per_epoch": 2}
 IDEAS = {
     "the recipe": {},
     "crops of 48×48, batch 8": {"crop_size": 48, "batch_size": 8},
     "crops of 33×33, batch 16": {"crop_size": 33, "batch_size": 16},
-    "48×48, batch 4, twice the steps": {"crop_size": 48, "batch_size": 4, "steps_per_epoch": 2},
+    "48×48, batch 4, twice the steps": SMALLER,
+    "the same, at the end linear": {**SMALLER, "lr_factor": linear_end},
     "batch 1, twice the steps": {"batch_size": 1, "steps_per_epoch": 2},
     "batch 4, half the steps": {"batch_size": 4, "steps_per_epoch": 0.5},
     "half the learning rates": {"lr": FAST.lr / 2},

@@ -4,13 +4,15 @@
 
 The plain loop makes the same pairs, appends each patch to a list, turns the lists into arrays and
 writes those. `cutting` is where the two differ: from the pairs to patches in memory. `whole` is
-from image files to an HDF5 file on the disk; Pillow's resizing, which the file format fixes bit by
-bit, and the disk take most of it in both. Each figure is the median of fresh processes.
+from image files to an HDF5 file on the disk. `resizing` with Pillow, which the file format fixes
+bit by bit, and `writing` that many bytes are parts of both. Each figure is the median of fresh
+processes.
 """
 
 import argparse
 import contextlib
 import io
+import math
 import multiprocessing
 import os
 import resource
@@ -30,7 +32,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import prepare
-from imaging.pairs import modelzoo_pairs, patch_blocks
+from imaging.pairs import modelzoo_pairs, pair_size, patch_blocks, patch_grid
 from imaging.resize import modelzoo_rgb_pair
 from imaging.sources import folder_images
 
@@ -71,6 +73,28 @@ def cutting_ours(folder: Path, scale: int) -> float:
             for _ in patch_blocks(image, SIZE, STRIDE):
                 pass
     return time.perf_counter() - begin
+
+
+def resizing(folder: Path, scale: int) -> float:
+    """Return the seconds that reading and resizing the images takes."""
+    begin = time.perf_counter()
+    for path in folder_images(folder):
+        modelzoo_rgb_pair(Image.open(path), scale)
+    return time.perf_counter() - begin
+
+
+def writing(folder: Path, scale: int) -> float:
+    """Return the seconds that writing as many bytes as all patches have takes."""
+    sizes = [pair_size(path, scale) for path in folder_images(folder)]
+    count = sum(math.prod(patch_grid(size, SIZE, STRIDE)) for size in sizes)
+    values = np.zeros((count, SIZE, SIZE), np.float32)
+    with tempfile.NamedTemporaryFile() as output:
+        begin = time.perf_counter()
+        for _ in ("lr", "hr"):
+            output.write(values)
+        output.flush()
+        os.fsync(output.fileno())
+        return time.perf_counter() - begin
 
 
 def whole_plain(folder: Path, scale: int) -> float:
@@ -114,7 +138,8 @@ def main() -> None:
     parser.add_argument("--scale", type=int, default=3)
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
-    rows = [(cutting_plain, 1), (cutting_ours, 1), (whole_plain, 1), (whole_ours, 1)]
+    order = resizing, writing, cutting_plain, cutting_ours, whole_plain, whole_ours
+    rows = [(function, 1) for function in order]
     if len(CORES) > 1:
         rows.append((whole_ours, len(CORES)))
     results = {row: [] for row in rows}
@@ -130,8 +155,8 @@ def main() -> None:
         if function.__name__.endswith("plain"):
             plain = seconds
         name = function.__name__.replace("_", ", ")
-        speed = f"{plain / seconds:6.1f}×"
-        print(f"{name:16}{cores:6}{seconds:9.3f}{speed}{processor:13.3f}{memory:9.0f}")
+        speed = f"{plain / seconds:6.1f}×" if "ours" in name else ""
+        print(f"{name:16}{cores:6}{seconds:9.3f}{speed:7}{processor:13.3f}{memory:9.0f}")
 
 
 if __name__ == "__main__":
