@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.train import BATCH, FLOP_PER_PATCH, SIDE, T91_PATCHES
 from model import SRCNN
 from runtime.device import choose_device, describe, module, synchronize
+from runtime.last_layer import to_train
 from runtime.precision import memory_format
 from runtime.precision_choice import choose_precision
 
@@ -49,7 +50,7 @@ def make_step(
     """Return a function that takes a training step on one batch, in the device's precision."""
     precision = choose_precision("auto", device, apex_wanted=False, trial=False).value
     layout = memory_format(device, precision)
-    model = SRCNN().to(device, memory_format=layout)
+    model = to_train(SRCNN(), device, layout)
     forward = torch.compile(model) if compiled else model
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, capturable=capturable)
     x = torch.rand(batch, 1, SIDE, SIDE, device=device).contiguous(memory_format=layout)

@@ -73,12 +73,14 @@ def train(data: Path, *options: str, processes: int = 1, threads: int = 0) -> Ru
             command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
         ) as process:
             os.set_blocking(process.stdout.fileno(), False)
-            start, peak, printed = 0.0, 0.0, ""
+            start, peak, printed, next_look = 0.0, 0.0, "", begin
             while process.poll() is None:
                 printed += "".join(process.stdout.readlines())  # lines may come in pieces
                 if not start and "recipe: " in printed:
                     start = time.perf_counter() - begin
-                peak = max(peak, use(process.pid).memory)
+                if (now := time.perf_counter()) >= next_look:
+                    peak = max(peak, use(process.pid).memory)
+                    next_look = now + 20 * (time.perf_counter() - now)  # a look takes a core
                 time.sleep(0.05)
         if process.returncode:
             sys.exit(f"error: {command} ended with status {process.returncode}")
@@ -94,6 +96,7 @@ def against_size(source: Path, times: list[int]) -> None:
         with tempfile.TemporaryDirectory() as folder:
             data = Path(folder, "data")
             enlarge(source, data, factor)
+            os.sync()  # or the system writes it during the first runs
             with h5py.File(data / "train/T91_x3.h5") as file:
                 patches = len(file["lr"])
             for recipe, name in (("reference", "T91_x3.h5"), ("fast", "T91_x3_images.h5")):
