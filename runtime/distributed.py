@@ -74,8 +74,8 @@ def read_environment() -> World:
         UserError: variables that contradict each other.
     """
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
-        return World(number("RANK") or 0, number("WORLD_SIZE") or 1, number("LOCAL_RANK"))
-    size, rank = number("RANK_SIZE") or 1, number("RANK_ID") or 0
+        return World(number("RANK", 0), number("WORLD_SIZE", 1), number("LOCAL_RANK"))
+    size, rank = number("RANK_SIZE", 1), number("RANK_ID", 0)
     if size == 1:
         return World()
     if rank >= size:

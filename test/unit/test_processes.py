@@ -66,7 +66,10 @@ def test_contradictions_are_errors(variables: pytest.MonkeyPatch, tmp_path: Path
     set_all(variables, RANK_SIZE="2", RANK_ID="2")
     with pytest.raises(UserError, match="RANK_ID=2 with RANK_SIZE=2"):
         read_environment()
-    set_all(variables, RANK_ID="1", RANK_TABLE_FILE=str(tmp_path / "none.json"))
+    set_all(variables, RANK_SIZE="0", RANK_ID="0")
+    with pytest.raises(UserError, match="RANK_ID=0 with RANK_SIZE=0"):
+        read_environment()
+    set_all(variables, RANK_SIZE="2", RANK_ID="1", RANK_TABLE_FILE=str(tmp_path / "none.json"))
     with pytest.raises(UserError, match=r"tells no first host.*set MASTER_ADDR"):
         read_environment()
     table = tmp_path / "empty.json"
