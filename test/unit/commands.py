@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+SMALL = ("--batch-size=8", "--num-epochs=2", "--precision=fp32")  # a run of seconds
 
 
 def run(*words: str | Path, **options) -> subprocess.CompletedProcess:

@@ -10,13 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from commands import ROOT, assert_one_line_error, run, train
+from commands import ROOT, SMALL, assert_one_line_error, run, train
 
 from model import SRCNN
 from runtime.weights import load_weights
 
 EPOCH_LINE = re.compile(r"epoch(\d+) : loss=(\d+\.\d{6}), each_step_time=(\d+\.\d{6})")
-SMALL = ("--batch-size=8", "--num-epochs=2", "--precision=fp32")
 
 
 @pytest.fixture(scope="session")

@@ -5,11 +5,9 @@ import re
 from pathlib import Path
 
 import pytest
-from commands import assert_one_line_error, train
+from commands import SMALL, assert_one_line_error, train
 
 from runtime import checkpoint
-
-SMALL = ("--batch-size=8", "--num-epochs=2", "--precision=fp32")
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(dataset: Path, tmp_path: Path) -> None:
