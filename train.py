@@ -119,6 +119,7 @@ def run(args: argparse.Namespace, world: World, device_reason: str) -> int:
         world.device,
         args.loss_scale,
         args.combine_ddp,
+        world.size,
         apex_wanted=recipe.optimizer != MUON,
         trial=world.size == 1 and not args.deterministic,
     )

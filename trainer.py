@@ -149,10 +149,9 @@ class Trainer:
     def psnr(self, weights: dict[str, torch.Tensor], pairs: list[Pair]) -> float:
         """Return the mean PSNR with these weights, in fp32 unless --eval-half asks otherwise."""
         self.eval_model.load_state_dict(weights)
-        context = self.precision.evaluation()
-        if self.eval_half and self.precision.half:
-            context = torch.autocast(self.world.device.type, dtype=self.precision.half)
-        with context:
+        half = self.eval_half and self.precision.half
+        autocast = torch.autocast(self.world.device.type, dtype=half or None, enabled=bool(half))
+        with self.precision.evaluation(), autocast:
             return mean_psnr(self.eval_model, pairs, self.world)
 
     def finish_epoch(self, epoch: int, seconds: float, step_seconds: float) -> tuple[dict, dict]:

@@ -41,7 +41,7 @@ class Precision:
     half: torch.dtype | None = None  # what training computes in, where that is not fp32
 
     def evaluation(self) -> AbstractContextManager:
-        """Return the context in which an fp32 model computes in fp32."""
+        """Return the context in which another model than the trained one computes as it is."""
         return contextlib.nullcontext()
 
     def step(self, loss: torch.Tensor, optimizer: torch.optim.Optimizer) -> bool:
@@ -162,6 +162,8 @@ class Apex(Precision):
         return model, optimizer
 
     def evaluation(self) -> AbstractContextManager:
+        if self.opt_level != "O1":  # apex has nothing to disable then, and says so by a traceback
+            return contextlib.nullcontext()
         return self.amp.disable_casts()  # O1 casts in every convolution of the process
 
     def _scale(self) -> float:

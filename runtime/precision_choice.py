@@ -26,6 +26,7 @@ def choose_precision(
     device: torch.device,
     loss_scale: float | str = STATIC_SCALE,
     combine_ddp: bool = False,
+    processes: int = 1,
     apex_wanted: bool = True,
     trial: bool = True,
 ) -> Choice:
@@ -39,6 +40,7 @@ def choose_precision(
         device: where training runs.
         loss_scale: a number, or "dynamic"; for fp16 and apex.
         combine_ddp: let apex average the gradients of several processes.
+        processes: how many there are.
         apex_wanted: whether "auto" may take apex; a recipe with its own optimizer can't use it.
         trial: whether "auto" may try what is fastest on a CPU; the clock decides then, which may
             do so otherwise in the next run, and in another process of the same run.
@@ -54,14 +56,16 @@ def choose_precision(
         why_not = why_not or ("" if apex_wanted else NOT_WITH_APEX)
         if why_not:
             raise UserError(f"--precision {name}: {why_not}")
-        return Choice(Apex(name.removeprefix("apex-"), loss_scale, combine_ddp), "as asked")
+        precision = _apex(name.removeprefix("apex-"), loss_scale, combine_ddp, processes)
+        return Choice(precision, "as asked")
     if combine_ddp and (name != "auto" or why_not or not apex_wanted):
         raise UserError("--combine-ddp is apex's own averaging of gradients; use it with apex")
     if name != "auto":
         return Choice(_native(name, device, loss_scale), "as asked")
     if device.type == "npu":
         if not why_not and apex_wanted:
-            return Choice(Apex("O2", loss_scale, combine_ddp), "auto: Ascend's apex is installed")
+            precision = _apex("O2", loss_scale, combine_ddp, processes)
+            return Choice(precision, "auto: Ascend's apex is installed")
         reason = why_not or NOT_WITH_APEX
         return Choice(_native("fp16", device, loss_scale), f"auto: {reason}")
     if device.type == "cuda":
@@ -84,6 +88,13 @@ def why_no_apex(device: torch.device) -> str:
     if not hasattr(optimizers, "NpuFusedAdam"):
         return "the apex that is installed is not Ascend's (it has no NpuFusedAdam)"
     return ""
+
+
+def _apex(opt_level: str, loss_scale: float | str, combine_ddp: bool, processes: int) -> Apex:
+    if combine_ddp and processes == 1:
+        raise UserError("--combine-ddp averages the gradients of several processes, and this run "
+                        "has one; leave it out")  # fmt: skip
+    return Apex(opt_level, loss_scale, combine_ddp)
 
 
 def _native(name: str, device: torch.device, loss_scale: float | str) -> Precision:

@@ -122,7 +122,8 @@ class Results:
         """Print each image's PSNR with best.pth next to bicubic's; make curve and pictures."""
         self._wait()
         name = trainer.eval_set.path.stem
-        means = _report_images(self.folder, trainer.eval_set)
+        with trainer.precision.evaluation():
+            means = _report_images(self.folder, trainer.eval_set)
         print(f"{'mean':<14}  {means[0]:7.2f}  {means[1]:7.2f}")
         curve = self.recorder.draw_curves(trainer.bicubic_psnr, name)
         self.recorder.close()

@@ -36,8 +36,8 @@ def compare(args: argparse.Namespace) -> tuple[bool, str]:
     recipe = RECIPES[args.recipe]
     device, reason = choose_device(args.device, read_environment().local_rank)
     print(f"{'device':<11}{device}, {describe(device)} ({reason})")
-    precision, reason = choose_precision(
-        args.precision, device, args.loss_scale, args.combine_ddp, recipe.optimizer != MUON
+    precision, reason = choose_precision(  # of one process: --combine-ddp has nothing to do
+        args.precision, device, args.loss_scale, apex_wanted=recipe.optimizer != MUON
     )
     print(f"{'precision':<11}{precision.name} ({reason})")
     expected_loss, expected_change = take_step(recipe, CPU, Precision())

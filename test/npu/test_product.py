@@ -100,6 +100,34 @@ def test_no_step_waits_for_the_card(
     assert waits[0] == waits[1] > 0
 
 
+APEX = [
+    f"--precision=apex-{level} --loss-scale={s}"
+    for level in ("O1", "O2")
+    for s in ("32", "dynamic")
+]
+
+
+@pytest.mark.parametrize("options", APEX)
+@pytest.mark.parametrize("more", ["", "--eval-half"])
+def test_a_run_with_apex_reaches_its_last_line(
+    npu: Simulator, dataset: Path, tmp_path: Path, options: str, more: str
+) -> None:
+    """Evaluation, the last table and the pictures included."""
+    result = train(npu, dataset, tmp_path, *options.split(), *more.split()).checked()
+    assert len(metrics(tmp_path / "x3")) == 3
+    assert re.search(r"^best epoch: \d, psnr: \d+\.\d\d$", result.stdout, re.MULTILINE)
+    assert result.stdout.splitlines()[-1] == f"pictures: {tmp_path / 'x3'}/strip_*.png"
+    assert len(list((tmp_path / "x3").glob("strip_*.png"))) == 2
+
+
+@pytest.mark.parametrize("precision", ["apex-O1", "apex-O2"])
+def test_the_check_takes_a_step_with_apex(npu: Simulator, precision: str) -> None:
+    words = ["train.py", "--check", f"--precision={precision}"]
+    result = npu.run([sys.executable, ROOT / words[0], *words[1:]]).checked()
+    assert f"fine: training would run on npu:0 in {precision}" in result.stdout
+    assert len(result.apex_initialize) == 1
+
+
 HALF = {
     "apex-O2": (["--precision=apex-O2"], 32.0),
     "apex-O2 dynamic": (["--precision=apex-O2", "--loss-scale=dynamic"], "dynamic"),
@@ -200,6 +228,7 @@ REFUSALS = {
     "no bf16": (["--precision=bf16"], {"soc": "Ascend910A"}, "has no bf16 units"),
     "no card": (["--device=npu"], {"devices": 0}, "torch_npu finds no card"),
     "other card": (["--device=npu"], {"ASCEND_DEVICE_ID": "3"}, "npu:3 is not there"),
+    "alone with combine_ddp": (["--combine-ddp"], {}, "--combine-ddp averages the gradients of"),
     "fast with apex": (["--precision=apex-O2", "--recipe=fast"], {}, "does not go with apex"),
 }
 
