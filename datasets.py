@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from runtime.errors import UserError
 
 Pair = tuple[torch.Tensor, torch.Tensor]
-Part = slice | tuple[slice, slice] | EllipsisType  # of a dataset in a file
+Part = slice | list[int] | tuple[slice, slice] | EllipsisType  # of a dataset in a file
 
 # What h5py raises on a file with wrong bytes.
 DAMAGE = (OSError, RuntimeError, ValueError, KeyError, TypeError, OverflowError, MemoryError)
@@ -103,9 +103,19 @@ class TrainDataset(_FileDataset):
 
     def read(self, start: int, stop: int) -> Pair:
         """Read patches [start, stop) in one go, as (lr, hr), each n×1×H×W float32, 0–1."""
+        return self._read(slice(start, stop))
+
+    def take(self, numbers: torch.Tensor) -> Pair:
+        """Read the patches with these numbers, no two alike, as `read` does, in their order."""
+        rising, order = numbers.sort()  # as h5py asks for
+        lr, hr = self._read(rising.tolist())
+        places = order.argsort()
+        return lr[places], hr[places]
+
+    def _read(self, part: Part) -> Pair:
         with _reading(self.path):
             members = [self._opened()[name] for name in ("lr", "hr")]
-            lr, hr = (_tensor(self.path, member, slice(start, stop)) for member in members)
+            lr, hr = (_tensor(self.path, member, part) for member in members)
         return lr.unsqueeze(1), hr.unsqueeze(1)
 
     @property

@@ -20,9 +20,9 @@ from pathlib import Path
 import numpy as np
 
 from imaging.metrics import PROTOCOLS, Protocol
+from inference.samples import Sample, read_dataset, read_folder
 from runtime.errors import RunError, run_main
 from runtime.files import write_text
-from testsets import Sample, read_dataset, read_folder
 
 FIGURES = ("bicubic_psnr", "srcnn_psnr", "bicubic_ssim", "srcnn_ssim")
 
@@ -94,9 +94,9 @@ def main() -> None:
     """Measure, print the table, write what was asked for."""
     args = parse_args()
 
-    from runtime.device import choose_device  # noqa: PLC0415 - torch loads slowly
-    from runtime.inference import restore  # noqa: PLC0415
-    from runtime.weights import load_luminance_weights, shipped_weights  # noqa: PLC0415
+    from inference.restore import restore
+    from inference.weights import load_luminance_weights, shipped_weights
+    from runtime.device import choose_device
 
     weights = args.weights or shipped_weights(args.scale)
     model = load_luminance_weights(weights).to(choose_device(args.device).value)
@@ -107,7 +107,7 @@ def main() -> None:
         samples = read_folder(args.images_dir, args.scale, protocol)
     report = None
     if args.report:
-        from report.page import Report  # noqa: PLC0415 - needed with --report only
+        from report.page import Report
 
         report = Report(args.report, args.training_log)
 

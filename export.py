@@ -48,11 +48,11 @@ def parse_args() -> argparse.Namespace:
 
 def photographs(scale: int, size: list[int] | None) -> Iterator[tuple[str, "np.ndarray"]]:
     """Yield the name and the luminance, H×W float32 in 0–1, of photographs enlarged by `scale`."""
-    from PIL import Image  # noqa: PLC0415
+    from PIL import Image
 
-    from imaging.luminance import modelzoo_y  # noqa: PLC0415
-    from imaging.resize import BICUBIC  # noqa: PLC0415
-    from imaging.sources import ImageError, sample_images  # noqa: PLC0415
+    from imaging.luminance import modelzoo_y
+    from imaging.resize import BICUBIC
+    from imaging.sources import ImageError, sample_images
 
     try:
         paths = sample_images()[1]
@@ -73,8 +73,8 @@ def main() -> None:
     if missing:
         raise UserError(f"export needs {' and '.join(missing)}; pip install {' '.join(missing)}")
 
-    from runtime.onnx_graph import build, largest_difference  # noqa: PLC0415
-    from runtime.weights import load_weights, shipped_weights  # noqa: PLC0415 - loads torch
+    from inference.onnx_graph import build, largest_difference
+    from inference.weights import load_weights, shipped_weights
 
     weights = args.weights or shipped_weights(args.scale)
     model = load_weights(weights)

@@ -23,8 +23,6 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from hdf5 import Sizes, write_images, write_patches
-from imaging.pairs import pair_size
 from imaging.sources import (
     ImageError,
     NoNetworkError,
@@ -32,6 +30,8 @@ from imaging.sources import (
     folder_images,
     sample_images,
 )
+from preparing.hdf5 import Sizes, write_images, write_patches
+from preparing.pairs import pair_size
 from runtime.errors import UserError, run_main
 
 Whole = tuple[float, ...]  # the sizes in which whole images are written; none: patches instead

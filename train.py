@@ -9,194 +9,282 @@
 Results in outputs/x3: best.pth, epoch_{n}.pth, checkpoints, metrics.csv, curve.png, pictures.
 """
 
-import sys
-
-from runtime.check import check
-from runtime.errors import UserError, run_main
-from runtime.options import parse_args
-
-if __name__ == "__main__":
-    ARGS = parse_args(__doc__)  # first, so that --help and a wrong option answer before torch loads
-    if ARGS.check:  # before what may be missing is imported
-        sys.exit(run_main(lambda: check(ARGS)))
-
 import argparse
-import math
-from dataclasses import asdict, replace
-from pathlib import Path
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from itertools import islice
+from typing import TYPE_CHECKING, Any
 
-from loading import has_whole_images
-from runtime import checkpoint, determinism
-from runtime.device import choose_device, describe
-from runtime.distributed import World, joined, read_environment
-from runtime.precision_choice import choose_precision
-from runtime.recipes import MUON, RECIPES, Recipe
-from runtime.results import Results
-from runtime.stopping import Interrupted, StopRequest
-from runtime.text import printable
-from trainer import Trainer
+from tqdm import tqdm
 
+from runtime.errors import printable, run_main
+from training.options import parse_args
+from training.recipes import MUON, RECIPES, apply_overrides
+from training.stopping import Interrupted, StopRequest
+from training.timing import StepTimer
+
+if TYPE_CHECKING:  # what loads torch is imported once the command line is known to be right
+    import torch
+    from torch import nn
+
+    from runtime.distributed import World
+    from training.batches import Batches
+    from training.evaluation import Evaluator
+    from training.precision import Precision
+    from training.profiling import StepProfiler
+    from training.results import Results
+    from training.state import TrainingState
+
+    Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+LOOK_AT_LOSS_EVERY = 1000  # steps; each look waits for the device
 BELOW_BICUBIC_AFTER = 3  # epochs after which a PSNR below bicubic's is worth a warning
 
 
-def settle(recipe: Recipe, args: argparse.Namespace, world: World) -> Recipe:
-    """Put the command line's wishes into the recipe.
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train as the command line says; return the exit status."""
+    args = parse_args(__doc__, argv)
+    if args.check:
+        from ascend.check import check  # what it looks for may be missing
 
-    Several processes make larger batches: the default rate then grows by the square root of
-    their number, as suits Adam (Malladi et al., 2022, arXiv:2205.10287).
-    """
-    batch_size = recipe.batch_size
-    if recipe.crop_size and not has_whole_images(args.data_path, args.scale):
-        batch_size *= 8  # the 33×33 patches in their place have an eighth of the pixels
-    return replace(
-        recipe,
-        num_epochs=args.num_epochs or recipe.num_epochs,
-        batch_size=args.batch_size or batch_size,
-        lr=args.lr or recipe.lr * math.sqrt(world.size),
-        optimizer=args.optimizer or recipe.optimizer,
-    )
-
-
-def find_checkpoint(args: argparse.Namespace, folder: Path) -> dict | None:
-    """Return what --resume names, or None; says which file it is."""
-    if args.resume is None:
-        return None
-    if args.resume != "auto":
-        print(f"resuming from {printable(args.resume)}", file=sys.stderr)
-        return whole(checkpoint.load(args.resume))
-    found = checkpoint.load_newest(folder)
-    if found is None:
-        print(
-            f"warning: no checkpoint in {printable(folder)} to resume from; starting",
-            file=sys.stderr,
+        return check(
+            training_step, RECIPES[args.recipe], args.device, args.precision, args.loss_scale
         )
-        return None
-    print(f"resuming from {printable(found[0])}", file=sys.stderr)
-    return whole(found[1])
+    from runtime.device import be_deterministic, choose_device
+    from runtime.distributed import joined, read_environment
+
+    launch = read_environment()
+    device = choose_device(args.device, launch.local_rank)
+    if args.deterministic:
+        be_deterministic()
+    with joined(launch, device.value) as world:
+        return run(args, world, device.reason)
 
 
-def whole(state: dict) -> dict:
-    """Return the state of a checkpoint, which must have the parts that results.py puts in."""
-    if not all(isinstance(state.get(name), dict) for name in ("options", "trainer", "recorder")):
-        raise UserError("--resume: the checkpoint holds no state of a run")
-    return state
+def run(args: argparse.Namespace, world: "World", device_reason: str) -> int:
+    """Set up what trains on what, train, and leave the results; return the exit status."""
+    import torch
+    from torch.nn.functional import mse_loss
 
+    from datasets import EvalDataset, find_file
+    from runtime.device import describe, free_memory
+    from training import checkpoint
+    from training.batches import BatchPlan
+    from training.evaluation import Evaluator
+    from training.loading import Place, has_whole_images, load_training_data
+    from training.precision_choice import choose_precision, cost_of_determinism
+    from training.profiling import StepProfiler
+    from training.results import Results
+    from training.state import TrainingState
 
-def deciding_options(args: argparse.Namespace, trainer: Trainer) -> dict:
-    """Return what decides the mathematics of a run, for its checkpoints."""
-    return {
-        **asdict(trainer.recipe),
+    recipe = apply_overrides(
+        RECIPES[args.recipe],
+        processes=world.size,
+        whole_images=has_whole_images(args.data_path, args.scale),
+        num_epochs=args.num_epochs,
+        batch_size=args.batch_size,
+        lr=args.lr,
+        optimizer=args.optimizer,
+    )
+    folder = args.outputs_dir / f"x{args.scale}"
+    resumed = checkpoint.find(args.resume, folder)
+    precision = choose_precision(
+        checkpoint.same_precision(resumed, args.precision),
+        world.device,
+        training_step if world.size == 1 and not args.deterministic else None,
+        loss_scale=args.loss_scale,
+        combine_ddp=args.combine_ddp,
+        processes=world.size,
+        apex_wanted=recipe.optimizer != MUON,
+    )
+    print(f"device: {world.device} ({device_reason}), "
+          f"precision: {precision.value.name} ({precision.reason})")  # fmt: skip
+    if args.deterministic:
+        print(f"deterministic: {cost_of_determinism(world.device, precision.value, training_step)}")
+    profiler = StepProfiler(args.profile, world.device) if args.profile and world.is_main else None
+
+    def memory_budget(device: torch.device) -> float:
+        return args.memory_share * world.lowest(free_memory(device))
+
+    data = load_training_data(
+        args.data_path,
+        args.scale,
+        recipe,
+        BatchPlan(recipe.batch_size, world.rank, world.size, args.seed),
+        Place(world.device, memory_budget, args.num_workers),
+        hold_out=args.select == "held-out",
+    )
+    eval_set = EvalDataset(find_file(args.data_path, "val", args.scale))
+    evaluator = Evaluator(
+        [(lr[None], hr[None]) for lr, hr in eval_set],
+        data.held_out,
+        world,
+        precision.value,
+        half=args.eval_half,
+    )
+    planned = recipe.num_epochs * data.batches.steps_per_epoch
+    torch.manual_seed(args.seed)
+    state = TrainingState(recipe, world, precision.value, min(planned, args.num_steps or planned))
+    print(f"training set: {data.description}")
+    print(f"evaluation set: {printable(eval_set.path)}, {len(eval_set)} images, "
+          f"bicubic {evaluator.bicubic_psnr:.2f} dB (modelzoo protocol)")  # fmt: skip
+    print(f"recipe: {recipe.name}, {state.total_steps:,} steps of {recipe.batch_size} samples "
+          f"on {world.size} process(es), {recipe.optimizer}, learning rate {recipe.lr:.6g} "
+          f"(the recipe's times √processes, or --lr)")  # fmt: skip
+
+    options = {  # what decides the mathematics of a run
+        **asdict(recipe),
         "scale": args.scale,
         "seed": args.seed,
         "select": args.select,
-        "precision": trainer.precision.name,
+        "precision": precision.value.name,
         "loss_scale": args.loss_scale,
-        "processes": trainer.world.size,
-        "total_steps": trainer.total_steps,
+        "processes": world.size,
+        "total_steps": state.total_steps,
     }
-
-
-def check_same(options: dict, earlier: dict) -> None:
-    """Refuse to go on with options that would change the mathematics of the run."""
-    for name, value in options.items():
-        if value != earlier.get(name):
-            raise UserError(
-                f"--resume: {name} is {value}, in the checkpoint {earlier.get(name)}; "
-                f"use the same, or start anew without --resume"
-            )
-
-
-def run(args: argparse.Namespace, world: World, device_reason: str) -> int:
-    """Train, evaluate and record; return the exit status."""
-    recipe = settle(RECIPES[args.recipe], args, world)
-    folder = args.outputs_dir / f"x{args.scale}"
-    resumed = find_checkpoint(args, folder)
-    wanted = args.precision
-    if resumed and wanted == "auto":
-        wanted = resumed["options"].get("precision", wanted)
-    precision, precision_reason = choose_precision(
-        wanted,
-        world.device,
-        args.loss_scale,
-        args.combine_ddp,
-        world.size,
-        apex_wanted=recipe.optimizer != MUON,
-        trial=world.size == 1 and not args.deterministic,
-    )
-    print(f"device: {world.device} ({device_reason}), "
-          f"precision: {precision.name} ({precision_reason})")  # fmt: skip
-    if args.deterministic:
-        print(f"deterministic: {determinism.cost(world.device, precision)}")
-    trainer = Trainer(args, recipe, world, precision)
-    print_plan(trainer)
-    options = deciding_options(args, trainer)
     if resumed:
-        check_same(options, resumed["options"])
-        try:
-            trainer.load_state_dict(resumed["trainer"])
-        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError):
-            raise UserError("--resume: the checkpoint is of another kind of run") from None
+        checkpoint.restore(resumed, options, state)
     results = None
     if world.is_main:
-        results = Results(
-            folder,
-            options,
-            save_every=args.save_every,
-            tensorboard=args.tensorboard,
-            resumed=resumed,
-        )
+        results = Results(folder, options, args.save_every, args.tensorboard, resumed)
         results.recorder.describe(
             vars(args),
             device=str(world.device),
             device_name=describe(world.device),
             device_reason=device_reason,
-            precision=precision.name,
-            precision_reason=precision_reason,
+            precision=precision.value.name,
+            precision_reason=precision.reason,
             processes=world.size,
             recipe=asdict(recipe),
         )
     try:
-        train(trainer, results)
+        train(state, data.batches, mse_loss, evaluator, results, profiler)
     except Interrupted as interruption:
         if results:
-            results.save_checkpoint(trainer)
-            print(f"{interruption} at step {trainer.step:,}: the state is saved; "
+            results.save_checkpoint(state)
+            print(f"{interruption} at step {state.step:,}: the state is saved; "
                   f"go on with the same command and --resume", file=sys.stderr)  # fmt: skip
         return interruption.exit_status
+    chosen_on = "held-out training images" if data.held_out else f"{eval_set.path.stem} itself"
+    print(f"best epoch: {state.best['epoch']}, psnr: {state.best['psnr']:.2f}")
+    print(f"(chosen on {chosen_on})")
     if results:
-        results.finish(trainer)
+        results.finish(eval_set, evaluator)
     return 0
 
 
-def print_plan(trainer: Trainer) -> None:
-    """Print what will be trained on what."""
-    recipe, eval_set = trainer.recipe, trainer.eval_set
-    print(f"training set: {trainer.data.description}")
-    print(f"evaluation set: {printable(eval_set.path)}, {len(eval_set)} images, "
-          f"bicubic {trainer.bicubic_psnr:.2f} dB (modelzoo protocol)")  # fmt: skip
-    print(f"recipe: {recipe.name}, {trainer.total_steps:,} steps of {recipe.batch_size} samples "
-          f"on {trainer.world.size} process(es), {recipe.optimizer}, learning rate {recipe.lr:.6g} "
-          f"(the recipe's times √processes, or --lr)")  # fmt: skip
+def train(
+    state: "TrainingState",
+    batches: "Batches",
+    loss_function: "Loss",
+    evaluator: "Evaluator",
+    results: "Results | None" = None,
+    profiler: "StepProfiler | None" = None,
+) -> None:
+    """Train from where the state stands to the last step, and print the known lines.
 
-
-def train(trainer: Trainer, results: Results | None) -> None:
-    """Train from where the trainer stands to the last step, and print the known lines."""
-    stop = StopRequest()
-    while trainer.step < trainer.total_steps:
-        epoch, start = divmod(trainer.step, trainer.steps_per_epoch)
-        seconds, step_seconds = trainer.train_epoch(epoch, start, stop)
-        metrics, timing = trainer.finish_epoch(epoch, seconds, step_seconds)
+    Raises:
+        Interrupted: after SIGTERM or Ctrl-C; the state is that between two steps.
+        RunError: the loss, the weights or the PSNR are not finite.
+    """
+    stop, first = StopRequest(), True
+    while state.step < state.total_steps:
+        epoch = state.step // batches.steps_per_epoch
+        seconds, step_seconds = train_epoch(
+            state, batches, loss_function, stop, warm_up=first, profiler=profiler if first else None
+        )
+        first = False
+        metrics = {
+            "epoch": epoch,
+            "step": state.step,
+            "lr": state.recipe.lr * state.recipe.lr_factor(state.step - 1, state.total_steps),
+            "loss": state.mean_loss(),
+            **evaluator.scores(state),
+            "skipped_steps": state.precision.skipped,
+        }
+        timing = {
+            "epoch": epoch,
+            "train_seconds": round(seconds, 3),
+            "each_step_time": round(step_seconds, 6),
+            "images_per_second": round(batches.plan.samples_per_step / step_seconds, 2),
+        }
+        state.end_epoch(metrics)
         print(f"epoch{epoch} : loss={metrics['loss']:.6f}, each_step_time={step_seconds:.6f}")
         print(f"eval psnr: {metrics['psnr']:.2f}", flush=True)
         if results:
-            warn(metrics, trainer.bicubic_psnr)
-            results.add_epoch(trainer, metrics, timing)
-    best, chosen_on = trainer.best, f"{trainer.eval_set.path.stem} itself"
-    print(f"best epoch: {best['epoch']}, psnr: {best['psnr']:.2f}")
-    print(f"(chosen on {'held-out training images' if trainer.held_out else chosen_on})")
+            warn(metrics, evaluator.bicubic_psnr)
+            results.add_epoch(state, metrics, timing)
 
 
-def warn(metrics: dict, bicubic_psnr: float) -> None:
+def train_epoch(
+    state: "TrainingState",
+    batches: "Batches",
+    loss_function: "Loss",
+    stop: StopRequest,
+    *,
+    warm_up: bool = False,
+    profiler: "StepProfiler | None" = None,
+) -> tuple[float, float]:
+    """Take the steps that are left of an epoch; return its seconds, and those of a step."""
+    epoch, start = divmod(state.step, batches.steps_per_epoch)
+    steps = min(batches.steps_per_epoch - start, state.total_steps - state.step)
+    pairs = islice(batches.epoch(epoch, start), steps)
+    if profiler:
+        pairs = profiler.watch(pairs, steps)
+    timer = StepTimer(state.world.synchronize, steps if warm_up else 0)
+    hidden = None if state.world.is_main else True  # None: tqdm shows on a terminal only
+    for low, high in tqdm(pairs, f"epoch {epoch}", steps, leave=False, disable=hidden):
+        state.set_learning_rates()
+        loss, stepped = training_step(
+            state.parallel_model,
+            state.optimizer,
+            state.precision,
+            loss_function,
+            low.contiguous(memory_format=state.memory_format),
+            high,
+        )
+        state.advance(loss, stepped)
+        timer.tick()
+        if state.step % LOOK_AT_LOSS_EVERY == 0:
+            state.mean_loss()  # ends the run when it is not finite
+        if signum := stop.agreed(state.world, state.step):
+            state.mean_loss()  # what is saved must be worth going on from
+            state.gather_losses()
+            raise Interrupted(signum)
+    return timer.stop()
+
+
+def training_step(
+    model: "nn.Module",
+    optimizer: "torch.optim.Optimizer",
+    precision: "Precision",
+    loss_function: "Loss",
+    low: "torch.Tensor",
+    high: "torch.Tensor",
+) -> "tuple[torch.Tensor, bool]":
+    """Take one step of training, the only one that there is.
+
+    Args:
+        model: the network, or its parallel form.
+        optimizer: of its parameters, with the learning rates of this step.
+        precision: has prepared both.
+        loss_function: of output and target.
+        low: bicubic pictures, n×1×H×W, 0–1, in the model's memory format.
+        high: the originals.
+
+    Returns:
+        The loss, on the device, and whether the optimizer stepped: not after an overflow.
+    """
+    with precision.autocast():
+        output = model(low)
+    loss = loss_function(output.float(), high)
+    optimizer.zero_grad()
+    precision.backward(loss, optimizer)
+    return loss, precision.step(optimizer)
+
+
+def warn(metrics: dict[str, Any], bicubic_psnr: float) -> None:
     """Say on standard error what should not pass unnoticed."""
     if metrics["skipped_steps"]:
         print(f"steps skipped so far, as they overflowed: {metrics['skipped_steps']}",
@@ -207,16 +295,6 @@ def warn(metrics: dict, bicubic_psnr: float) -> None:
             f"after {metrics['epoch'] + 1} epochs; see README.md, Troubleshooting",
             file=sys.stderr,
         )
-
-
-def main() -> int:
-    """Find processes and device, then run."""
-    world = read_environment()
-    device, reason = choose_device(ARGS.device, world.local_rank)
-    if ARGS.deterministic:
-        determinism.be_deterministic()
-    with joined(world, device) as joined_world:
-        return run(ARGS, joined_world, reason)
 
 
 if __name__ == "__main__":

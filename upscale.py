@@ -24,7 +24,7 @@ from imaging.photo import PictureError, list_pictures, saved_suffix
 from runtime.errors import RunError, UserError, run_main
 
 if TYPE_CHECKING:
-    from runtime.upscaler import Upscaler
+    from inference.upscaler import Upscaler
 
 
 def parse_args() -> argparse.Namespace:
@@ -124,9 +124,9 @@ def main() -> None:
     except PictureError as error:
         raise UserError(error) from None
 
-    from runtime.device import choose_device  # noqa: PLC0415 - torch loads slowly
-    from runtime.upscaler import Upscaler  # noqa: PLC0415
-    from runtime.weights import SHIPPED, shipped_weights  # noqa: PLC0415
+    from inference.upscaler import Upscaler
+    from inference.weights import SHIPPED, shipped_weights
+    from runtime.device import choose_device
 
     device = choose_device(args.device).value
 
@@ -135,7 +135,7 @@ def main() -> None:
         return Upscaler(weights, scale, device, args.precision, args.self_ensemble)
 
     if args.serve:
-        from serve.app import serve  # noqa: PLC0415 - needs Flask
+        from serve.app import serve
 
         shipped = [scale for scale in (2, 3, 4) if (SHIPPED / f"srcnn_x{scale}.pth").is_file()]
         scales = shipped if shipped and not args.weights else [args.scale]

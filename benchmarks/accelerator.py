@@ -21,11 +21,11 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.train import BATCH, FLOP_PER_PATCH, SIDE, T91_PATCHES
+from inference.last_layer import to_train
 from model import SRCNN
 from runtime.device import choose_device, describe, module, synchronize
-from runtime.last_layer import to_train
-from runtime.precision import memory_format
-from runtime.precision_choice import choose_precision
+from training.precision import memory_format
+from training.precision_choice import choose_precision
 
 STEPS_OF_500_EPOCHS = 500 * (T91_PATCHES // BATCH)
 

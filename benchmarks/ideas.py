@@ -22,13 +22,14 @@ from torch.nn.functional import l1_loss
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import trainer
+
 from benchmarks.train import CPU, run_options
 from model import SRCNN
 from runtime import optimizers
 from runtime.distributed import World
-from runtime.precision_choice import choose_precision
-from runtime.recipes import FAST, Recipe
-from runtime.stopping import StopRequest
+from training.precision_choice import choose_precision
+from training.recipes import FAST, Recipe
+from training.stopping import StopRequest
 
 MUON = getattr(torch.optim, "Muon", None)  # PyTorch 2.9 and later
 BORDER = 8  # pixels of a crop from which the network sees the zeros around it

@@ -32,9 +32,9 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import prepare
-from imaging.pairs import modelzoo_pairs, pair_size, patch_blocks, patch_grid
 from imaging.resize import modelzoo_rgb_pair
 from imaging.sources import folder_images
+from preparing.pairs import modelzoo_pairs, pair_size, patch_blocks, patch_grid
 
 SIZE, STRIDE = 33, 14
 CORES = sorted(os.sched_getaffinity(0))

@@ -33,16 +33,17 @@ from torch.utils.data import DataLoader, Dataset
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from trainer import Trainer
+
 from datasets import find_file
 from model import SRCNN
-from runtime import checkpoint
 from runtime.distributed import World
-from runtime.optimizers import build_optimizer
-from runtime.precision import memory_format
-from runtime.precision_choice import choose_precision
-from runtime.recipes import REFERENCE
-from runtime.stopping import StopRequest
-from trainer import Trainer
+from training import checkpoint
+from training.optimizers import build_optimizer
+from training.precision import memory_format
+from training.precision_choice import choose_precision
+from training.recipes import REFERENCE
+from training.stopping import StopRequest
 
 ROOT = Path(__file__).resolve().parents[1]
 CPU = torch.device("cpu")

@@ -25,11 +25,11 @@ from imaging.metrics import psnr
 from imaging.photo import Photo
 from imaging.resize import BICUBIC, modelzoo_pair
 from imaging.sources import folder_images, open_image, sample_images
+from inference.onnx_graph import build
+from inference.restore import restore
+from inference.upscaler import Upscaler
+from inference.weights import load_weights, shipped_weights
 from runtime.device import has_bf16
-from runtime.inference import restore
-from runtime.onnx_graph import build
-from runtime.upscaler import Upscaler
-from runtime.weights import load_weights, shipped_weights
 
 WHOLE = 10**6  # no tiles
 CPU = torch.device("cpu")

@@ -1,4 +1,4 @@
-"""The machine: devices, precision, distribution, checkpoints, what is printed and recorded."""
+"""The machine: devices, processes, errors, files."""
 
 import os
 

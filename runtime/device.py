@@ -1,18 +1,23 @@
-"""Where a run computes. The only place that knows the words npu and cuda."""
+"""Where a run computes: chooses the device and asks it what all kinds of devices can tell."""
 
 import contextlib
 import importlib
 import importlib.util
 import os
 import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
+from typing import Generic, TypeVar
 
+import psutil
 import torch
 
-from runtime.environment import number
 from runtime.errors import UserError
+from runtime.numbers import from_environment
+
+T = TypeVar("T")
 
 COLLECTIVES = {"npu": "hccl", "cuda": "nccl", "cpu": "gloo"}
 CONTAINER_LIMITS = (  # bytes a container may take: cgroup version 2, version 1
@@ -21,14 +26,19 @@ CONTAINER_LIMITS = (  # bytes a container may take: cgroup version 2, version 1
 )
 
 
-class Choice(NamedTuple):
+# cuBLAS reads its own at the first product of matrices, HCCL its own when processes join.
+DETERMINISTIC = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", "HCCL_DETERMINISTIC": "true"}
+
+
+@dataclass(frozen=True)
+class Choice(Generic[T]):
     """Something chosen (a device, a precision) and the reason, for the log."""
 
-    value: object
+    value: T
     reason: str
 
 
-def choose_device(name: str, local_rank: int | None = None) -> Choice:
+def choose_device(name: str, local_rank: int | None = None) -> Choice[torch.device]:
     """Choose the device of this process and make it the current one.
 
     Args:
@@ -41,7 +51,11 @@ def choose_device(name: str, local_rank: int | None = None) -> Choice:
     Raises:
         UserError: the device that was asked for is not there; says what is missing.
     """
-    missing = {"npu": why_no_npu, "cuda": why_no_cuda, "cpu": lambda: ""}
+    missing: dict[str, Callable[[], str]] = {
+        "npu": why_no_npu,
+        "cuda": why_no_cuda,
+        "cpu": lambda: "",
+    }
     if name != "auto":
         why = missing[name]()
         if why:
@@ -104,17 +118,21 @@ def synchronize(device: torch.device) -> None:
 def free_memory(device: torch.device) -> int:
     """Return the bytes that are free on the device; on the CPU, each local process's part."""
     if device.type == "cpu":
-        return _free_host_memory() // (number("LOCAL_WORLD_SIZE") or 1)
+        return _free_host_memory() // (from_environment("LOCAL_WORLD_SIZE") or 1)
     return module(device).mem_get_info()[0]
 
 
+def be_deterministic() -> None:
+    """Let this process use deterministic algorithms only; call it before processes join."""
+    for name, value in DETERMINISTIC.items():
+        os.environ.setdefault(name, value)
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # costs time, finds bugs only
+
+
 def _free_host_memory() -> int:
-    """Return what Linux calls available, or a container's limit; elsewhere, half of the memory."""
-    free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                free = int(line.split()[1]) * 1024
+    """Return the bytes that are available, at most a container's limit."""
+    free = psutil.virtual_memory().available
     for path in CONTAINER_LIMITS:
         with contextlib.suppress(OSError, ValueError):  # not there, or "max": no limit
             free = min(free, int(Path(path).read_text(encoding="ascii")))
@@ -140,8 +158,4 @@ def _npu_index() -> int:
     """Return the card that the platform's variables name, as an index among visible cards."""
     if os.environ.get("ASCEND_RT_VISIBLE_DEVICES"):
         return 0  # wins over ASCEND_DEVICE_ID, and the cards that it leaves count from 0
-    for variable in ("ASCEND_DEVICE_ID", "NPU_CALCULATE_DEVICE"):
-        card = number(variable)
-        if card is not None:
-            return card
-    return 0
+    return from_environment("ASCEND_DEVICE_ID", "NPU_CALCULATE_DEVICE") or 0

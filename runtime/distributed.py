@@ -13,25 +13,36 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from runtime.device import COLLECTIVES
-from runtime.environment import number
+from runtime.device import COLLECTIVES, synchronize
 from runtime.errors import UserError
+from runtime.numbers import from_environment
 
 TIMEOUT = timedelta(minutes=5)  # of one collective; torchrun ends the others of a dead rank sooner
 
 
-class World(NamedTuple):
-    """The processes of a run. `local_rank` is None where the platform names the card itself."""
+class Launch(NamedTuple):
+    """What a launcher tells. `local_rank` is None where the platform names the card itself."""
 
     rank: int = 0
     size: int = 1
     local_rank: int | None = None
-    device: torch.device | None = None
+
+
+class World(NamedTuple):
+    """The processes of a run, and the device of this one."""
+
+    device: torch.device
+    rank: int = 0
+    size: int = 1
 
     @property
     def is_main(self) -> bool:
         """Whether this process writes and prints."""
         return self.rank == 0
+
+    def synchronize(self) -> None:
+        """Wait until the device of this process has done what it was given."""
+        synchronize(self.device)
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """Average the gradients over the processes during the backward pass."""
@@ -62,7 +73,7 @@ class World(NamedTuple):
         return int(values)
 
 
-def read_environment() -> World:
+def read_environment() -> Launch:
     """Find out how many processes there are and which this one is.
 
     torchrun's RANK, WORLD_SIZE and LOCAL_RANK win. Where they are absent, RANK_ID and RANK_SIZE
@@ -74,27 +85,29 @@ def read_environment() -> World:
         UserError: variables that contradict each other.
     """
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
-        return World(number("RANK", 0), number("WORLD_SIZE", 1), number("LOCAL_RANK"))
-    size, rank = number("RANK_SIZE", 1), number("RANK_ID", 0)
-    if size == 1:
-        return World()
+        rank, size = from_environment("RANK") or 0, from_environment("WORLD_SIZE") or 1
+        return Launch(rank, size, from_environment("LOCAL_RANK"))
+    rank, size = from_environment("RANK_ID") or 0, from_environment("RANK_SIZE")
+    if size is None or size == 1:
+        return Launch()
     if rank >= size:
         raise UserError(f"RANK_ID={rank} with RANK_SIZE={size}; ranks count from 0")
     hosts = _hosts()
     os.environ.setdefault("MASTER_ADDR", hosts[0])
     os.environ.setdefault("MASTER_PORT", "29500")
     os.environ.setdefault("LOCAL_WORLD_SIZE", str(-(-size // len(hosts))))
-    return World(rank, size)
+    return Launch(rank, size)
 
 
 @contextlib.contextmanager
-def joined(world: World, device: torch.device) -> Iterator[World]:
+def joined(launch: Launch, device: torch.device) -> Iterator[World]:
     """Join the other processes: over HCCL on NPUs, NCCL on GPUs, gloo on CPUs.
 
     Rank 0 alone prints on standard output.
     """
+    world = World(device, launch.rank, launch.size)
     if world.size == 1:
-        yield world._replace(device=device)
+        yield world
         return
     dist.init_process_group(
         COLLECTIVES[device.type], rank=world.rank, world_size=world.size, timeout=TIMEOUT
@@ -103,7 +116,7 @@ def joined(world: World, device: torch.device) -> Iterator[World]:
         with open(os.devnull, "w") as nowhere:  # noqa: PTH123
             silent = contextlib.redirect_stdout(nowhere)
             with contextlib.nullcontext() if world.is_main else silent:
-                yield world._replace(device=device)
+                yield world
     finally:
         gc.collect()  # DistributedDataParallel refers to itself; while it lives, gloo's threads do,
         dist.destroy_process_group()  # and those that outlive Python abort the process

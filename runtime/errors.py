@@ -3,8 +3,6 @@
 import sys
 from collections.abc import Callable
 
-from runtime.text import printable
-
 
 class UserError(Exception):
     """Wrong input: the message says what is wrong, where, and what to do about it."""
@@ -32,3 +30,13 @@ def run_main(main: Callable[[], int | None]) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+
+
+def printable(value: object) -> str:
+    """Return `value` as text on one line: line breaks and other control characters are escaped.
+
+    Logs are read by programs, and a file's name may hold anything.
+    """
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(value)
+    )

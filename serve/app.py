@@ -22,7 +22,7 @@ from imaging.photo import PictureError, open_photo, saved_suffix
 from runtime.errors import RunError
 
 if TYPE_CHECKING:
-    from runtime.upscaler import Upscaler
+    from inference.upscaler import Upscaler
 
 HOST = "127.0.0.1"
 HERE = Path(__file__).parent

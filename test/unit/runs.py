@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from commands import ROOT
 
-from runtime import checkpoint
+from training import checkpoint
 
 SMALL = ("--batch-size=8", "--precision=fp32", "--device=cpu")
 STEPS = 5  # of an epoch of 44 patches, 8 a step

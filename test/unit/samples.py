@@ -10,8 +10,8 @@ from skimage import data
 
 from imaging.enlarge import bicubic_only, enlarge
 from imaging.photo import open_photo
+from inference.upscaler import Upscaler
 from model import SRCNN, identity_init
-from runtime.upscaler import Upscaler
 
 
 def network(**options) -> SRCNN:

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from batches import PatchBatches, StreamedBatches
 from datasets import TrainDataset
 from runtime.errors import UserError
+from training.batches import PatchBatches, StreamedBatches
 
 CPU = torch.device("cpu")
 

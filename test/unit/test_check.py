@@ -8,12 +8,12 @@ import pytest
 import torch
 from commands import assert_one_line_error, run
 
-from runtime import installed, trial
-from runtime.check import check, judge
-from runtime.installed import Cann, Found, find_apex, find_cann
-from runtime.precision import Precision
-from runtime.recipes import RECIPES
-from runtime.versions import RELEASES, fit, order, suggest
+from ascend import installed, trial
+from ascend.check import check, judge
+from ascend.installed import Cann, Found, find_apex, find_cann
+from ascend.versions import RELEASES, fit, order, suggest
+from training.precision import Precision
+from training.recipes import RECIPES
 
 HOME = Path("/opt/cann")
 NO_LIBRARY = (

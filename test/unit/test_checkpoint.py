@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from runtime import checkpoint
 from runtime.errors import RunError, UserError
+from training import checkpoint
 
 
 def test_what_is_saved_comes_back_and_the_newest_two_are_kept(tmp_path: Path) -> None:

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from crops import CropBatches, StreamedCropBatches
 from datasets import ImageDataset, TrainDataset
-from loading import load_training_data
 from runtime.errors import UserError
-from runtime.recipes import FAST
+from training.crops import CropBatches, StreamedCropBatches
+from training.loading import load_training_data
+from training.recipes import FAST
 
 CPU = torch.device("cpu")
 

@@ -13,9 +13,9 @@ import pytest
 from commands import ROOT, run
 from runs import SMALL, newest_step, start, training, wait_for_epochs
 
-from runtime import checkpoint
 from runtime.errors import RunError
-from runtime.results import Results
+from training import checkpoint
+from training.results import Results
 
 # Root may write to what is read-only for all others, unless that right is taken from it.
 WITHOUT_OVERRIDE = ["setpriv", "--bounding-set=-dac_override"] if os.geteuid() == 0 else []

@@ -14,9 +14,9 @@ from PIL import Image
 import evaluate
 from imaging.metrics import PROTOCOLS
 from imaging.resize import modelzoo_pair
+from inference.restore import restore, self_ensemble
 from model import SRCNN, identity_init
 from runtime.errors import run_main
-from runtime.inference import restore, self_ensemble
 
 ROOT = Path(__file__).resolve().parents[2]
 FIGURES = ["bicubic_psnr", "srcnn_psnr", "bicubic_ssim", "srcnn_ssim"]
@@ -137,7 +137,7 @@ def test_a_dataset_file_gives_what_its_images_give(
 def test_shipped_weights_are_the_default(run, images, copying, tmp_path, monkeypatch) -> None:
     (tmp_path / "shipped").mkdir()
     copying.rename(tmp_path / "shipped" / "srcnn_x2.pth")
-    monkeypatch.setattr("runtime.weights.SHIPPED", tmp_path / "shipped")
+    monkeypatch.setattr("inference.weights.SHIPPED", tmp_path / "shipped")
     status, result = run("--images-dir", images, "--scale", 2)
     assert status == 0
     assert result["weights"] == str(Path("weights", "srcnn_x2.pth"))

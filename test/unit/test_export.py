@@ -13,7 +13,7 @@ from commands import assert_one_line_error, run
 from samples import network, save_weights
 
 import export
-from runtime import onnx_graph
+from inference import onnx_graph
 from runtime.errors import RunError, UserError
 
 

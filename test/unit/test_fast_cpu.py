@@ -8,10 +8,10 @@ from samples import coffee, network
 
 from imaging.metrics import psnr
 from imaging.resize import modelzoo_pair
-from runtime.fast_cpu import for_cpu
-from runtime.inference import restore
-from runtime.last_layer import ColumnsAsChannels, InFp32, to_train
-from runtime.weights import load_weights, shipped_weights
+from inference.fast_cpu import for_cpu
+from inference.last_layer import ColumnsAsChannels, InFp32, to_train
+from inference.restore import restore
+from inference.weights import load_weights, shipped_weights
 
 CPU = torch.device("cpu")
 

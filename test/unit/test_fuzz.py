@@ -18,10 +18,10 @@ import evaluate
 import prepare
 import upscale
 from datasets import EvalDataset, TrainDataset
+from inference.weights import load_weights
 from model import SRCNN
-from runtime import checkpoint
 from runtime.errors import UserError
-from runtime.weights import load_weights
+from training import checkpoint
 
 SECONDS = 20  # for one input; a result takes milliseconds
 

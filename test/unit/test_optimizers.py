@@ -9,10 +9,10 @@ from torch import nn
 
 from model import SRCNN
 from runtime.errors import RunError, UserError
-from runtime.optimizers import MuonAdam, build_optimizer
-from runtime.precision import Precision, memory_format
-from runtime.precision_choice import choose_precision
-from runtime.recipes import FAST, REFERENCE
+from training.optimizers import MuonAdam, build_optimizer
+from training.precision import Precision, memory_format
+from training.precision_choice import choose_precision
+from training.recipes import FAST, REFERENCE
 
 CPU = torch.device("cpu")
 
@@ -112,7 +112,7 @@ def test_auto_takes_the_fastest_and_leaves_the_random_numbers_alone() -> None:
 def test_auto_without_a_trial_goes_by_the_units(monkeypatch: pytest.MonkeyPatch) -> None:
     """So processes of one run agree, and a deterministic run does not depend on the clock."""
     for units, name in ((True, "bf16"), (False, "fp32")):
-        monkeypatch.setattr("runtime.precision_choice.has_bf16", lambda units=units: units)
+        monkeypatch.setattr("training.precision_choice.has_bf16", lambda units=units: units)
         assert choose_precision("auto", CPU, trial=False).value.name == name
 
 

@@ -10,15 +10,15 @@ import termios
 from pathlib import Path
 
 import h5py
+import hdf5
 import numpy as np
 import pytest
 from commands import ROOT, run
 from PIL import Image
-from preparing import BICUBIC, plain_pair, plain_patches, prepare_file, save_image
 
-import hdf5
 import prepare
 from imaging.sources import folder_images
+from preparing import BICUBIC, plain_pair, plain_patches, prepare_file, save_image
 from runtime.errors import UserError
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from commands import ROOT, run
 from PIL import Image
-from preparing import prepare_file, save_image
 
 import prepare
+from preparing import prepare_file, save_image
 from runtime.errors import RunError, UserError, run_main
 
 

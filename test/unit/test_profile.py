@@ -12,7 +12,7 @@ from commands import ROOT, assert_one_line_error, run
 
 from model import SRCNN
 from runtime.errors import UserError
-from runtime.profiling import Operator, StepProfiler, print_table, read_operators
+from training.profiling import Operator, StepProfiler, print_table, read_operators
 
 CPU = torch.device("cpu")
 

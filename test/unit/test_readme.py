@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from commands import ROOT, run
 
-from runtime.versions import RELEASES, order
+from ascend.versions import RELEASES, order
 
 ENGLISH, CHINESE = ((ROOT / name).read_text("utf-8") for name in ("README.md", "README.zh-CN.md"))
 STAGES = ("train.py", "prepare.py", "evaluate.py", "upscale.py", "export.py")

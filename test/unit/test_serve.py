@@ -28,8 +28,8 @@ from werkzeug.serving import make_server
 
 from imaging.photo import Photo
 from imaging.resize import BICUBIC
+from inference.upscaler import Upscaler
 from runtime.errors import RunError
-from runtime.upscaler import Upscaler
 from serve import app as server
 
 

@@ -22,7 +22,7 @@ from runs import (
     wait_for_epochs,
 )
 
-from runtime import checkpoint
+from training import checkpoint
 
 KILLED_AT = Path(__file__).with_name("killed_at.py")
 

@@ -10,7 +10,7 @@ from samples import coffee, network, pixels
 from imaging.enlarge import bicubic_only, enlarge
 from imaging.resize import BICUBIC
 from imaging.tiling import tiles
-from runtime.inference import restore
+from inference.restore import restore
 
 SIZES = [(1, 1), (5, 300), (97, 64), (64, 65), (200, 131)]
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 from commands import ROOT, SMALL, assert_one_line_error, run, train
 
+from inference.weights import load_weights
 from model import SRCNN
-from runtime.weights import load_weights
 
 EPOCH_LINE = re.compile(r"epoch(\d+) : loss=(\d+\.\d{6}), each_step_time=(\d+\.\d{6})")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from commands import SMALL, assert_one_line_error, train
 
-from runtime import checkpoint
+from training import checkpoint
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(dataset: Path, tmp_path: Path) -> None:

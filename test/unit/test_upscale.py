@@ -17,8 +17,8 @@ from samples import coffee, pixels, save_weights, through
 import upscale
 from imaging.photo import PictureError, open_photo
 from imaging.resize import BICUBIC
+from inference.upscaler import Upscaler
 from runtime.errors import RunError, UserError
-from runtime.upscaler import Upscaler
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,9 @@ import pytest
 import torch
 from commands import ROOT
 
+from inference.weights import load_weights, shipped_weights
 from model import SRCNN
 from runtime.errors import UserError
-from runtime.weights import load_weights, shipped_weights
 
 
 def save(path: Path, state: object) -> Path:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.text import printable
+from runtime.errors import printable
 
 MOXING = '''
 import os, shutil

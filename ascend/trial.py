@@ -1,18 +1,16 @@
 """One training step on the device of a run against the same step on the CPU, in fp32."""
 
-import argparse
-
 import torch
 from torch.nn import functional
 
+from inference.last_layer import to_train
 from model import SRCNN
 from runtime.device import choose_device, describe
 from runtime.distributed import read_environment
-from runtime.last_layer import to_train
-from runtime.optimizers import build_optimizer
-from runtime.precision import Apex, Precision, memory_format
-from runtime.precision_choice import choose_precision
-from runtime.recipes import MUON, RECIPES, Recipe
+from training.optimizers import build_optimizer
+from training.precision import Apex, Precision, memory_format
+from training.precision_choice import TrainingStep, choose_precision
+from training.recipes import MUON, Recipe
 
 CPU = torch.device("cpu")
 # How far loss and change of the weights may lie from the CPU's, relative to it. Adam's first step
@@ -21,11 +19,21 @@ CPU = torch.device("cpu")
 ALLOWED = {"fp32": (1e-3, 0.1), "half": (1e-2, 0.4)}
 
 
-def compare(args: argparse.Namespace) -> tuple[bool, str]:
+def compare(
+    training_step: TrainingStep,
+    recipe: Recipe,
+    device_name: str,
+    precision_name: str,
+    loss_scale: float | str,
+) -> tuple[bool, str]:
     """Print device, precision and the result of a step in them; tell whether it is right.
 
     Args:
-        args: options of train.py that choose the recipe, the device and the precision.
+        training_step: of train.py.
+        recipe: whose optimizer takes the step.
+        device_name: as --device takes it.
+        precision_name: as --precision takes it.
+        loss_scale: a number, or "dynamic"; for fp16 and apex.
 
     Returns:
         Whether the step is the CPU's within the tolerance, and a sentence on what would train.
@@ -33,15 +41,21 @@ def compare(args: argparse.Namespace) -> tuple[bool, str]:
     Raises:
         UserError: the device or precision that was asked for is not there.
     """
-    recipe = RECIPES[args.recipe]
-    device, reason = choose_device(args.device, read_environment().local_rank)
-    print(f"{'device':<11}{device}, {describe(device)} ({reason})")
-    precision, reason = choose_precision(  # of one process: --combine-ddp has nothing to do
-        args.precision, device, args.loss_scale, apex_wanted=recipe.optimizer != MUON
+    chosen = choose_device(device_name, read_environment().local_rank)
+    device = chosen.value
+    print(f"{'device':<11}{device}, {describe(device)} ({chosen.reason})")
+    choice = choose_precision(
+        precision_name,
+        device,
+        training_step,
+        loss_scale=loss_scale,
+        apex_wanted=recipe.optimizer != MUON,
     )
-    print(f"{'precision':<11}{precision.name} ({reason})")
-    expected_loss, expected_change = take_step(recipe, CPU, Precision())
-    loss, change = take_step(recipe, device, precision)  # second: apex O1 changes torch for good
+    precision = choice.value
+    print(f"{'precision':<11}{precision.name} ({choice.reason})")
+    expected_loss, expected_change = take_step(training_step, recipe, CPU, Precision())
+    # Second: apex O1 changes torch for good.
+    loss, change = take_step(training_step, recipe, device, precision)
     differences = (
         abs(loss - expected_loss) / expected_loss,
         float((change - expected_change).norm() / expected_change.norm()),
@@ -52,13 +66,13 @@ def compare(args: argparse.Namespace) -> tuple[bool, str]:
           f"{differences[0]:.1e} of it (allowed: {allowed[0]:.0e}),\n{'':<11}the weights' change "
           f"by {differences[1]:.1e} of it (allowed: {allowed[1]:.0e})"
           f"{'' if agrees else ': problem, this device computes something else'}")  # fmt: skip
-    alone = args.device == "auto" and device == CPU
+    alone = device_name == "auto" and device == CPU
     only = ", as this machine has no NPU and no GPU that can be used" if alone else ""
     return agrees, f"training would run on {device} in {precision.name}{only}"
 
 
 def take_step(
-    recipe: Recipe, device: torch.device, precision: Precision
+    training_step: TrainingStep, recipe: Recipe, device: torch.device, precision: Precision
 ) -> tuple[float, torch.Tensor]:
     """Take the first step of a recipe on random patches, the same whatever the device.
 
@@ -78,13 +92,11 @@ def take_step(
     model = to_train(model, device, layout)
     optimizer = build_optimizer(recipe, model, device, isinstance(precision, Apex))
     model, optimizer = precision.prepare(model, optimizer)
+    low, high = lr.to(device).contiguous(memory_format=layout), hr.to(device)
     stepped = False
     while not stepped:
-        with precision.autocast():
-            output = model(lr.to(device).contiguous(memory_format=layout))
-        loss = functional.mse_loss(output.float(), hr.to(device))
-        stepped = precision.step(loss, optimizer)
-    return loss.item(), _flat(precision.masters(model, optimizer)) - before
+        loss, stepped = training_step(model, optimizer, precision, functional.mse_loss, low, high)
+    return loss.item(), _flat(precision.master_params(model, optimizer)) - before
 
 
 def _flat(weights: dict[str, torch.Tensor]) -> torch.Tensor:

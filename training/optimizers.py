@@ -8,7 +8,7 @@ from torch import nn
 
 from model import SRCNN
 from runtime.errors import UserError
-from runtime.recipes import MUON, Recipe
+from training.recipes import MUON, Recipe
 
 MUON_LAYERS = ("conv1", "conv2")  # Adam takes the third, whose weights are one row
 PLAIN = {"adam": "Adam", "sgd": "SGD", "adadelta": "Adadelta"}

@@ -1,9 +1,10 @@
 """Mixed precision behind one signature: fp32, PyTorch's own autocast, Ascend's apex.
 
-precision.prepare(model, optimizer)      once, before the first step
-with precision.autocast(): …             around the forward pass
-precision.step(loss, optimizer)          backward pass and optimizer step, loss scale included
-precision.masters(model, optimizer)      the fp32 weights that are trained
+precision.prepare(model, optimizer)         once, before the first step
+with precision.autocast(): …                around the forward pass
+precision.backward(loss, optimizer)         gradients, of the scaled loss where there is a scale
+precision.step(optimizer)                   the optimizer's step, or none after an overflow
+precision.master_params(model, optimizer)   the fp32 weights that are trained
 """
 
 import contextlib
@@ -34,6 +35,10 @@ class Precision:
         """Convert a model that is on its device, in fp32, and its optimizer."""
         return model, optimizer
 
+    def twin(self) -> "Precision":
+        """Return another one of the same arithmetic, to try it with; fp32 stands in for apex."""
+        return Precision(self.name)
+
     def autocast(self) -> AbstractContextManager:
         """Return the context of the forward pass."""
         return contextlib.nullcontext()
@@ -44,14 +49,17 @@ class Precision:
         """Return the context in which another model than the trained one computes as it is."""
         return contextlib.nullcontext()
 
-    def step(self, loss: torch.Tensor, optimizer: torch.optim.Optimizer) -> bool:
-        """Go back from the loss and step; False when the gradients overflowed and it did not.
+    def backward(self, loss: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
+        """Add to the gradients, scaled until `step` where there is a loss scale."""
+        loss.backward()
+
+    def step(self, optimizer: torch.optim.Optimizer) -> bool:
+        """Step; False when the gradients overflowed and it did not.
 
         Raises:
             RunError: 20 steps in a row overflowed.
         """
-        optimizer.zero_grad()
-        stepped = self._step(loss, optimizer)
+        stepped = self._step(optimizer)
         self.skipped += not stepped
         self.skipped_in_a_row = 0 if stepped else self.skipped_in_a_row + 1
         if self.skipped_in_a_row == MOST_SKIPPED_IN_A_ROW:
@@ -61,12 +69,11 @@ class Precision:
             )
         return stepped
 
-    def _step(self, loss: torch.Tensor, optimizer: torch.optim.Optimizer) -> bool:
-        loss.backward()
+    def _step(self, optimizer: torch.optim.Optimizer) -> bool:
         optimizer.step()
         return True
 
-    def masters(
+    def master_params(
         self, model: nn.Module, optimizer: torch.optim.Optimizer
     ) -> dict[str, torch.Tensor]:
         """Return the trained fp32 weights by name, sharing memory with what is trained."""
@@ -90,10 +97,13 @@ class Autocast(Precision):
 
     def __init__(self, device: torch.device, dtype: torch.dtype, loss_scale: float | str) -> None:
         super().__init__({torch.bfloat16: "bf16", torch.float16: "fp16"}[dtype])
-        self.device, self.half = device, dtype
+        self.device, self.half, self.loss_scale = device, dtype, loss_scale
         self.static_scale = None if loss_scale == "dynamic" else float(loss_scale)
         self.scaler = self._scaler() if dtype == torch.float16 else None
         self._stepped = False
+
+    def twin(self) -> Precision:
+        return Autocast(self.device, self.half, self.loss_scale)
 
     def _scaler(self) -> torch.amp.GradScaler:
         initial = {} if self.static_scale is None else {"init_scale": self.static_scale}
@@ -114,11 +124,13 @@ class Autocast(Precision):
     def autocast(self) -> AbstractContextManager:
         return torch.autocast(self.device.type, dtype=self.half)
 
-    def _step(self, loss: torch.Tensor, optimizer: torch.optim.Optimizer) -> bool:
+    def backward(self, loss: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
+        (self.scaler.scale(loss) if self.scaler else loss).backward()
+
+    def _step(self, optimizer: torch.optim.Optimizer) -> bool:
         if self.scaler is None:
-            return super()._step(loss, optimizer)
+            return super()._step(optimizer)
         self._stepped = False
-        self.scaler.scale(loss).backward()
         self.scaler.step(optimizer)
         self.scaler.update(self.static_scale)
         return self._stepped
@@ -142,6 +154,7 @@ class Apex(Precision):
         super().__init__(f"apex-{opt_level}")
         self.amp = importlib.import_module("apex.amp")
         self.opt_level, self.loss_scale, self.combine_ddp = opt_level, loss_scale, combine_ddp
+        self._backed_off = False
 
     def prepare(
         self, model: nn.Module, optimizer: torch.optim.Optimizer
@@ -169,14 +182,17 @@ class Apex(Precision):
     def _scale(self) -> float:
         return self.amp.state_dict()["loss_scaler0"]["loss_scale"]
 
-    def _step(self, loss: torch.Tensor, optimizer: torch.optim.Optimizer) -> bool:
+    def backward(self, loss: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
         before = self._scale()
         with self.amp.scale_loss(loss, optimizer) as scaled_loss:
             scaled_loss.backward()
-        optimizer.step()
-        return self._scale() >= before  # a static scale never checks, a dynamic one backs off
+        self._backed_off = self._scale() < before  # a dynamic scale does; a static one never looks
 
-    def masters(
+    def _step(self, optimizer: torch.optim.Optimizer) -> bool:
+        optimizer.step()  # after an overflow apex has replaced it by one that does nothing
+        return not self._backed_off
+
+    def master_params(
         self, model: nn.Module, optimizer: torch.optim.Optimizer
     ) -> dict[str, torch.Tensor]:
         names = (name for name, _ in model.named_parameters())

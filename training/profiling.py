@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 
 from runtime.errors import UserError
-from runtime.timing import WARM_UP_STEPS
+from training.timing import WARM_UP_STEPS
 
 Batch = TypeVar("Batch")
 PREPARING_STEPS = 2  # the profiler runs and its records are dropped: its own first-use costs

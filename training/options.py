@@ -3,35 +3,16 @@
 import argparse
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 
 from runtime.errors import UserError
-from runtime.recipes import RECIPES
+from runtime.numbers import COUNT, NATURAL, POSITIVE, number
+from training.recipes import RECIPES
 
 # What ModelArts adds to the command line of a job, and what it sets in its environment.
 PLATFORM_OPTIONS = {"init_method", "num_gpus", "num_npus", "rank", "world_size", "local_rank"}
 PLATFORM_VARIABLES = ("MODELARTS_MODEL_PATH", "MA_JOB_DIR", "MA_NUM_HOSTS", "MA_NUM_GPUS")
-
-
-def number(kind: type, at_least: float, text: str) -> Callable[[str], float]:
-    """Return an argparse type that refuses what lies below `at_least`; `text` says what is due."""
-
-    def parse(value: str) -> float:
-        try:
-            result = kind(value)
-        except ValueError:
-            result = None
-        if result is None or not at_least <= result < float("inf"):
-            raise argparse.ArgumentTypeError(f"{value!r} is not {text}")
-        return result
-
-    return parse
-
-
-COUNT = number(int, 1, "a whole number, 1 or more")
-NATURAL = number(int, 0, "a whole number, 0 or more")
-POSITIVE = number(float, 1e-12, "a number above 0")
 
 
 def loss_scale(value: str) -> float | str:
@@ -39,15 +20,8 @@ def loss_scale(value: str) -> float | str:
     return value if value == "dynamic" else POSITIVE(value)
 
 
-def share(value: str) -> float:
-    """Parse --memory-share."""
-    if POSITIVE(value) > 1:
-        raise argparse.ArgumentTypeError(f"{value!r} is more than 1")
-    return float(value)
-
-
 # fmt: off
-def parse_args(description: str | None) -> argparse.Namespace:
+def parse_args(description: str | None, argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line; ends the process on --help and on wrong options."""
     parser = argparse.ArgumentParser(
         description=description,
@@ -102,7 +76,7 @@ def parse_args(description: str | None) -> argparse.Namespace:
         help="several NPUs: let apex average the gradients in place of DistributedDataParallel")
     add("--num-workers", type=NATURAL, default=8, metavar="N",
         help="processes that read a training set too large for memory (default: %(default)s)")
-    add("--memory-share", type=share, default=0.5, metavar="F",
+    add("--memory-share", type=number(float, above=0, at_most=1), default=0.5, metavar="F",
         help="share of the free memory that the training set may take (default: %(default)s)")
 
     add = parser.add_argument_group("looking into it").add_argument
@@ -113,7 +87,7 @@ def parse_args(description: str | None) -> argparse.Namespace:
     add("--profile", type=Path, metavar="DIR",
         help="write a trace of 5 steps of the first epoch into DIR, for a trace viewer such as "
              "ui.perfetto.dev or MindStudio Insight, and print the operators that took longest")
-    args, unknown = parser.parse_known_args()
+    args, unknown = parser.parse_known_args(argv)
     try:
         _pass_over_platform_options(unknown)
         if args.data_path is None and not args.check:
@@ -124,6 +98,8 @@ def parse_args(description: str | None) -> argparse.Namespace:
 
 
 # fmt: on
+
+
 def _pass_over_platform_options(unknown: list[str]) -> None:
     """Name unknown options in a warning on ModelArts; elsewhere only the platform's own pass."""
     if not unknown:

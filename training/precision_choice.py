@@ -3,33 +3,39 @@
 import importlib
 import importlib.util
 import time
+from collections.abc import Callable
 
 import torch
+from torch import nn
 
-from runtime.device import Choice, has_bf16, module
+from inference.last_layer import to_train
+from model import SRCNN
+from runtime.device import Choice, has_bf16, module, synchronize
 from runtime.errors import UserError
-from runtime.precision import (
+from training.precision import (
     FP32_CONTIGUOUS,
     STATIC_SCALE,
     Apex,
     Autocast,
     Precision,
+    memory_format,
 )
-from runtime.probe import Probe
 
 NOT_WITH_APEX = "this recipe's optimizer does not go with apex"
 PROBE_SECONDS = 0.8
+TrainingStep = Callable[..., tuple[torch.Tensor, bool]]  # train.training_step
 
 
 def choose_precision(
     name: str,
     device: torch.device,
+    training_step: TrainingStep | None = None,
+    *,
     loss_scale: float | str = STATIC_SCALE,
     combine_ddp: bool = False,
     processes: int = 1,
     apex_wanted: bool = True,
-    trial: bool = True,
-) -> Choice:
+) -> Choice[Precision]:
     """Choose the arithmetic of training.
 
     "auto" takes apex O2, else fp16 on an NPU; bf16, else fp16 on a GPU; on a CPU what a trial of
@@ -38,12 +44,12 @@ def choose_precision(
     Args:
         name: "auto", "fp32", "bf16", "fp16", "apex-O1" or "apex-O2".
         device: where training runs.
+        training_step: to try what is fastest on a CPU; None for no trial. The clock decides then,
+            which may do so otherwise in the next run, and in another process of the same run.
         loss_scale: a number, or "dynamic"; for fp16 and apex.
         combine_ddp: let apex average the gradients of several processes.
         processes: how many there are.
         apex_wanted: whether "auto" may take apex; a recipe with its own optimizer can't use it.
-        trial: whether "auto" may try what is fastest on a CPU; the clock decides then, which may
-            do so otherwise in the next run, and in another process of the same run.
 
     Returns:
         The Precision and why it was chosen.
@@ -51,27 +57,73 @@ def choose_precision(
     Raises:
         UserError: the device or the machine has not got it.
     """
-    why_not = why_no_apex(device)
-    if name.startswith("apex-"):
-        why_not = why_not or ("" if apex_wanted else NOT_WITH_APEX)
-        if why_not:
-            raise UserError(f"--precision {name}: {why_not}")
-        precision = _apex(name.removeprefix("apex-"), loss_scale, combine_ddp, processes)
-        return Choice(precision, "as asked")
-    if combine_ddp and (name != "auto" or why_not or not apex_wanted):
+    why_not = why_no_apex(device) or ("" if apex_wanted else NOT_WITH_APEX)
+    if name.startswith("apex-") and why_not:
+        raise UserError(f"--precision {name}: {why_not}")
+    apex = name.startswith("apex-") or (name == "auto" and device.type == "npu" and not why_not)
+    if combine_ddp and not apex:
         raise UserError("--combine-ddp is apex's own averaging of gradients; use it with apex")
+    if combine_ddp and processes == 1:
+        raise UserError("--combine-ddp averages the gradients of several processes, and this run "
+                        "has one; leave it out")  # fmt: skip
+    if apex:
+        level = "O2" if name == "auto" else name.removeprefix("apex-")
+        reason = "auto: Ascend's apex is installed" if name == "auto" else "as asked"
+        return Choice(Apex(level, loss_scale, combine_ddp), reason)
     if name != "auto":
         return Choice(_native(name, device, loss_scale), "as asked")
     if device.type == "npu":
-        if not why_not and apex_wanted:
-            precision = _apex("O2", loss_scale, combine_ddp, processes)
-            return Choice(precision, "auto: Ascend's apex is installed")
-        reason = why_not or NOT_WITH_APEX
-        return Choice(_native("fp16", device, loss_scale), f"auto: {reason}")
+        return Choice(_native("fp16", device, loss_scale), f"auto: {why_not}")
     if device.type == "cuda":
         name = "bf16" if module(device).is_bf16_supported() else "fp16"
         return Choice(_native(name, device, loss_scale), "auto: what this GPU has")
-    return _fastest_on_cpu(device) if trial else _likely_fastest_on_cpu(device)
+    return (
+        _fastest_on_cpu(device, training_step) if training_step else _likely_fastest_on_cpu(device)
+    )
+
+
+def cost_of_determinism(
+    device: torch.device, precision: Precision, training_step: TrainingStep
+) -> str:
+    """Return what a training step takes with deterministic algorithms and without, as a clause.
+
+    Measured in turns, on 8 patches; the best times count. Leaves deterministic algorithms on.
+    """
+    probes = {wanted: _Probe(device, precision, training_step) for wanted in (False, True)}
+    for _ in range(10):
+        for wanted, probe in probes.items():
+            torch.use_deterministic_algorithms(wanted)
+            probe.step()
+    free, bound = (1000 * probe.seconds for probe in probes.values())
+    return f"a step of 8 patches takes {bound:.1f} ms, without it {free:.1f} ms"
+
+
+class _Probe:
+    """A training step on 8 patches of 33×33, and its best time so far.
+
+    Leaves the random numbers of the process, and the counts of the precision, as they are.
+    """
+
+    def __init__(
+        self, device: torch.device, precision: Precision, training_step: TrainingStep
+    ) -> None:
+        self.device, self.training_step, self.seconds = device, training_step, float("inf")
+        self.precision = precision.twin()
+        layout = memory_format(device, precision)
+        with torch.random.fork_rng(devices=[]):
+            model = to_train(SRCNN(), device, layout)
+            self.x = torch.rand(8, 1, 33, 33).to(device).contiguous(memory_format=layout)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+        self.model, self.optimizer = self.precision.prepare(model, optimizer)
+
+    def step(self) -> None:
+        """Take the step, and note the time."""
+        start = time.perf_counter()
+        self.training_step(
+            self.model, self.optimizer, self.precision, nn.functional.mse_loss, self.x, self.x
+        )
+        synchronize(self.device)
+        self.seconds = min(self.seconds, time.perf_counter() - start)
 
 
 def why_no_apex(device: torch.device) -> str:
@@ -90,13 +142,6 @@ def why_no_apex(device: torch.device) -> str:
     return ""
 
 
-def _apex(opt_level: str, loss_scale: float | str, combine_ddp: bool, processes: int) -> Apex:
-    if combine_ddp and processes == 1:
-        raise UserError("--combine-ddp averages the gradients of several processes, and this run "
-                        "has one; leave it out")  # fmt: skip
-    return Apex(opt_level, loss_scale, combine_ddp)
-
-
 def _native(name: str, device: torch.device, loss_scale: float | str) -> Precision:
     if name in ("fp32", FP32_CONTIGUOUS):
         return Precision(name)
@@ -108,13 +153,13 @@ def _native(name: str, device: torch.device, loss_scale: float | str) -> Precisi
     return Autocast(device, dtype, loss_scale)
 
 
-def _fastest_on_cpu(device: torch.device) -> Choice:
+def _fastest_on_cpu(device: torch.device, training_step: TrainingStep) -> Choice[Precision]:
     """Time training steps in each way, in turns, and choose the fastest.
 
     Other work on the machine disturbs all ways alike then; the best time of each counts.
     """
     candidates = [_native(n, device, STATIC_SCALE) for n in (FP32_CONTIGUOUS, "fp32", "bf16")]
-    probes = [Probe(device, precision) for precision in candidates]
+    probes = [_Probe(device, precision, training_step) for precision in candidates]
     start, rounds = time.perf_counter(), 0
     while rounds < 3 or (rounds < 10 and time.perf_counter() - start < PROBE_SECONDS):
         for probe in probes:
@@ -128,6 +173,6 @@ def _fastest_on_cpu(device: torch.device) -> Choice:
     return Choice(candidates[fastest], f"auto: fastest here, 8 patches take {timings}")
 
 
-def _likely_fastest_on_cpu(device: torch.device) -> Choice:
+def _likely_fastest_on_cpu(device: torch.device) -> Choice[Precision]:
     name, units = ("bf16", "bf16 units") if has_bf16() else ("fp32", "no bf16 units")
     return Choice(_native(name, device, STATIC_SCALE), f"auto: this CPU has {units}")

@@ -1,29 +1,32 @@
 """Wall time of training steps, with data loading in it."""
 
 import time
-
-import torch
-
-from runtime.device import synchronize
+from collections.abc import Callable
 
 WARM_UP_STEPS = 5  # compiling, first-use costs
 
 
-class StepWatch:
+class StepTimer:
     """Times the steps of an epoch; the first steps of a process are told apart.
 
     The device is waited for at the end of the warm-up and of the epoch only.
 
     Args:
-        device: where the steps run.
-        warm_up: leave the first 5 steps out of the mean and print what they took.
+        synchronize: waits until the device has done what it was given.
+        warm_up_of: the steps of an epoch whose first 5 are left out of the mean; what they took is
+            printed. An epoch of no more than these has no warm-up.
+        clock: returns seconds.
     """
 
-    def __init__(self, device: torch.device, warm_up: bool) -> None:
-        self.device, self.warm_up = device, warm_up
-        self.seconds, self.steps = 0.0, 0
-        self.started = time.perf_counter()
-        self.earlier = 0.0
+    def __init__(
+        self,
+        synchronize: Callable[[], None],
+        warm_up_of: int = 0,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.synchronize, self.clock = synchronize, clock
+        self.warm_up = warm_up_of > WARM_UP_STEPS
+        self.steps, self.earlier, self.started = 0, 0.0, clock()
 
     def tick(self) -> None:
         """Count a step."""
@@ -41,7 +44,7 @@ class StepWatch:
         return self.earlier + seconds, seconds / max(1, self.steps)
 
     def _lap(self) -> float:
-        synchronize(self.device)
-        now = time.perf_counter()
+        self.synchronize()
+        now = self.clock()
         seconds, self.started = now - self.started, now
         return seconds

@@ -6,21 +6,21 @@ import math
 import os
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from datasets import EvalDataset
 from imaging.metrics import psnr
 from imaging.pictures import save_strip
-from runtime import checkpoint
-from runtime.errors import RunError, UserError
+from inference.restore import restore
+from inference.weights import load_weights
+from runtime.errors import RunError, UserError, printable
 from runtime.files import whole_file, write_bytes
-from runtime.inference import restore
-from runtime.recorder import Recorder
-from runtime.text import printable
-from runtime.weights import load_weights
-from trainer import Trainer
+from training import checkpoint
+from training.evaluation import Evaluator
+from training.recorder import Recorder
+from training.state import TrainingState
 
 LOCK = ".lock"
 
@@ -44,10 +44,9 @@ class Results:
         self,
         folder: Path,
         options: dict[str, Any],
-        *,
-        save_every: int,
-        tensorboard: bool,
-        resumed: dict | None,
+        save_every: int = 1,
+        tensorboard: bool = False,
+        resumed: dict[str, Any] | None = None,
     ) -> None:
         self.folder, self.options, self.save_every = folder, options, save_every
         try:
@@ -61,39 +60,43 @@ class Results:
                 left_by_a_killed_run.unlink()
         except OSError as error:
             raise RunError(f"cannot write to {folder}: {error.strerror}") from None
-        self.writer, self.writing = ThreadPoolExecutor(1), None
+        self.writer = ThreadPoolExecutor(1)
+        self.writing: Future[None] | None = None
         self.recorder = Recorder(folder, tensorboard)
         if resumed:
             self.recorder.load_state_dict(resumed["recorder"])
 
-    def add_epoch(self, trainer: Trainer, metrics: dict[str, Any], timing: dict[str, Any]) -> None:
+    def add_epoch(
+        self, state: TrainingState, metrics: dict[str, Any], timing: dict[str, Any]
+    ) -> None:
         """Record an epoch, its weights and a checkpoint; they are written while training goes on.
 
         Raises:
             RunError: what the epoch before left to be written could not be.
         """
         files = self.recorder.add(metrics, timing)
-        epoch, last = metrics["epoch"], trainer.step == trainer.total_steps
+        epoch, last = metrics["epoch"], state.step == state.total_steps
         names = [f"epoch_{epoch}.pth"] if last or epoch % self.save_every == 0 else []
-        names += ["best.pth"] if trainer.best["epoch"] == epoch else []
+        names += ["best.pth"] if state.best["epoch"] == epoch else []
         if names:
-            files |= dict.fromkeys(names, checkpoint.pack_weights(trainer.weights()))
-        self._start_writing(trainer, files)
+            files |= dict.fromkeys(names, checkpoint.pack_weights(state.weights()))
+        self._start_writing(state, files)
 
-    def save_checkpoint(self, trainer: Trainer) -> None:
+    def save_checkpoint(self, state: TrainingState) -> None:
         """Save all that going on from here needs; it is on the disk when this returns."""
-        self._start_writing(trainer, {})
+        self._start_writing(state, {})
         self._wait()
 
-    def _start_writing(self, trainer: Trainer, files: dict[str, bytes]) -> None:
-        state = {
-            "options": self.options,
-            "trainer": trainer.state_dict(),
-            "recorder": self.recorder.state_dict(),
-        }
-        packed = checkpoint.pack(state)  # now: training goes on to change what it holds
+    def _start_writing(self, state: TrainingState, files: dict[str, bytes]) -> None:
+        packed = checkpoint.pack(  # now: training goes on to change what it holds
+            {
+                "options": self.options,
+                "training": state.state_dict(),
+                "recorder": self.recorder.state_dict(),
+            }
+        )
         self._wait()
-        self.writing = self.writer.submit(self._write, files, trainer.step, packed)
+        self.writing = self.writer.submit(self._write, files, state.step, packed)
 
     def _wait(self) -> None:
         if self.writing:
@@ -118,14 +121,14 @@ class Results:
                 return
         raise RunError(f"{self.folder} was removed or replaced during the run; nothing is written")
 
-    def finish(self, trainer: Trainer) -> None:
+    def finish(self, eval_set: EvalDataset, evaluator: Evaluator) -> None:
         """Print each image's PSNR with best.pth next to bicubic's; make curve and pictures."""
         self._wait()
-        name = trainer.eval_set.path.stem
-        with trainer.precision.evaluation():
-            means = _report_images(self.folder, trainer.eval_set)
+        name = eval_set.path.stem
+        with evaluator.precision.evaluation():
+            means = _report_images(self.folder, eval_set)
         print(f"{'mean':<14}  {means[0]:7.2f}  {means[1]:7.2f}")
-        curve = self.recorder.draw_curves(trainer.bicubic_psnr, name)
+        curve = self.recorder.draw_curves(evaluator.bicubic_psnr, name)
         self.recorder.close()
         folder = printable(self.folder)
         print(f"weights: {folder}/best.pth\ncurve: {folder}/{curve.name}")

@@ -9,11 +9,11 @@ from PIL import Image
 
 from imaging.enlarge import enlarge, one_by_one, silent
 from imaging.photo import Photo, PictureError, open_photo
+from inference.fast_cpu import for_cpu
+from inference.restore import restore
+from inference.weights import load_luminance_weights
 from runtime.device import has_bf16
-from runtime.fast_cpu import for_cpu
 from runtime.files import whole_file
-from runtime.inference import restore
-from runtime.weights import load_luminance_weights
 
 Advance = Callable[..., object]
 MOST_THREADS = 16  # each holds the feature maps of a tile, 40 MB
@@ -27,7 +27,7 @@ class Upscaler:
         scale: what it was trained for.
         device: where it runs.
         precision: "fp32"; "bf16", which on a CPU rounds what can be rounded (see
-            runtime/fast_cpu.py) and changes nothing elsewhere; or "auto": bf16 where the CPU
+            inference/fast_cpu.py) and changes nothing elsewhere; or "auto": bf16 where the CPU
             computes in it, except for 16-bit pictures.
         ensemble: average over flips and rotations; takes 8 times as long.
     """

@@ -6,7 +6,7 @@ import torch
 
 from model import SRCNN
 from runtime.errors import UserError
-from runtime.unpickle import load_tensors
+from runtime.files import load_tensors
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 SHIPPED = Path(__file__).resolve().parent.parent / "weights"

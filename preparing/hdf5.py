@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from imaging.pairs import modelzoo_pairs, patch_blocks, patch_grid
+from preparing.pairs import modelzoo_pairs, patch_blocks, patch_grid
 from runtime.files import whole_file
 
 Sizes = dict[Path, tuple[int, int]]

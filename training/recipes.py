@@ -1,7 +1,7 @@
 """The two ways to train: as it was published, and fast."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 MUON = "muon"  # the fast recipe's own optimizer
 
@@ -19,10 +19,10 @@ class Recipe:
     muon_factor: float | None = None  # Muon's learning rate over `lr`, which is Adam's then
     identity_start: bool = False  # start near bicubic, see model.identity_init
     crop_size: int | None = None  # side of random crops from whole images; None: patches as filed
-    steps_per_epoch: int | None = None  # where crops have no natural end
+    steps_per_epoch: int = 0  # of crops, which have no natural end
     warmup_steps: int = 0
     cosine: bool = False  # learning rate down to 0 at the last step
-    average_share: float = 0.0  # of the run that the moving average of the weights looks back
+    ema_share: float = 0.0  # of the run that the moving average of the weights looks back
 
     def lr_factor(self, step: int, total_steps: int) -> float:
         """Return what the learning rate is multiplied with at `step`, counted from 0."""
@@ -31,10 +31,13 @@ class Recipe:
             factor *= 0.5 * (1 + math.cos(math.pi * step / total_steps))
         return factor
 
-    def average_decay(self, total_steps: int) -> float:
-        """Return the decay of the exponential moving average of the weights; 0: no average."""
-        window = self.average_share * total_steps
-        return 1 - 1 / window if window > 1 else 0.0
+    def ema_decay(self, step: int, total_steps: int) -> float:
+        """Return the decay of the weights' exponential moving average at `step`; 0: no average.
+
+        It is smaller in the first steps, so that the start is forgotten.
+        """
+        window = self.ema_share * total_steps
+        return min(1 - 1 / window, (step + 1) / (step + 10)) if window > 1 else 0.0
 
 
 REFERENCE = Recipe(
@@ -59,7 +62,34 @@ FAST = Recipe(
     steps_per_epoch=1000,
     warmup_steps=100,
     cosine=True,
-    average_share=0.02,
+    ema_share=0.02,
 )
 
 RECIPES = {recipe.name: recipe for recipe in (REFERENCE, FAST)}
+
+
+def apply_overrides(
+    recipe: Recipe,
+    *,
+    processes: int,
+    whole_images: bool,
+    num_epochs: int | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    optimizer: str | None = None,
+) -> Recipe:
+    """Return the recipe with the command line's wishes; None leaves what the recipe says.
+
+    Several processes make larger batches: the default rate then grows by the square root of
+    their number, as suits Adam (Malladi et al., 2022, arXiv:2205.10287). Where crops are wanted
+    and there are only 33×33 patches, which have an eighth of the pixels, a batch has 8 times as
+    many.
+    """
+    enough = recipe.batch_size if whole_images or not recipe.crop_size else 8 * recipe.batch_size
+    return replace(
+        recipe,
+        num_epochs=num_epochs or recipe.num_epochs,
+        batch_size=batch_size or enough,
+        lr=lr or recipe.lr * math.sqrt(processes),
+        optimizer=optimizer or recipe.optimizer,
+    )

@@ -13,8 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from runtime.errors import RunError, UserError
-from runtime.text import printable
+from runtime.errors import RunError, UserError, printable
 
 ROOT = Path(__file__).resolve().parent.parent
 OUTPUT = ROOT / "test" / "output"

@@ -5,8 +5,8 @@ import copy
 import torch
 from torch import nn
 
+from inference.last_layer import ColumnsAsChannels
 from model import SRCNN
-from runtime.last_layer import ColumnsAsChannels
 
 EXACT = 16  # feature maps that stay in fp32: as many as an AVX-512 vector holds
 

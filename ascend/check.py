@@ -1,15 +1,27 @@
 """`train.py --check`: what is installed, what a run would use, and whether it computes right."""
 
-import argparse
 import importlib
 from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
-from runtime.installed import Found, find
-from runtime.versions import RELEASES, UNKNOWN, Finding, find_release, fit, order, suggest
+from ascend.installed import Found, find
+from ascend.versions import RELEASES, UNKNOWN, Finding, find_release, fit, order, suggest
+from training.recipes import Recipe
+
+if TYPE_CHECKING:
+    from training.precision_choice import TrainingStep
 
 
-def check(args: argparse.Namespace) -> int:
+def check(
+    training_step: "TrainingStep",
+    recipe: Recipe,
+    device_name: str,
+    precision_name: str,
+    loss_scale: float | str,
+) -> int:
     """Print what is found, what a run with these options would use, and one step's result.
+
+    The arguments are those of `ascend.trial.compare`.
 
     Returns:
         The exit status: 0; 1 where something does not fit or the step differs from the CPU's.
@@ -21,7 +33,7 @@ def check(args: argparse.Namespace) -> int:
     print(found)
     try:  # torch itself may be missing
         why_no_npu = importlib.import_module("runtime.device").why_no_npu
-        trial = importlib.import_module("runtime.trial")
+        trial = importlib.import_module("ascend.trial")
     except (ImportError, RuntimeError, OSError) as error:
         first_line = str(error).strip().split("\n")[0]
         failure = Finding(True, f"training cannot be imported: {first_line}")
@@ -29,7 +41,7 @@ def check(args: argparse.Namespace) -> int:
         why = f"torch_npu cannot be loaded ({error.__cause__})" if autoload else ""
         return _conclude(_print([failure, *judge(found, why)]))
     problems = _print(judge(found, why_no_npu() if found.torch_npu else ""))
-    agrees, summary = trial.compare(args)
+    agrees, summary = trial.compare(training_step, recipe, device_name, precision_name, loss_scale)
     return _conclude(problems + (not agrees), summary)
 
 

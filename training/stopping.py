@@ -1,15 +1,17 @@
-"""SIGTERM and Ctrl-C: the run ends at the next step, with a checkpoint."""
+"""SIGTERM and Ctrl-C: training stops after a step that all processes agree on."""
 
 import signal
 from types import FrameType
+from typing import TYPE_CHECKING
 
-from runtime.distributed import World
+if TYPE_CHECKING:
+    from runtime.distributed import World
 
 LOOK_EVERY = 16  # steps between two agreements of several processes
 
 
 class Interrupted(Exception):
-    """The run was asked to stop and has written its checkpoint."""
+    """The run was asked to stop, and stands between two steps; its state can be saved."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(signal.Signals(signum).name)
@@ -28,7 +30,7 @@ class StopRequest:
         self.signum = signum
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    def agreed(self, world: World, step: int) -> int:
+    def agreed(self, world: "World", step: int) -> int:
         """Return the signal to stop for after `step`, or 0; all processes get the same answer."""
         if world.size > 1 and step % LOOK_EVERY:
             return 0

@@ -1,0 +1,1 @@
+"""What only an Ascend platform needs: checking an installation, versions, ModelArts."""

@@ -1,0 +1,1 @@
+"""Weights in, pictures and figures out."""

@@ -1,0 +1,1 @@
+"""From images to the HDF5 files that training reads."""

@@ -1,0 +1,1 @@
+"""What a run is made of beside its loop, which is in train.py."""

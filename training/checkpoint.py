@@ -1,0 +1,164 @@
+"""Checkpoints to go on from: written as a whole, the newest two kept, damage noticed."""
+
+import io
+import re
+import struct
+import sys
+import zipfile
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from runtime.errors import UserError, printable
+from runtime.files import load_tensors, write_bytes
+
+if TYPE_CHECKING:
+    from training.state import TrainingState
+
+KEEP = 2
+PARTS = ("options", "training", "recorder")  # what results.py puts into a checkpoint
+# What reading an archive with wrong bytes leads to.
+DAMAGE = (OSError, ValueError, zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError,
+          zlib.error, struct.error)  # fmt: skip
+
+
+def pack(state: dict[str, Any]) -> bytes:
+    """Return the bytes of a checkpoint; `torch.load(weights_only=True)` reads them.
+
+    Args:
+        state: tensors on the CPU, numbers, texts, and containers of these.
+    """
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return buffer.getvalue()
+
+
+def pack_weights(weights: dict[str, torch.Tensor]) -> bytes:
+    """Return the bytes of a plain state dict of fp32 CPU tensors, as published `.pth` files are."""
+    state = {name: w.detach().float().cpu().contiguous().clone() for name, w in weights.items()}
+    return pack(state)
+
+
+def save(folder: Path, step: int, packed: bytes) -> Path:
+    """Write `checkpoint_{step}.pt` and remove all but the newest two.
+
+    Args:
+        folder: the run's output folder.
+        step: optimizer steps done, which orders the checkpoints.
+        packed: of `pack`.
+
+    Raises:
+        RunError: the disk is full or not writable; earlier checkpoints stay.
+    """
+    path = folder / f"checkpoint_{step}.pt"
+    write_bytes(path, packed)
+    for old in _newest_first(folder)[KEEP:]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def load(path: Path | str) -> dict[str, Any]:
+    """Read one checkpoint; nothing in it is executed.
+
+    torch.load does not look at the checksums of what it reads, the archive's own; zipfile does.
+
+    Raises:
+        UserError: it is missing, damaged or no checkpoint.
+    """
+    try:
+        data = Path(path).read_bytes()
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            if damaged := archive.testzip():
+                raise UserError(f"{path} is damaged: the checksum of {damaged} does not match")
+        state = load_tensors(io.BytesIO(data))
+    except FileNotFoundError:
+        raise UserError(f"no checkpoint {path}") from None
+    except DAMAGE as error:
+        raise UserError(f"{path} is no whole checkpoint ({error})") from None
+    if not isinstance(state, dict) or not all(isinstance(state.get(part), dict) for part in PARTS):
+        raise UserError(f"{path} holds no state of a run")
+    return state
+
+
+def find(wanted: str | None, folder: Path) -> dict[str, Any] | None:
+    """Return the checkpoint that --resume names, or None; says on standard error which it is.
+
+    Args:
+        wanted: a file; "auto" for the newest intact one in the run's folder; or None.
+        folder: the run's output folder.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    if wanted is None:
+        return None
+    if wanted != "auto":
+        print(f"resuming from {printable(wanted)}", file=sys.stderr)
+        return load(wanted)
+    found = load_newest(folder)
+    if found is None:
+        print(f"warning: no checkpoint in {printable(folder)} to resume from; starting",
+              file=sys.stderr)  # fmt: skip
+        return None
+    print(f"resuming from {printable(found[0])}", file=sys.stderr)
+    return found[1]
+
+
+def same_precision(resumed: dict[str, Any] | None, wanted: str) -> str:
+    """Return the precision to train in: where "auto" is wanted, that of the interrupted run."""
+    if resumed and wanted == "auto":
+        return resumed["options"].get("precision", wanted)
+    return wanted
+
+
+def restore(resumed: dict[str, Any], options: dict[str, Any], state: "TrainingState") -> None:
+    """Put a run's state back.
+
+    Args:
+        resumed: a checkpoint.
+        options: what decides the mathematics of the run that goes on.
+        state: takes over the state.
+
+    Raises:
+        UserError: the options are others than the checkpoint's, or it is of another kind of run.
+    """
+    for name, value in options.items():
+        if value != (earlier := resumed["options"].get(name)):
+            raise UserError(
+                f"--resume: {name} is {value}, in the checkpoint {earlier}; "
+                f"use the same, or start anew without --resume"
+            )
+    try:
+        state.load_state_dict(resumed["training"])
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError):
+        raise UserError("--resume: the checkpoint is of another kind of run") from None
+
+
+def load_newest(folder: Path) -> tuple[Path, dict] | None:
+    """Return the newest intact checkpoint of a run's folder, or None when there is none at all.
+
+    A damaged one is named on standard error and the one before is taken.
+
+    Raises:
+        UserError: there are checkpoints, and none is intact.
+    """
+    paths = _newest_first(folder)
+    for path in paths:
+        try:
+            return path, load(path)
+        except UserError as error:
+            print(f"warning: {printable(error)}; trying the one before", file=sys.stderr)
+    if paths:
+        raise UserError(f"no intact checkpoint in {folder}; start again in another --outputs-dir")
+    return None
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    steps = {
+        path: int(match[1])
+        for path in folder.glob("checkpoint_*.pt")
+        if (match := re.fullmatch(r"checkpoint_(\d+)\.pt", path.name))
+    }
+    return sorted(steps, key=steps.__getitem__, reverse=True)

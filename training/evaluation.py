@@ -1,0 +1,78 @@
+"""PSNR of the weights that are trained, after each epoch."""
+
+import torch
+from torch import nn
+
+from datasets import Pair
+from inference.last_layer import to_train
+from model import SRCNN
+from runtime.distributed import World
+from training.precision import Precision, memory_format
+from training.state import TrainingState
+
+
+class Evaluator:
+    """Measures weights by the `modelzoo` protocol, shared out over the processes.
+
+    Args:
+        pairs: the evaluation images as (lr, hr), each n×1×H×W, 0–1.
+        held_out: pairs kept out of training; may be none.
+        world: the processes of the run.
+        precision: that of training.
+        half: evaluate in training's half precision, where it has one; otherwise in fp32.
+
+    Attributes:
+        bicubic_psnr: what the evaluation images have without a network, dB.
+    """
+
+    def __init__(
+        self,
+        pairs: list[Pair],
+        held_out: list[Pair],
+        world: World,
+        precision: Precision,
+        half: bool = False,
+    ) -> None:
+        self.world, self.precision = world, precision
+        self.half = precision.half if half else None
+        self.pairs, self.held_out = (
+            [(lr.to(world.device), hr.to(world.device)) for lr, hr in some]
+            for some in (pairs, held_out)
+        )
+        layout = memory_format(world.device, precision)
+        self.model = to_train(SRCNN(), world.device, layout).eval().requires_grad_(False)
+        self.bicubic_psnr = mean_psnr(nn.Identity(), self.pairs, world)
+
+    def psnr(self, weights: dict[str, torch.Tensor], pairs: list[Pair]) -> float:
+        """Return the mean PSNR of image pairs with these weights, dB."""
+        self.model.load_state_dict(weights)
+        device = self.world.device.type
+        autocast = torch.autocast(device, dtype=self.half, enabled=self.half is not None)
+        with self.precision.evaluation(), autocast:
+            return mean_psnr(self.model, pairs, self.world)
+
+    def scores(self, state: TrainingState) -> dict[str, float | None]:
+        """Return PSNR on the evaluation images and on held-out ones; None where there are none.
+
+        `raw_psnr` is that of the weights without their moving average, where there is one.
+        """
+        weights = state.weights()
+        raw = self.psnr(state.master_params(), self.pairs) if state.ema else None
+        return {
+            "psnr": self.psnr(weights, self.pairs),
+            "raw_psnr": raw,
+            "held_out_psnr": self.psnr(weights, self.held_out) if self.held_out else None,
+        }
+
+
+@torch.no_grad()
+def mean_psnr(model: nn.Module, pairs: list[Pair], world: World) -> float:
+    """Return the mean over image pairs of the PSNR in dB of the output, clamped to 0–1.
+
+    Each pair is n×1×H×W, 0–1. The images are shared out over the processes.
+    """
+    total = torch.zeros((), device=world.device)
+    for lr, hr in pairs[world.rank :: world.size]:
+        error = (model(lr).clamp(0.0, 1.0) - hr).square().mean()
+        total += -10.0 * torch.log10(error)
+    return world.sum(total).item() / len(pairs)

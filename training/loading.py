@@ -1,0 +1,158 @@
+"""Which samples a run trains on: patches or crops, from memory or from disk."""
+
+from collections.abc import Callable
+from itertools import compress
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from datasets import BLOCK, ImageDataset, Pair, TrainDataset, find_file
+from runtime.errors import UserError, printable
+from training.batches import Batches, BatchPlan, PatchBatches
+from training.crops import CropBatches, RandomCrops
+from training.recipes import Recipe
+from training.streaming import StreamedBatches, crop_reader, patch_reader
+
+HELD_OUT = 20  # with --select held-out, one of so many images or patches is kept out of training
+
+
+class TrainingData(NamedTuple):
+    """Batches to train on, the pairs held out (n×1×H×W each), and a line for the log."""
+
+    batches: Batches
+    held_out: list[Pair]
+    description: str
+
+
+class Place(NamedTuple):
+    """Where a training set may lie.
+
+    Attributes:
+        device: where batches are wanted.
+        memory_budget: tells the bytes that the set may take on a device; the same on all
+            processes, which must read in the same way.
+        num_workers: processes that read a set from disk.
+    """
+
+    device: torch.device
+    memory_budget: Callable[[torch.device], float]
+    num_workers: int
+
+    def holds(self, nbytes: int, device: torch.device) -> bool:
+        """Whether so many bytes may be taken on a device."""
+        return nbytes <= self.memory_budget(device)
+
+    @property
+    def on_disk(self) -> str:
+        """A clause for the log."""
+        return f"read from disk by {self.num_workers} workers"
+
+
+def load_training_data(
+    data_path: Path, scale: int, recipe: Recipe, plan: BatchPlan, place: Place, *, hold_out: bool
+) -> TrainingData:
+    """Open the training set of a dataset folder in the way that recipe and memory ask for.
+
+    A recipe with a crop size takes `T91_x3_images.h5`, else the patches as they are.
+
+    Args:
+        data_path: the dataset folder.
+        scale: enlargement factor.
+        recipe: what is trained.
+        plan: how samples become batches.
+        place: where the set may lie.
+        hold_out: keep a twentieth out of training: images, or the last patches of the file.
+
+    Raises:
+        UserError: files missing or wrong, or too few samples for one batch.
+    """
+    if recipe.crop_size is None:
+        patches = TrainDataset(find_file(data_path, "train", scale))
+        data = _patches(patches, plan, place, hold_out)
+    else:
+        images: ImageDataset | TrainDataset
+        if has_whole_images(data_path, scale):
+            images = ImageDataset(find_file(data_path, "train", scale, suffix="_images"))
+            what, size = "whole images", recipe.crop_size
+        else:
+            images = TrainDataset(find_file(data_path, "train", scale))
+            what, size = "patches, as there are no whole images", min(images.shape[1:])
+        kept = [not hold_out or i % images.images % HELD_OUT > 0 for i in range(len(images))]
+        shapes = list(compress(images.shapes, kept))
+        crops = RandomCrops(shapes, size, recipe.steps_per_epoch, plan)
+        data = _crops(images, what, kept, crops, place)
+    if not data.batches.steps_per_epoch:
+        raise UserError(f"{data.description}: too few for one batch; lower --batch-size")
+    return data
+
+
+def has_whole_images(data_path: Path, scale: int) -> bool:
+    """Whether a dataset folder has the training images as a whole, for crops of any size."""
+    try:
+        find_file(data_path, "train", scale, suffix="_images")
+    except UserError:
+        return False
+    return True
+
+
+def _crops(
+    images: ImageDataset | TrainDataset,
+    what: str,
+    kept: list[bool],
+    crops: RandomCrops,
+    place: Place,
+) -> TrainingData:
+    batches: Batches
+    if place.holds(images.nbytes, place.device):
+        batches = CropBatches(compress(images, kept), crops, place.device)
+        where = f"held on {place.device}"
+    else:
+        large = list(compress(compress(range(len(images)), kept), crops.large))
+        batches = StreamedBatches(
+            crop_reader(images, large, crops),
+            crops.plan, crops.steps_per_epoch, place.device, place.num_workers,
+        )  # fmt: skip
+        where = place.on_disk
+    small = len(crops.large) - len(crops)
+    left_out = f" ({small} smaller left out)" if small else ""
+    text = (f"random crops of {crops.size}×{crops.size} from {len(crops):,} {what}{left_out} of "
+            f"{printable(images.path)}, {where}")  # fmt: skip
+    held_out = [images[i] for i in range(images.images) if not kept[i]]
+    pairs = [(lr.unsqueeze(0), hr.unsqueeze(0)) for lr, hr in held_out]
+    return TrainingData(batches, pairs, text + _held_out_text(pairs, "images"))
+
+
+def _patches(dataset: TrainDataset, plan: BatchPlan, place: Place, hold_out: bool) -> TrainingData:
+    count = len(dataset)
+    kept = count - (max(1, count // HELD_OUT) if hold_out else 0)
+    held_out = [dataset.read(kept, count)] if hold_out else []
+    height, width = dataset.shape[1:]
+    text = f"{kept:,} patches of {height}×{width} from {printable(dataset.path)}"
+    batches: Batches
+    for device in dict.fromkeys((place.device, torch.device("cpu"))):
+        if place.holds(dataset.nbytes, device):
+            batches = PatchBatches(*_read_all(dataset, kept, device), place.device, plan)
+            text += f", held on {device}"
+            break
+    else:
+        batches = StreamedBatches(
+            patch_reader(dataset, kept, plan),
+            plan, kept // plan.samples_per_step, place.device, place.num_workers,
+        )  # fmt: skip
+        text += f", {place.on_disk}"
+    return TrainingData(batches, held_out, text + _held_out_text(held_out, "patches"))
+
+
+def _read_all(dataset: TrainDataset, count: int, device: torch.device) -> Pair:
+    """Read the first `count` patches, n×1×H×W, in blocks: no second copy of all at any moment."""
+    lr, hr = (torch.empty(count, 1, *dataset.shape[1:], device=device) for _ in range(2))
+    for start in range(0, count, BLOCK):
+        stop = min(start + BLOCK, count)
+        lr[start:stop], hr[start:stop] = dataset.read(start, stop)
+    return lr, hr
+
+
+def _held_out_text(held_out: list[Pair], what: str) -> str:
+    count = sum(len(lr) for lr, _ in held_out)
+    return f"; {count} more {what} held out" if count else ""

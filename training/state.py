@@ -1,0 +1,172 @@
+"""What a run changes as it trains, and a checkpoint holds."""
+
+import math
+from typing import Any
+
+import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from inference.last_layer import to_train
+from model import SRCNN, identity_init
+from runtime.distributed import World
+from runtime.errors import RunError
+from training.optimizers import build_optimizer
+from training.precision import Apex, Precision, memory_format
+from training.recipes import Recipe
+
+
+class TrainingState:
+    """Weights, optimizer, moving average, position and best score of a run.
+
+    Args:
+        recipe: what is trained how; decides the first weights, too.
+        world: the processes of the run.
+        precision: the arithmetic; it converts model and optimizer.
+        total_steps: steps of the whole run.
+
+    Attributes:
+        model: what is trained.
+        parallel_model: the same, averaging gradients over the processes: call this one.
+        optimizer: its learning rates are those of the last step.
+        base_lrs: of each group of parameters, the learning rate that the schedule scales.
+        memory_format: of model and batches.
+        ema: exponential moving average of the weights, or None.
+        step: steps done.
+        best: epoch, score and PSNR of the best epoch so far.
+    """
+
+    def __init__(
+        self, recipe: Recipe, world: World, precision: Precision, total_steps: int
+    ) -> None:
+        self.recipe, self.world, self.precision = recipe, world, precision
+        self.total_steps = total_steps
+        self.memory_format = memory_format(world.device, precision)
+        model = SRCNN()
+        if recipe.identity_start:
+            identity_init(model)
+        model = to_train(model, world.device, self.memory_format)
+        apex = isinstance(precision, Apex)
+        optimizer = build_optimizer(recipe, model, world.device, apex)
+        self.model, self.optimizer = precision.prepare(model, optimizer)
+        self.base_lrs = [group["lr"] for group in self.optimizer.param_groups]
+        combined = isinstance(precision, Apex) and precision.combine_ddp
+        self.parallel_model = self.model if combined else world.wrap(self.model)
+        self.step = 0
+        self.ema: AveragedModel | None = None
+        if recipe.ema_decay(self.step, total_steps):
+            self.ema = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn())
+        self.loss_sums = torch.zeros(world.size, device=world.device)  # one a process
+        self.loss_sum, self.loss_count = self.loss_sums[world.rank], 0
+        self.best: dict[str, Any] = {"epoch": -1, "score": -math.inf, "psnr": -math.inf}
+
+    def set_learning_rates(self) -> None:
+        """Give the optimizer the learning rates of the step that comes."""
+        factor = self.recipe.lr_factor(self.step, self.total_steps)
+        for group, base_lr in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
+            group["lr"] = base_lr * factor
+
+    def advance(self, loss: torch.Tensor, stepped: bool) -> None:
+        """Count a step: its loss, unless it was skipped, the moving average, the position."""
+        if stepped:
+            self.loss_sum += loss.detach()
+            self.loss_count += 1
+        if self.ema:
+            decay = self.recipe.ema_decay(self.step, self.total_steps)
+            self.ema.multi_avg_fn = get_ema_multi_avg_fn(decay)
+            self.ema.update_parameters(self.model)
+        self.step += 1
+
+    def mean_loss(self) -> float:
+        """Return the mean loss of the epoch so far, over all processes; waits for the device.
+
+        NaN when every step of it was skipped.
+
+        Raises:
+            RunError: it is not finite, or the weights are not.
+        """
+        sums = torch.stack([self.loss_sum, self.loss_sum.new_tensor(float(self.loss_count))])
+        total, count = self.world.sum(sums).tolist()
+        if not math.isfinite(total):
+            raise self.diverged(f"the loss is {total}")
+        finite = [torch.isfinite(weight).all() for weight in self.weights().values()]
+        if not torch.stack(finite).all():  # the device is waited for once, not for each
+            raise self.diverged("weights are not finite")
+        return total / count if count else math.nan
+
+    def end_epoch(self, metrics: dict[str, Any]) -> None:
+        """Note the score of an epoch, and begin a new mean of the loss.
+
+        The score is the PSNR on held-out images where there are any, else on the evaluation set.
+
+        Raises:
+            RunError: it is not a number.
+        """
+        self.loss_sum.zero_()
+        self.loss_count = 0
+        score = metrics["psnr" if metrics["held_out_psnr"] is None else "held_out_psnr"]
+        if math.isnan(score):
+            raise self.diverged("the PSNR is nan")
+        if score > self.best["score"]:
+            self.best = {"epoch": metrics["epoch"], "score": score, "psnr": metrics["psnr"]}
+
+    def gather_losses(self) -> None:
+        """Let each process know the losses of all, which the checkpoint of one is to hold."""
+        self.world.sum(self.loss_sums)
+
+    def diverged(self, what: str) -> RunError:
+        """Return the error of a run whose numbers are of no use any more."""
+        return RunError(
+            f"{what} at step {self.step}; the checkpoints before it are kept; "
+            f"lower --lr, or try --loss-scale dynamic or --precision fp32"
+        )
+
+    def master_params(self) -> dict[str, torch.Tensor]:
+        """Return the trained fp32 weights by name, sharing memory with what is trained."""
+        return self.precision.master_params(self.model, self.optimizer)
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """Return the weights that the run is for: averaged where the recipe averages."""
+        if self.ema:
+            return dict(self.ema.module.named_parameters())
+        return self.master_params()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that going on needs, as CPU tensors.
+
+        Within an epoch of several processes, after `gather_losses` on all of them.
+        """
+        return _on_cpu(
+            {
+                "weights": self.master_params(),
+                "optimizer": self.optimizer.state_dict(),
+                "precision": self.precision.state_dict(),
+                "ema": self.ema.state_dict() if self.ema else None,
+                "step": self.step,
+                "loss": (self.loss_sums, self.loss_count),
+                "best": self.best,
+            }
+        )
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken."""
+        self.model.load_state_dict(state["weights"])
+        for name, weight in self.master_params().items():
+            weight.copy_(state["weights"][name])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.precision.load_state_dict(state["precision"])
+        if self.ema:
+            self.ema.load_state_dict(state["ema"])
+        self.step, self.best = state["step"], state["best"]
+        self.loss_sum.copy_(state["loss"][0][self.world.rank])
+        self.loss_count = state["loss"][1]
+
+
+def _on_cpu(value: Any) -> Any:
+    """Copy the tensors in nested dicts, lists and tuples to the CPU where they are elsewhere."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().cpu()
+    if isinstance(value, dict):
+        return {key: _on_cpu(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_on_cpu(item) for item in value)
+    return value

@@ -1,0 +1,95 @@
+"""Batches of a set that takes more memory than it may: worker processes read them from disk.
+
+They are the same as from memory, of patches and of crops alike.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from datasets import ImageDataset, Pair, TrainDataset
+from runtime.errors import UserError
+from training.batches import Batches, BatchPlan, shuffled
+from training.crops import Crops, RandomCrops
+
+Read = Callable[[slice], Pair]  # the samples of an epoch from one number to another
+
+
+class StreamedBatches(Batches):
+    """Batches that are read from disk when they are due.
+
+    Args:
+        reader: returns, for an epoch, the function that reads samples of it; of `patch_reader`
+            or `crop_reader`.
+        plan: how samples become batches.
+        steps_per_epoch: the steps of an epoch.
+        device: where batches are wanted.
+        num_workers: processes that read.
+    """
+
+    def __init__(
+        self,
+        reader: Callable[[int], Read],
+        plan: BatchPlan,
+        steps_per_epoch: int,
+        device: torch.device,
+        num_workers: int,
+    ) -> None:
+        super().__init__(plan, steps_per_epoch)
+        self.reader, self.device, self.num_workers = reader, device, num_workers
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Pair]:
+        batches = _Steps(self.reader(epoch), self.plan)
+        steps = range(start, self.steps_per_epoch)
+        loader = DataLoader(batches, None, sampler=steps, num_workers=self.num_workers)
+        try:
+            for lr, hr in loader:
+                yield lr.to(self.device), hr.to(self.device)
+        except UserError as error:  # of a worker, which hands on its traceback as text
+            raise UserError(str(error).strip().rsplit("UserError: ", maxsplit=1)[-1]) from None
+
+
+class _Steps(Dataset):
+    """Item `step` is that step's batch of this process."""
+
+    def __init__(self, read: Read, plan: BatchPlan) -> None:
+        self.read, self.plan = read, plan
+
+    def __getitem__(self, step: int) -> Pair:
+        return self.read(self.plan.mine(step))
+
+
+def patch_reader(dataset: TrainDataset, count: int, plan: BatchPlan) -> Callable[[int], Read]:
+    """Return a reader of the first `count` patches of a file, shuffled anew each epoch."""
+    return lambda epoch: partial(_read_patches, dataset, shuffled(count, plan, epoch))
+
+
+def crop_reader(
+    dataset: ImageDataset | TrainDataset, numbers: list[int], crops: RandomCrops
+) -> Callable[[int], Read]:
+    """Return a reader of random crops; `numbers` are those of the images to crop from."""
+    return lambda epoch: partial(_read_crops, dataset, numbers, crops.size, crops.draw(epoch))
+
+
+def _read_patches(dataset: TrainDataset, order: torch.Tensor, samples: slice) -> Pair:
+    return dataset.take(order[samples])
+
+
+def _read_crops(
+    dataset: ImageDataset | TrainDataset,
+    numbers: list[int],
+    size: int,
+    crops: Crops,
+    samples: slice,
+) -> Pair:
+    batch = []
+    for image, top, left, rows, columns, transpose in zip(
+        *(values[samples].tolist() for values in crops), strict=True
+    ):
+        flips = [dimension for dimension, flip in ((1, rows), (2, columns)) if flip]
+        pair = [side.flip(flips) for side in dataset.crop(numbers[image], top, left, size)]
+        batch.append([side.transpose(1, 2) if transpose else side for side in pair])
+    lr, hr = (torch.stack(side) for side in zip(*batch, strict=True))
+    return lr, hr
