@@ -40,11 +40,11 @@ lint: setup
 bench: setup
 	$(BIN)/python train.py --data_url "$(DATA)" --recipe fast --outputs-dir build/bench
 	$(BIN)/python benchmarks/curves.py fast=build/bench/x3 --output build/bench/curves.png
-	$(BIN)/python benchmarks/train.py --data-path "$(DATA)"
+	$(BIN)/python benchmarks/training_speed.py --data-path "$(DATA)"
 	$(BIN)/python benchmarks/accelerator.py
 	$(BIN)/python benchmarks/scale.py --data-path "$(DATA)"
-	$(BIN)/python benchmarks/prepare.py --images-dir "$(DATA)/images/Train"
-	$(BIN)/python benchmarks/upscale.py
+	$(BIN)/python benchmarks/preparing_speed.py --images-dir "$(DATA)/images/Train"
+	$(BIN)/python benchmarks/enlarging_speed.py
 
 clean:
 	rm -rf $(VENV) build .pytest_cache .ruff_cache

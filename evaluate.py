@@ -15,6 +15,7 @@ import argparse
 import json
 import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,11 +24,12 @@ from imaging.metrics import PROTOCOLS, Protocol
 from inference.samples import Sample, read_dataset, read_folder
 from runtime.errors import RunError, run_main
 from runtime.files import write_text
+from runtime.numbers import COUNT
 
 FIGURES = ("bicubic_psnr", "srcnn_psnr", "bicubic_ssim", "srcnn_ssim")
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -35,7 +37,7 @@ def parse_args() -> argparse.Namespace:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--images-dir", type=Path, help="folder with the original images")
     source.add_argument("--data-path", type=Path, help="dataset folder; its val/*.h5 is measured")
-    parser.add_argument("--scale", type=int, default=3, help="enlargement factor (default: 3)")
+    parser.add_argument("--scale", type=COUNT, default=3, help="enlargement factor (default: 3)")
     parser.add_argument("--protocol", choices=list(PROTOCOLS), default="modelzoo")
     parser.add_argument("--weights", type=Path, help="state dict (default: the shipped one)")
     parser.add_argument("--self-ensemble", action="store_true", help="mean over flips, rotations")
@@ -43,9 +45,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     parser.add_argument("--report", type=Path, metavar="DIR", help="write a page and PNG strips")
     parser.add_argument("--training-log", type=Path, metavar="CSV", help="curves for the report")
-    args = parser.parse_args()
-    if args.scale < 1:
-        parser.error(f"--scale {args.scale}: expected 1 or more")
+    args = parser.parse_args(argv)
     if args.data_path and args.protocol != "modelzoo":
         parser.error("--data-path: the file holds pairs of the modelzoo protocol; use --images-dir")
     if args.training_log and not args.report:
@@ -90,9 +90,9 @@ def to_json(result: dict) -> str:
     return json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Measure, print the table, write what was asked for."""
-    args = parse_args()
+    args = parse_args(argv)
 
     from inference.restore import restore
     from inference.weights import load_luminance_weights, shipped_weights

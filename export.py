@@ -11,12 +11,13 @@ reads opsets 9–13 in CANN 6.0 and 9–18 in CANN 7.0; the default, 11, suits b
 import argparse
 import importlib.util
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runtime.errors import RunError, UserError, run_main
 from runtime.files import write_bytes
+from runtime.numbers import COUNT
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,20 +27,18 @@ MOST_PIXELS = 2**24  # of --size
 TOLERANCE = {"fp32": 1e-4, "fp16": 0.5 / 255}  # from PyTorch in fp32; half a grey level
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--weights", type=Path, help="state dict (default: the shipped one)")
-    parser.add_argument("--scale", type=int, default=3, help="enlargement factor (default: 3)")
+    parser.add_argument("--scale", type=COUNT, default=3, help="enlargement factor (default: 3)")
     parser.add_argument("--output", type=Path, help="default: srcnn_x{scale}.onnx")
-    parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="fixed input size")
+    parser.add_argument("--size", type=COUNT, nargs=2, metavar=("H", "W"), help="fixed input size")
     parser.add_argument("--fp16", action="store_true", help="compute and store weights in fp16")
     parser.add_argument("--opset", type=int, choices=OPSETS, default=11, help="default: 11")
-    args = parser.parse_args()
-    if args.scale < 1 or (args.size and min(args.size) < 1):
-        parser.error("--scale and --size: expected 1 or more")
+    args = parser.parse_args(argv)
     if args.size and args.size[0] * args.size[1] > MOST_PIXELS:
         parser.error(f"--size: at most {MOST_PIXELS:,} pixels, which the check here can take")
     args.output = args.output or Path(f"srcnn_x{args.scale}.onnx")
@@ -66,9 +65,9 @@ def photographs(scale: int, size: list[int] | None) -> Iterator[tuple[str, "np.n
             yield path.stem, modelzoo_y(enlarged) / 255
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Build, check and write the ONNX file."""
-    args = parse_args()
+    args = parse_args(argv)
     missing = [name for name in ("onnx", "onnxruntime") if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(f"export needs {' and '.join(missing)}; pip install {' '.join(missing)}")

@@ -20,7 +20,7 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from imaging.sources import (
@@ -33,6 +33,7 @@ from imaging.sources import (
 from preparing.hdf5 import Sizes, write_images, write_patches
 from preparing.pairs import pair_size
 from runtime.errors import UserError, run_main
+from runtime.numbers import COUNT
 
 Whole = tuple[float, ...]  # the sizes in which whole images are written; none: patches instead
 SIZES = (1.0, 0.9, 0.8, 0.7, 0.6)  # augmentation of Dong et al., 2016 (arXiv:1608.00367)
@@ -44,7 +45,7 @@ class UnreachableError(UserError):
     exit_status = 3
 
 
-def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -59,11 +60,11 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--download", action="store_true", help="fetch the public T91 and Set5, checked")
     add("--sample", action="store_true", help="photographs of scikit-image: no network needed")
     add("--force", action="store_true", help="make files of the dataset folder anew")
-    add("--scale", type=_positive, help="default: 2; 3 with --data-path")
-    add("--patch-size", type=_positive, default=33)
-    add("--stride", type=_positive, default=14)
-    add("--jobs", type=_positive, default=min(4, os.cpu_count() or 1), help="default: %(default)s")
-    args = parser.parse_args(arguments)
+    add("--scale", type=COUNT, help="default: 2; 3 with --data-path")
+    add("--patch-size", type=COUNT, default=33)
+    add("--stride", type=COUNT, default=14)
+    add("--jobs", type=COUNT, default=min(4, os.cpu_count() or 1), help="default: %(default)s")
+    args = parser.parse_args(argv)
     folders = args.train_images is not None, args.eval_images is not None
     sources = args.download + args.sample + any(folders)
     if args.data_path is None:
@@ -77,12 +78,6 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         parser.error("--data-path: one of --download, --sample, --train-images with --eval-images")
     args.scale = args.scale or (3 if args.data_path else 2)
     return args
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number, 1 or more, not {text!r}")
-    return int(text)
 
 
 def patch_sources(paths: list[Path], scale: int, size: int) -> Sizes:
@@ -134,9 +129,9 @@ def one_file(args: argparse.Namespace) -> Iterator[tuple[Path, Sizes | list[Path
     yield args.output_path, images, (1.0,) if args.eval else ()
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Make the files that are asked for."""
-    args = parse_args(arguments)
+    args = parse_args(argv)
     common = {"scale": args.scale, "jobs": args.jobs}
     try:
         for path, images, whole in fill_folder(args) if args.data_path else one_file(args):

@@ -16,11 +16,9 @@ from dataclasses import asdict
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
-
-from runtime.errors import printable, run_main
+from runtime.errors import run_main
 from training.options import parse_args
-from training.recipes import MUON, RECIPES, apply_overrides
+from training.recipes import MUON, RECIPES, Recipe, apply_overrides
 from training.stopping import Interrupted, StopRequest
 from training.timing import StepTimer
 
@@ -31,6 +29,7 @@ if TYPE_CHECKING:  # what loads torch is imported once the command line is known
     from runtime.distributed import World
     from training.batches import Batches
     from training.evaluation import Evaluator
+    from training.loading import TrainingData
     from training.precision import Precision
     from training.profiling import StepProfiler
     from training.results import Results
@@ -39,7 +38,6 @@ if TYPE_CHECKING:  # what loads torch is imported once the command line is known
     Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 LOOK_AT_LOSS_EVERY = 1000  # steps; each look waits for the device
-BELOW_BICUBIC_AFTER = 3  # epochs after which a PSNR below bicubic's is worth a warning
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -63,33 +61,49 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace, world: "World", device_reason: str) -> int:
-    """Set up what trains on what, train, and leave the results; return the exit status."""
-    import torch
+    """Set up, train, and leave the results; return the exit status."""
     from torch.nn.functional import mse_loss
 
+    state, data, evaluator, results, profiler = set_up(args, world, device_reason)
+    try:
+        train(state, data.batches, mse_loss, evaluator, results, profiler)
+    except Interrupted as interruption:
+        if results:
+            results.save_checkpoint(state)
+            print(f"{interruption} at step {state.step:,}: the state is saved; "
+                  f"go on with the same command and --resume", file=sys.stderr)  # fmt: skip
+        return interruption.exit_status
+    chosen_on = "held-out training images" if data.held_out else f"{evaluator.name} itself"
+    print(f"best epoch: {state.best['epoch']}, psnr: {state.best['psnr']:.2f}")
+    print(f"(chosen on {chosen_on})")
+    if results:
+        results.finish(evaluator)
+    return 0
+
+
+def set_up(
+    args: argparse.Namespace, world: "World", device_reason: str
+) -> "tuple[TrainingState, TrainingData, Evaluator, Results | None, StepProfiler | None]":
+    """Return what trains on what, and where results go; say so in the log."""
+    import torch
+
     from datasets import EvalDataset, find_file
-    from runtime.device import describe, free_memory
+    from runtime.device import describe
     from training import checkpoint
-    from training.batches import BatchPlan
     from training.evaluation import Evaluator
-    from training.loading import Place, has_whole_images, load_training_data
+    from training.loading import has_whole_images
+    from training.optimizers import build_optimizer
+    from training.precision import Apex, memory_format
     from training.precision_choice import choose_precision, cost_of_determinism
     from training.profiling import StepProfiler
     from training.results import Results
-    from training.state import TrainingState
+    from training.state import TrainingState, new_model
 
-    recipe = apply_overrides(
-        RECIPES[args.recipe],
-        processes=world.size,
-        whole_images=has_whole_images(args.data_path, args.scale),
-        num_epochs=args.num_epochs,
-        batch_size=args.batch_size,
-        lr=args.lr,
-        optimizer=args.optimizer,
-    )
+    whole_images = has_whole_images(args.data_path, args.scale)
+    recipe = apply_overrides(RECIPES[args.recipe], vars(args), world.size, whole_images)
     folder = args.outputs_dir / f"x{args.scale}"
     resumed = checkpoint.find(args.resume, folder)
-    precision = choose_precision(
+    choice = choose_precision(
         checkpoint.same_precision(resumed, args.precision),
         world.device,
         training_step if world.size == 1 and not args.deterministic else None,
@@ -98,51 +112,28 @@ def run(args: argparse.Namespace, world: "World", device_reason: str) -> int:
         processes=world.size,
         apex_wanted=recipe.optimizer != MUON,
     )
+    precision = choice.value
     print(f"device: {world.device} ({device_reason}), "
-          f"precision: {precision.value.name} ({precision.reason})")  # fmt: skip
+          f"precision: {precision.name} ({choice.reason})")  # fmt: skip
     if args.deterministic:
-        print(f"deterministic: {cost_of_determinism(world.device, precision.value, training_step)}")
+        print(f"deterministic: {cost_of_determinism(world.device, precision, training_step)}")
     profiler = StepProfiler(args.profile, world.device) if args.profile and world.is_main else None
 
-    def memory_budget(device: torch.device) -> float:
-        return args.memory_share * world.lowest(free_memory(device))
-
-    data = load_training_data(
-        args.data_path,
-        args.scale,
-        recipe,
-        BatchPlan(recipe.batch_size, world.rank, world.size, args.seed),
-        Place(world.device, memory_budget, args.num_workers),
-        hold_out=args.select == "held-out",
-    )
+    data = load_data(args, recipe, world)
     eval_set = EvalDataset(find_file(args.data_path, "val", args.scale))
-    evaluator = Evaluator(
-        [(lr[None], hr[None]) for lr, hr in eval_set],
-        data.held_out,
-        world,
-        precision.value,
-        half=args.eval_half,
-    )
-    planned = recipe.num_epochs * data.batches.steps_per_epoch
+    evaluator = Evaluator(eval_set, data.held_out, world, precision, half=args.eval_half)
+    steps = recipe.num_epochs * data.batches.steps_per_epoch
     torch.manual_seed(args.seed)
-    state = TrainingState(recipe, world, precision.value, min(planned, args.num_steps or planned))
+    model = new_model(recipe, world.device, memory_format(world.device, precision))
+    optimizer = build_optimizer(recipe, model, world.device, isinstance(precision, Apex))
+    state = TrainingState(
+        model, optimizer, recipe, world, precision, min(steps, args.num_steps or steps)
+    )
     print(f"training set: {data.description}")
-    print(f"evaluation set: {printable(eval_set.path)}, {len(eval_set)} images, "
-          f"bicubic {evaluator.bicubic_psnr:.2f} dB (modelzoo protocol)")  # fmt: skip
-    print(f"recipe: {recipe.name}, {state.total_steps:,} steps of {recipe.batch_size} samples "
-          f"on {world.size} process(es), {recipe.optimizer}, learning rate {recipe.lr:.6g} "
-          f"(the recipe's times √processes, or --lr)")  # fmt: skip
+    print(f"evaluation set: {evaluator.description}")
+    print(f"recipe: {state.description}")
 
-    options = {  # what decides the mathematics of a run
-        **asdict(recipe),
-        "scale": args.scale,
-        "seed": args.seed,
-        "select": args.select,
-        "precision": precision.value.name,
-        "loss_scale": args.loss_scale,
-        "processes": world.size,
-        "total_steps": state.total_steps,
-    }
+    options = deciding_options(args, state)
     if resumed:
         checkpoint.restore(resumed, options, state)
     results = None
@@ -153,25 +144,41 @@ def run(args: argparse.Namespace, world: "World", device_reason: str) -> int:
             device=str(world.device),
             device_name=describe(world.device),
             device_reason=device_reason,
-            precision=precision.value.name,
-            precision_reason=precision.reason,
+            precision=precision.name,
+            precision_reason=choice.reason,
             processes=world.size,
             recipe=asdict(recipe),
         )
-    try:
-        train(state, data.batches, mse_loss, evaluator, results, profiler)
-    except Interrupted as interruption:
-        if results:
-            results.save_checkpoint(state)
-            print(f"{interruption} at step {state.step:,}: the state is saved; "
-                  f"go on with the same command and --resume", file=sys.stderr)  # fmt: skip
-        return interruption.exit_status
-    chosen_on = "held-out training images" if data.held_out else f"{eval_set.path.stem} itself"
-    print(f"best epoch: {state.best['epoch']}, psnr: {state.best['psnr']:.2f}")
-    print(f"(chosen on {chosen_on})")
-    if results:
-        results.finish(eval_set, evaluator)
-    return 0
+    return state, data, evaluator, results, profiler
+
+
+def load_data(args: argparse.Namespace, recipe: Recipe, world: "World") -> "TrainingData":
+    """Return the training data, on the device or in the host's memory where they have room."""
+    from runtime.device import free_memory
+    from training.batches import BatchPlan
+    from training.loading import Place, load_training_data
+
+    def memory_budget(device: "torch.device") -> float:
+        return args.memory_share * world.lowest(free_memory(device))
+
+    plan = BatchPlan(recipe.batch_size, world.rank, world.size, args.seed)
+    place = Place(world.device, memory_budget, args.num_workers)
+    hold_out = args.select == "held-out"
+    return load_training_data(args.data_path, args.scale, recipe, plan, place, hold_out=hold_out)
+
+
+def deciding_options(args: argparse.Namespace, state: "TrainingState") -> dict[str, Any]:
+    """Return what decides the mathematics of a run, for its checkpoints."""
+    return {
+        **asdict(state.recipe),
+        "scale": args.scale,
+        "seed": args.seed,
+        "select": args.select,
+        "precision": state.precision.name,
+        "loss_scale": args.loss_scale,
+        "processes": state.world.size,
+        "total_steps": state.total_steps,
+    }
 
 
 def train(
@@ -213,7 +220,7 @@ def train(
         print(f"epoch{epoch} : loss={metrics['loss']:.6f}, each_step_time={step_seconds:.6f}")
         print(f"eval psnr: {metrics['psnr']:.2f}", flush=True)
         if results:
-            warn(metrics, evaluator.bicubic_psnr)
+            evaluator.warn(metrics)
             results.add_epoch(state, metrics, timing)
 
 
@@ -227,6 +234,8 @@ def train_epoch(
     profiler: "StepProfiler | None" = None,
 ) -> tuple[float, float]:
     """Take the steps that are left of an epoch; return its seconds, and those of a step."""
+    from tqdm import tqdm
+
     epoch, start = divmod(state.step, batches.steps_per_epoch)
     steps = min(batches.steps_per_epoch - start, state.total_steps - state.step)
     pairs = islice(batches.epoch(epoch, start), steps)
@@ -282,19 +291,6 @@ def training_step(
     optimizer.zero_grad()
     precision.backward(loss, optimizer)
     return loss, precision.step(optimizer)
-
-
-def warn(metrics: dict[str, Any], bicubic_psnr: float) -> None:
-    """Say on standard error what should not pass unnoticed."""
-    if metrics["skipped_steps"]:
-        print(f"steps skipped so far, as they overflowed: {metrics['skipped_steps']}",
-              file=sys.stderr)  # fmt: skip
-    if metrics["epoch"] >= BELOW_BICUBIC_AFTER and metrics["psnr"] < bicubic_psnr:
-        print(
-            f"warning: PSNR {metrics['psnr']:.2f} dB is below bicubic's {bicubic_psnr:.2f} dB "
-            f"after {metrics['epoch'] + 1} epochs; see README.md, Troubleshooting",
-            file=sys.stderr,
-        )
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import argparse
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,31 +23,33 @@ from tqdm import tqdm
 
 from imaging.photo import PictureError, list_pictures, saved_suffix
 from runtime.errors import RunError, UserError, run_main
+from runtime.numbers import COUNT, NATURAL, number
 
 if TYPE_CHECKING:
     from inference.upscaler import Upscaler
 
+SCALE = number(int, 2)
 
-def parse_args() -> argparse.Namespace:
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("pictures", nargs="*", type=Path, help="files or folders")
-    parser.add_argument("--scale", type=int, default=3, help="enlargement factor (default: 3)")
+    parser.add_argument(
+        "--scale", type=number(int, 2), default=3, help="enlargement factor (default: 3)"
+    )
     parser.add_argument("--output", type=Path, metavar="DIR", help="folder for the results")
     parser.add_argument("--weights", type=Path, help="state dict (default: the shipped one)")
     parser.add_argument("--self-ensemble", action="store_true", help="mean over flips, rotations")
     parser.add_argument("--force", action="store_true", help="overwrite existing files")
-    parser.add_argument("--jobs", type=int, default=1, help="pictures at a time (default: 1)")
+    parser.add_argument("--jobs", type=COUNT, default=1, help="pictures at a time (default: 1)")
     parser.add_argument("--device", choices=["auto", "npu", "cuda", "cpu"], default="auto")
     parser.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto")
     parser.add_argument("--serve", action="store_true", help="open a page to try it, locally")
-    parser.add_argument("--port", type=int, default=8765, help="of the page (default: 8765)")
-    args = parser.parse_args()
-    for name, least in (("scale", 2), ("jobs", 1), ("port", 0)):
-        if getattr(args, name) < least:
-            parser.error(f"--{name} {getattr(args, name)}: expected {least} or more")
+    parser.add_argument("--port", type=NATURAL, default=8765, help="of the page (default: 8765)")
+    args = parser.parse_args(argv)
     if args.serve == bool(args.pictures):
         parser.error("name pictures or folders, or --serve for the page (not both)")
     if args.pictures and not args.output:
@@ -116,9 +119,9 @@ def enlarge_all(work: dict[Path, Path], upscaler: "Upscaler", jobs: int, force: 
         raise RunError(f"{failed} of {len(work)} pictures could not be enlarged, see above")
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Enlarge the pictures, or serve the page."""
-    args = parse_args()
+    args = parse_args(argv)
     try:
         work = {} if args.serve else plan(args.pictures, args.output, args.scale)
     except PictureError as error:

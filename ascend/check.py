@@ -1,11 +1,10 @@
 """`train.py --check`: what is installed, what a run would use, and whether it computes right."""
 
 import importlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from ascend.installed import Found, find
-from ascend.versions import RELEASES, UNKNOWN, Finding, find_release, fit, order, suggest
+from ascend.installed import Finding, find
 from training.recipes import Recipe
 
 if TYPE_CHECKING:
@@ -31,6 +30,12 @@ def check(
     """
     found = find()
     print(found)
+    try:
+        from ascend.judge import judge  # noqa: PLC0415
+    except ImportError:  # of a package that versions are compared with
+        names = ", ".join(found.missing)
+        text = f"not installed: {names}; pip install -r requirements.txt"
+        return _conclude(_print([Finding(True, text)]))
     try:  # torch itself may be missing
         why_no_npu = importlib.import_module("runtime.device").why_no_npu
         trial = importlib.import_module("ascend.trial")
@@ -43,66 +48,6 @@ def check(
     problems = _print(judge(found, why_no_npu() if found.torch_npu else ""))
     agrees, summary = trial.compare(training_step, recipe, device_name, precision_name, loss_scale)
     return _conclude(problems + (not agrees), summary)
-
-
-def judge(found: Found, why_no_npu: str = "") -> Iterator[Finding]:
-    """Say what does not fit or is missing, and what to install or to source.
-
-    Args:
-        found: what is installed.
-        why_no_npu: the reason of `runtime.device.why_no_npu`, where torch_npu is installed.
-    """
-    if found.missing:
-        packages = ", ".join(found.missing)
-        yield Finding(True, f"not installed: {packages}; pip install -r requirements.txt")
-    if found.torch_npu:
-        yield from _judge_npu(found, why_no_npu)
-    elif found.cann:
-        yield Finding(True, f"CANN is here, torch_npu is not: {_suggestion(found)}")
-    else:
-        yield Finding(False, "for an NPU, install CANN and source its set_env.sh, then "
-                             "pip install -r requirements-npu.txt")  # fmt: skip
-    if found.apex and "Ascend's" not in found.apex:
-        yield Finding(
-            bool(found.torch_npu),
-            "this apex is not Ascend's, and training does not use it: pip uninstall apex. "
-            "Ascend's is built from its own repository, see README.md, Ascend NPU",
-        )
-
-
-def _judge_npu(found: Found, why_no_npu: str) -> Iterator[Finding]:
-    numbers = {order(found.torch)[0], order(found.torch_npu)[0]} - {UNKNOWN[0]}
-    if len(numbers) > 1:
-        pair = f"torch {found.torch} and torch_npu {found.torch_npu}"
-        yield Finding(True, f"{pair} do not go together, theirs must be the same number: "
-                            f"{_suggestion(found)}")  # fmt: skip
-    elif found.cann and found.cann.version:
-        yield fit(found.torch_npu, found.cann.version)
-    if why_no_npu.startswith("torch_npu cannot be loaded"):
-        script = _set_env(found)
-        yield Finding(
-            True,
-            f"{why_no_npu.partition(';')[0]}.\n"
-            f"Elsewhere a plain `import torch` fails, too: torch loads torch_npu by itself, which "
-            f"this project prevents with TORCH_DEVICE_BACKEND_AUTOLOAD=0.\n"
-            f"With an NPU: {script}; test/env_npu.sh does so.\n"
-            f"Without one: pip uninstall torch_npu",
-        )
-    elif why_no_npu:
-        yield Finding(False, why_no_npu)
-
-
-def _set_env(found: Found) -> str:
-    if found.cann is None:
-        release = find_release(found.torch_npu) or RELEASES[0]
-        return f"install CANN {release.cann}, then source its set_env.sh"
-    places = (found.cann.home, found.cann.home.parent)
-    script = next((p / "set_env.sh" for p in places if (p / "set_env.sh").is_file()), None)
-    return f"source {script or f'{found.cann.home}/set_env.sh'}"
-
-
-def _suggestion(found: Found) -> str:
-    return suggest(found.torch, found.cann.version if found.cann else "")
 
 
 def _print(findings: Iterable[Finding]) -> int:

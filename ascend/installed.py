@@ -21,6 +21,13 @@ USUAL_PLACES = tuple(
 )
 
 
+class Finding(NamedTuple):
+    """A sentence for the user; `bad` when something does not fit or is missing."""
+
+    bad: bool
+    text: str
+
+
 class Cann(NamedTuple):
     """An installation of CANN; its version is empty where no file tells it."""
 

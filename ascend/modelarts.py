@@ -11,15 +11,17 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from runtime.errors import RunError, UserError, printable
+from runtime.numbers import from_environment
 
 ROOT = Path(__file__).resolve().parent.parent
 OUTPUT = ROOT / "test" / "output"
 
 
-def run(kind: str) -> int:
+def run(kind: str, argv: Sequence[str] | None = None) -> int:
     """Train by the full or the performance script and return its exit status.
 
     Dataset and results may be folders or `obs://` / `s3://` addresses. Checkpoints are written
@@ -28,12 +30,13 @@ def run(kind: str) -> int:
 
     Args:
         kind: "full" or "performance", the script in test/.
+        argv: the command line; None for that of the process.
 
     Raises:
         UserError: no such dataset, or an address without the platform's moxing package.
         RunError: copying failed after the training had ended well.
     """
-    args = parse_args(kind)
+    args = parse_args(kind, argv)
     logs = _log_folder()
     script = ROOT / "test" / f"train_{kind}_{'8p' if several_processes() else '1p'}.sh"
     staging = _staging(args)
@@ -66,7 +69,7 @@ def run(kind: str) -> int:
     return status
 
 
-def parse_args(kind: str) -> argparse.Namespace:
+def parse_args(kind: str, argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the platform's options; those that mean nothing here are named in a warning."""
     parser = argparse.ArgumentParser(
         description=f"Start test/train_{kind}_1p.sh (8p on several cards) as a ModelArts job.",
@@ -83,7 +86,7 @@ def parse_args(kind: str) -> argparse.Namespace:
         default=f"{home}/outputs/train_url_0/",
         help="results: folder or obs:// address (default: %(default)s)",
     )
-    args, unknown = parser.parse_known_args()
+    args, unknown = parser.parse_known_args(argv)
     if unknown:
         names = [word.split("=")[0] for word in unknown if word.startswith("-")] or unknown
         print(f"warning: options ignored: {', '.join(map(repr, names))}", file=sys.stderr)
@@ -144,23 +147,15 @@ def _copy_parallel(source: object, target: object) -> None:
         raise RunError(f"moxing could not copy {source} to {target}: {error}") from error
 
 
-def _number(*variables: str) -> str:
-    """Return the first of these variables that is set, else 0; a folder is named after it."""
-    value = next(filter(None, map(os.environ.get, variables)), "0")
-    if not value.isdecimal():
-        raise UserError(f"{' or '.join(variables)} is {value!r}; expected a number")
-    return value
-
-
-def _device() -> str:
-    return _number("ASCEND_DEVICE_ID", "NPU_CALCULATE_DEVICE")
+def _device() -> int:
+    return from_environment("ASCEND_DEVICE_ID", "NPU_CALCULATE_DEVICE") or 0
 
 
 def _log_folder() -> Path:
     """Return where test/training.sh leaves the logs of this process."""
-    node = _number("NODE_RANK", "VC_TASK_INDEX")
-    several = several_processes() and node != "0"
-    return OUTPUT / (f"{_device()}_node{node}" if several else _device())
+    node = from_environment("NODE_RANK", "VC_TASK_INDEX") or 0
+    several = several_processes() and node
+    return OUTPUT / (f"{_device()}_node{node}" if several else str(_device()))
 
 
 def _run_script(options: list[str], script: Path) -> int:
@@ -168,7 +163,7 @@ def _run_script(options: list[str], script: Path) -> int:
     variables = {
         "MODELARTS_MODEL_PATH": "1",  # the log goes to standard output as well
         "PYTHON": sys.executable,
-        "ASCEND_DEVICE_ID": _device(),
+        "ASCEND_DEVICE_ID": str(_device()),
     }
     child = subprocess.Popen(
         ["bash", str(script), *options],

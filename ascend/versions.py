@@ -1,10 +1,12 @@
 """Which torch, torch_npu and CANN fit together."""
 
-import re
 from typing import NamedTuple
 
-UNKNOWN = ((0, 0, 0), 0, 0)  # the order of what is no version
-STAGES = ("a", "b", "rc", "", "post")  # of one release, in the order of time
+from packaging.version import InvalidVersion, Version
+
+from ascend.installed import Finding
+
+UNKNOWN = Version("0")  # what is no version
 
 
 class Release(NamedTuple):
@@ -29,22 +31,12 @@ RELEASES = (
 )  # fmt: skip
 
 
-class Finding(NamedTuple):
-    """A sentence for the user; `bad` when something does not fit or is missing."""
-
-    bad: bool
-    text: str
-
-
-def order(version: str) -> tuple[tuple[int, ...], int, int]:
-    """Return what versions are ordered by: 2.9.0 < 2.10.0rc2 < 2.10.0 < 2.10.0.post4."""
-    match = re.match(
-        r"(\d+(?:\.\d+)*)(?:[.-]?(a|b|rc|post)(?:lpha|eta)?[.-]?(\d+))?", version.lower()
-    )
-    if match is None:
+def order(version: str) -> Version:
+    """Return what versions are ordered by, without what comes after a plus: 2.13.0+cpu."""
+    try:
+        return Version(Version(version).public)
+    except InvalidVersion:
         return UNKNOWN
-    numbers = [int(number) for number in match[1].split(".")]
-    return (*numbers, 0, 0)[:3], STAGES.index(match[2] or ""), int(match[3] or 0)
 
 
 def fit(torch_npu: str, cann: str) -> Finding:
@@ -56,10 +48,10 @@ def fit(torch_npu: str, cann: str) -> Finding:
                               f"see the release notes of torch_npu")  # fmt: skip
     if order(release.cann) == order(cann):
         return Finding(False, f"{pair} were released for each other")
-    series, newest = order(cann)[0][:2], order(release.newest)[0][:2]
+    series, newest = order(cann).release[:2], order(release.newest).release[:2]
     if order(release.oldest) <= order(cann) and series <= newest:
         return Finding(False, f"{pair} work together; released for it was CANN {release.cann}")
-    if series > order(RELEASES[0].newest)[0][:2]:
+    if series > order(RELEASES[0].newest).release[:2]:
         return Finding(False, f"{pair}: this CANN is newer than the versions known here")
     return Finding(True, f"{pair} do not go together: it needs CANN {release.oldest} to "
                          f"{release.newest}, best {release.cann}")  # fmt: skip
@@ -79,7 +71,7 @@ def suggest(torch: str, cann: str) -> str:
         (order(release.cann) == order(cann), version)
         for release in RELEASES
         for version in release.torch_npu
-        if order(version)[0] == order(torch)[0]
+        if order(version).base_version == order(torch).base_version
     ]
     if not candidates:
         return "pip install -r requirements-npu.txt"

@@ -20,10 +20,11 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.train import BATCH, FLOP_PER_PATCH, SIDE, T91_PATCHES
+from benchmarks.training_speed import BATCH, FLOP_PER_PATCH, SIDE, T91_PATCHES
 from inference.last_layer import to_train
 from model import SRCNN
 from runtime.device import choose_device, describe, module, synchronize
+from train import training_step
 from training.precision import memory_format
 from training.precision_choice import choose_precision
 
@@ -46,23 +47,15 @@ def seconds_of(work: Callable[[], object], device: torch.device, seconds: float)
 
 def make_step(
     device: torch.device, batch: int, compiled: bool, capturable: bool = False
-) -> Callable[[], None]:
+) -> Callable[[], object]:
     """Return a function that takes a training step on one batch, in the device's precision."""
-    precision = choose_precision("auto", device, apex_wanted=False, trial=False).value
+    precision = choose_precision("auto", device, apex_wanted=False).value
     layout = memory_format(device, precision)
     model = to_train(SRCNN(), device, layout)
     forward = torch.compile(model) if compiled else model
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, capturable=capturable)
     x = torch.rand(batch, 1, SIDE, SIDE, device=device).contiguous(memory_format=layout)
-
-    def step() -> None:
-        with precision.autocast():
-            output = forward(x)
-        optimizer.zero_grad()
-        nn.functional.mse_loss(output.float(), x).backward()
-        optimizer.step()
-
-    return step
+    return partial(training_step, forward, optimizer, precision, nn.functional.mse_loss, x, x)
 
 
 def as_graph(device: torch.device, batch: int) -> Callable[[], None]:
@@ -99,9 +92,10 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3.0, help="per measurement")
     parser.add_argument("--rows", type=int, help="of the matrices; default: 8192, on a CPU 1024")
     args = parser.parse_args()
-    device, reason = choose_device(args.device)
-    precision = choose_precision("auto", device, apex_wanted=False, trial=False).value
-    print(f"{describe(device)} ({reason}), {precision.name}, PyTorch {torch.__version__}")
+    chosen = choose_device(args.device)
+    device = chosen.value
+    precision = choose_precision("auto", device, apex_wanted=False).value
+    print(f"{describe(device)} ({chosen.reason}), {precision.name}, PyTorch {torch.__version__}")
     rows = args.rows or (1024 if device.type == "cpu" else 8192)
     a = torch.rand(rows, rows, device=device).to(precision.half or torch.float32)
     rate = 2 * rows**3 / seconds_of(lambda: a @ a, device, args.seconds)

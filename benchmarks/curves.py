@@ -10,7 +10,7 @@ import csv
 from itertools import accumulate
 from pathlib import Path
 
-from matplotlib.figure import Figure
+from report.curves import Panel, draw
 
 PUBLISHED = 33.27  # dB, the page of ID3003
 
@@ -29,24 +29,20 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", metavar="NAME=FOLDER")
     parser.add_argument("--output", type=Path, required=True, help="PNG file")
     args = parser.parse_args()
-    figure = Figure(figsize=(7, 3.6), layout="constrained")
-    axes = figure.subplots()
+    curves = {}
     print(f"{'run':16}{'epochs':>7}{'minutes':>9}{'last':>8}{'best':>8}   {PUBLISHED} dB after")
     for run in args.runs:
         name, _, folder = run.partition("=")
         minutes = [s / 60 for s in accumulate(column(Path(folder, "timing.csv"), "train_seconds"))]
         psnr = column(Path(folder, "metrics.csv"), "psnr")
-        axes.plot(minutes, psnr, marker=".", label=name)
+        curves[name] = minutes, psnr
         first = next((m for m, p in zip(minutes, psnr, strict=True) if p >= PUBLISHED), None)
         when = "never" if first is None else f"{first:.1f} min"
         print(f"{name:16}{len(psnr):7}{minutes[-1]:9.1f}{psnr[-1]:8.2f}{max(psnr):8.2f}   {when}")
-    label = f"published, 500 epochs: {PUBLISHED}"
-    axes.axhline(PUBLISHED, color="grey", linestyle=":", label=label)
-    axes.axhline(30.92, color="grey", linestyle="--", label="bicubic: 30.92")
-    axes.set(xlabel="minutes of training", ylabel="dB", title="Set5 ×3, modelzoo protocol")
-    axes.set_ylim(bottom=29)
-    axes.grid(alpha=0.3)
-    axes.legend()
+    levels = {"bicubic: 30.92": 30.92, f"published, 500 epochs: {PUBLISHED}": PUBLISHED}
+    title = "Set5 ×3, modelzoo protocol"
+    figure = draw(Panel(title, curves, levels, "minutes of training", "dB"), width=7, height=3.6)
+    figure.axes[0].set_ylim(bottom=29)
     figure.savefig(args.output, dpi=110)
 
 

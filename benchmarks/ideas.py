@@ -8,30 +8,26 @@ One seed a line: differences below about 0.02 dB mean little.
 """
 
 import argparse
-import contextlib
-import io
-import sys
-from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from unittest.mock import patch
+from typing import Any
 
 import torch
-from torch.nn.functional import l1_loss
+from torch.nn.functional import l1_loss, mse_loss
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-import trainer
-
-from benchmarks.train import CPU, run_options
-from model import SRCNN
-from runtime import optimizers
+from benchmarks.training_speed import CPU, load
+from datasets import EvalDataset, find_file
 from runtime.distributed import World
+from runtime.numbers import COUNT, NATURAL
+from train import train_epoch
+from training.evaluation import Evaluator
+from training.optimizers import MuonAdam, build_optimizer
+from training.precision import memory_format
 from training.precision_choice import choose_precision
 from training.recipes import FAST, Recipe
+from training.state import TrainingState, new_model
 from training.stopping import StopRequest
 
-MUON = getattr(torch.optim, "Muon", None)  # PyTorch 2.9 and later
 BORDER = 8  # pixels of a crop from which the network sees the zeros around it
 
 
@@ -42,77 +38,90 @@ def lighter_borders(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return (weight / weight.mean() * (output - target).square()).mean()
 
 
-def unchanged(model: SRCNN, device: torch.device, layout: torch.memory_format) -> SRCNN:
-    """Move a network as PyTorch computes it."""
-    return model.to(device, memory_format=layout)
+class LinearEnd(Recipe):
+    """Learning rates that are constant, but for the last 40 % of the steps: down to 0."""
+
+    def lr_factor(self, step: int, total_steps: int) -> float:
+        """Return what the learning rate is multiplied with at `step`, counted from 0."""
+        warmup = min(1.0, (step + 1) / self.warmup_steps)
+        return warmup * min(1.0, (1 - step / total_steps) / 0.4)
 
 
-def linear_end(recipe: Recipe, step: int, total_steps: int) -> float:
-    """Let the learning rates be constant, but for the last 40 % of the steps: down to 0."""
-    warmup = min(1.0, (step + 1) / recipe.warmup_steps)
-    return warmup * min(1.0, (1 - step / total_steps) / 0.4)
+@dataclass(frozen=True)
+class Idea:
+    """What is changed: settings of the recipe, and what stands elsewhere.
+
+    Attributes:
+        recipe: settings.
+        steps: steps over those of the others.
+        schedule: of the learning rates.
+        muon: arguments of MuonAdam.
+        loss: of output and target.
+        plain_last_layer: compute conv3 as PyTorch does.
+    """
+
+    recipe: dict[str, Any] = field(default_factory=dict)
+    steps: float = 1
+    schedule: type[Recipe] = Recipe
+    muon: dict[str, Any] = field(default_factory=dict)
+    loss: Any = mse_loss
+    plain_last_layer: bool = False
 
 
-def muon_with(**constants: float) -> Callable[..., torch.optim.Optimizer]:
-    """Return PyTorch's Muon with some of its constants changed."""
-    return lambda matrices, **options: MUON(matrices, **{**options, **constants})
-
-
-SMALLER = {"crop_size": 48, "batch_size": 4, "steps_per_epoch": 2}
+SMALLER = {"crop_size": 48, "batch_size": 4}
 IDEAS = {
-    "the recipe": {},
-    "crops of 48×48, batch 8": {"crop_size": 48, "batch_size": 8},
-    "crops of 33×33, batch 16": {"crop_size": 33, "batch_size": 16},
-    "48×48, batch 4, twice the steps": SMALLER,
-    "the same, at the end linear": {**SMALLER, "lr_factor": linear_end},
-    "batch 1, twice the steps": {"batch_size": 1, "steps_per_epoch": 2},
-    "batch 4, half the steps": {"batch_size": 4, "steps_per_epoch": 0.5},
-    "half the learning rates": {"lr": FAST.lr / 2},
-    "twice the learning rates": {"lr": FAST.lr * 2},
-    "half of Muon's rate": {"muon_factor": FAST.muon_factor / 2},
-    "twice Muon's rate": {"muon_factor": FAST.muon_factor * 2},
-    "Muon's momentum 0.9": {"Muon": muon_with(momentum=0.9)},
-    "Muon's momentum 0.98": {"Muon": muon_with(momentum=0.98)},
-    "3 iterations of Muon's, not 5": {"Muon": muon_with(ns_steps=3)},
-    "Muon for conv2 alone": {"MUON_LAYERS": ("conv2",)},
-    "Muon for conv3, too": {"MUON_LAYERS": ("conv1", "conv2", "conv3")},
-    "Adam alone, 1e-3": {"optimizer": "adam", "lr": 1e-3},
-    "Adam alone, 2e-3": {"optimizer": "adam", "lr": 2e-3},
-    "constant learning rates": {"cosine": False},
-    "constant, at the end linear": {"lr_factor": linear_end},
-    "no warm-up": {"warmup_steps": 0},
-    "PyTorch's default start": {"identity_start": False},
-    "L1 loss": {"loss": l1_loss},
-    "borders count 0.4": {"loss": lighter_borders},
-    "no average": {"average_share": 0.0},
-    "average over 10 %": {"average_share": 0.1},
-    "conv3 in bf16, too": {"to_train": unchanged},
-}
-PATCHED = {  # what is changed elsewhere than in the recipe
-    "loss": (trainer, "mse_loss"),
-    "to_train": (trainer, "to_train"),
-    "lr_factor": (Recipe, "lr_factor"),
-    "Muon": (torch.optim, "Muon"),
-    "MUON_LAYERS": (optimizers, "MUON_LAYERS"),
+    "the recipe": Idea(),
+    "crops of 48×48, batch 8": Idea({"crop_size": 48, "batch_size": 8}),
+    "crops of 33×33, batch 16": Idea({"crop_size": 33, "batch_size": 16}),
+    "48×48, batch 4, twice the steps": Idea(SMALLER, steps=2),
+    "the same, at the end linear": Idea(SMALLER, steps=2, schedule=LinearEnd),
+    "batch 1, twice the steps": Idea({"batch_size": 1}, steps=2),
+    "batch 4, half the steps": Idea({"batch_size": 4}, steps=0.5),
+    "half the learning rates": Idea({"lr": FAST.lr / 2}),
+    "twice the learning rates": Idea({"lr": FAST.lr * 2}),
+    "half of Muon's rate": Idea({"muon_factor": FAST.muon_factor / 2}),
+    "twice Muon's rate": Idea({"muon_factor": FAST.muon_factor * 2}),
+    "Muon's momentum 0.9": Idea(muon={"momentum": 0.9}),
+    "Muon's momentum 0.98": Idea(muon={"momentum": 0.98}),
+    "3 iterations of Muon's, not 5": Idea(muon={"ns_steps": 3}),
+    "Muon for conv2 alone": Idea(muon={"layers": ("conv2",)}),
+    "Muon for conv3, too": Idea(muon={"layers": ("conv1", "conv2", "conv3")}),
+    "Adam alone, 1e-3": Idea({"optimizer": "adam", "lr": 1e-3}),
+    "Adam alone, 2e-3": Idea({"optimizer": "adam", "lr": 2e-3}),
+    "constant learning rates": Idea({"cosine": False}),
+    "constant, at the end linear": Idea(schedule=LinearEnd),
+    "no warm-up": Idea({"warmup_steps": 0}),
+    "PyTorch's default start": Idea({"identity_start": False}),
+    "L1 loss": Idea(loss=l1_loss),
+    "borders count 0.4": Idea(loss=lighter_borders),
+    "no average": Idea({"ema_share": 0.0}),
+    "average over 10 %": Idea({"ema_share": 0.1}),
+    "conv3 in bf16, too": Idea(plain_last_layer=True),
 }
 
 
-def measure(name: str, args: argparse.Namespace) -> None:
+def measure(name: str, data_path: Path, steps: int, seed: int) -> None:
     """Train with one thing changed and print a line."""
-    idea = IDEAS[name]
-    changes = {key: value for key, value in idea.items() if key not in PATCHED}
-    steps = int(args.steps * changes.pop("steps_per_epoch", 1))
-    recipe = replace(FAST, num_epochs=1, steps_per_epoch=steps, **changes)
-    options = run_options(args.data_path, select="held-out", seed=args.seed)
-    precision = choose_precision("auto", CPU, trial=False).value
-    with contextlib.ExitStack() as stack:
-        for key in idea.keys() & PATCHED.keys():
-            stack.enter_context(patch.object(*PATCHED[key], idea[key]))
-        run = trainer.Trainer(options, recipe, World(device=CPU), precision)
-        with contextlib.redirect_stdout(io.StringIO()):
-            _, step_seconds = run.train_epoch(0, 0, StopRequest())
-    held_out, set5 = (run.psnr(run.weights(), pairs) for pairs in (run.held_out, run.eval_pairs))
-    print(f"{name:32}{held_out:9.3f}{set5:8.3f}{1000 * step_seconds:9.1f}", flush=True)
+    idea, world = IDEAS[name], World(CPU)
+    steps = int(steps * idea.steps)
+    settings = {**asdict(FAST), "num_epochs": 1, "steps_per_epoch": steps, **idea.recipe}
+    recipe = idea.schedule(**settings)
+    precision = choose_precision("auto", CPU).value
+    layout = memory_format(CPU, precision)
+    data = load(data_path, recipe, hold_out=True, seed=seed)
+    eval_set = EvalDataset(find_file(data_path, "val", 3))
+    evaluator = Evaluator(eval_set, data.held_out, world, precision)
+    torch.manual_seed(seed)
+    model = new_model(recipe, CPU, layout, plain=idea.plain_last_layer)
+    if idea.muon:
+        optimizer = MuonAdam(model, recipe.lr, recipe.muon_factor * recipe.lr, **idea.muon)
+    else:
+        optimizer = build_optimizer(recipe, model, CPU, apex=False)
+    state = TrainingState(model, optimizer, recipe, world, precision, steps)
+    _, step_seconds = train_epoch(state, data.batches, idea.loss, StopRequest())
+    scores = evaluator.scores(state)
+    print(f"{name:32}{scores['held_out_psnr']:9.3f}{scores['psnr']:8.3f}"
+          f"{1000 * step_seconds:9.1f}", flush=True)  # fmt: skip
 
 
 def main() -> None:
@@ -121,14 +130,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data-path", type=Path, required=True, help="with T91 at ×3")
-    parser.add_argument("--steps", type=int, default=2500)
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--steps", type=COUNT, default=2500)
+    parser.add_argument("--seed", type=NATURAL, default=1)
     parser.add_argument("--only", nargs="+", choices=IDEAS, default=list(IDEAS), metavar="NAME")
     args = parser.parse_args()
     print(f"{args.steps:,} steps, seed {args.seed}, {torch.get_num_threads()} thread(s)")
     print(f"{'':32}{'held-out':>9}{'Set5':>8}{'ms/step':>9}")
     for name in args.only:
-        measure(name, args)
+        measure(name, args.data_path, args.steps, args.seed)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ def for_cpu(model: SRCNN, bf16: bool) -> nn.Module:
         model: on luminance.
         bf16: compute most of the second layer, which is nine tenths of all arithmetic, in
             bfloat16. On photographs the answer stays within 0.001 dB of that in fp32
-            (benchmarks/upscale.py measures it).
+            (benchmarks/enlarging_speed.py measures it).
     """
     model = copy.deepcopy(model).to(memory_format=torch.channels_last)
     model.conv3 = ColumnsAsChannels(model.conv3)

@@ -1,11 +1,15 @@
-"""Training curves: a run's metrics.csv as SVG."""
+"""Curves: what a run's metrics.csv holds, drawn for its folder, for the report, for comparisons."""
 
 import csv
 import io
 import math
+from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatterSciNotation, MaxNLocator
 
@@ -13,29 +17,82 @@ from runtime.errors import UserError
 
 COLOURS = ("#2f6fed", "#e0663b", "#2a9d6f", "#9b5de5")
 GRID = "#8884"
+Points = tuple[Sequence[float], Sequence[float]]
 
 
-def draw_curves(path: Path) -> dict[str, str]:
+class Panel(NamedTuple):
+    """One system of axes.
+
+    Attributes:
+        title: stands above it.
+        curves: name → x and y of its points, which may be NaN.
+        levels: name → y of a horizontal line.
+        xlabel: names the x axis.
+        ylabel: names the y axis.
+        log: whether y is logarithmic.
+    """
+
+    title: str
+    curves: Mapping[str, Points]
+    levels: Mapping[str, float] = {}
+    xlabel: str = "epoch"
+    ylabel: str = ""
+    log: bool = False
+
+
+def draw(*panels: Panel, width: float = 5.6, height: float = 3.0) -> Figure:
+    """Return a figure with the panels side by side, each so many inches wide and high."""
+    figure = Figure(figsize=(width * len(panels), height), layout="constrained")
+    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        _draw(axes, panel)
+    return figure
+
+
+def _draw(axes: Axes, panel: Panel) -> None:
+    for (name, (x, y)), colour in zip(panel.curves.items(), cycle(COLOURS), strict=False):
+        marker = "o" if len(x) == 1 else None
+        axes.plot(x, y, label=name, color=colour, linewidth=1.8, marker=marker)
+    for (name, y), style in zip(panel.levels.items(), cycle(("--", ":")), strict=False):
+        axes.axhline(y, label=name, color="grey", linestyle=style)
+    if panel.log:
+        axes.set_yscale("log")  # and name the ticks between powers of ten, too
+        axes.yaxis.set_minor_formatter(LogFormatterSciNotation(minor_thresholds=(3, 1)))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.tick_params(which="both", color=GRID)
+    axes.set(title=panel.title, xlabel=panel.xlabel, ylabel=panel.ylabel)
+    axes.grid(color=GRID, linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(GRID)
+    if len(panel.curves) + len(panel.levels) > 1:
+        axes.legend(frameon=False)
+
+
+def draw_log(path: Path) -> dict[str, str]:
     """Draw the loss and, in a second picture, every column whose name contains "psnr".
 
     Args:
         path: CSV with a header; columns `epoch`, `loss`, … ; cells may be empty.
 
     Returns:
-        Title → SVG element, with text as text so that the page styles it.
+        Title → SVG element, without the title, and with text as text so that the page styles it.
 
     Raises:
         UserError: unreadable, no such columns, or a cell that is no number.
     """
     columns = _read(path)
-    psnr = {name: values for name, values in columns.items() if "psnr" in name.lower()}
-    loss = {name: values for name, values in columns.items() if name.lower() == "loss"}
-    pictures = {"Loss": (loss, "log"), "PSNR in dB": (psnr, "linear")}
-    return {
-        title: _draw(columns["epoch"], series, scale, title)
-        for title, (series, scale) in pictures.items()
-        if series
-    }
+    epochs = columns.pop("epoch")
+    psnr = {name: (epochs, values) for name, values in columns.items() if "psnr" in name.lower()}
+    loss = {name: (epochs, values) for name, values in columns.items() if name not in psnr}
+    panels = {"Loss": Panel("", loss, log=True), "PSNR in dB": Panel("", psnr)}
+    return {title: _svg(panel, title) for title, panel in panels.items() if panel.curves}
+
+
+def _svg(panel: Panel, salt: str) -> str:
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt}):
+        buffer = io.StringIO()
+        draw(panel).savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]
 
 
 def _read(path: Path) -> dict[str, list[float]]:
@@ -59,27 +116,3 @@ def _number(path: Path, cell: str | None) -> float:
         return float(cell) if cell else math.nan
     except ValueError:
         raise UserError(f"{path}: {cell!r} is no number; expected train.py's metrics.csv") from None
-
-
-def _draw(epochs: list[float], series: dict[str, list[float]], scale: str, title: str) -> str:
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):
-        figure = Figure(figsize=(5.6, 3.0), layout="constrained")
-        axes = figure.subplots()
-        marker = "o" if len(epochs) == 1 else None
-        for (name, values), colour in zip(series.items(), COLOURS * len(series), strict=False):
-            axes.plot(epochs, values, label=name, color=colour, linewidth=1.8, marker=marker)
-        axes.set_yscale(scale)
-        if scale == "log":  # name the ticks between powers of ten too
-            axes.yaxis.set_minor_formatter(LogFormatterSciNotation(minor_thresholds=(3, 1)))
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.tick_params(which="both", color=GRID)
-        axes.set_xlabel("epoch")
-        axes.grid(color=GRID, linewidth=0.6)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.spines[["left", "bottom"]].set_color(GRID)
-        if len(series) > 1:
-            axes.legend(frameon=False)
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    svg = buffer.getvalue()
-    return svg[svg.index("<svg") :]

@@ -38,9 +38,9 @@ class Report:
         self._cards: list[dict] = []
         self._curves: dict[str, str] = {}
         if training_log:
-            from report.curves import draw_curves  # noqa: PLC0415 - matplotlib loads slowly
+            from report.curves import draw_log  # noqa: PLC0415 - matplotlib loads slowly
 
-            self._curves = draw_curves(training_log)
+            self._curves = draw_log(training_log)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:

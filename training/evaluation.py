@@ -1,22 +1,28 @@
 """PSNR of the weights that are trained, after each epoch."""
 
+import sys
+from typing import Any
+
 import torch
 from torch import nn
 
-from datasets import Pair
+from datasets import EvalDataset, Pair
 from inference.last_layer import to_train
 from model import SRCNN
 from runtime.distributed import World
+from runtime.errors import printable
 from training.precision import Precision, memory_format
 from training.state import TrainingState
+
+BELOW_BICUBIC_AFTER = 3  # epochs after which a PSNR below bicubic's is worth a warning
 
 
 class Evaluator:
     """Measures weights by the `modelzoo` protocol, shared out over the processes.
 
     Args:
-        pairs: the evaluation images as (lr, hr), each n×1×H×W, 0–1.
-        held_out: pairs kept out of training; may be none.
+        eval_set: the evaluation images.
+        held_out: pairs kept out of training, n×1×H×W, 0–1; may be none.
         world: the processes of the run.
         precision: that of training.
         half: evaluate in training's half precision, where it has one; otherwise in fp32.
@@ -27,14 +33,15 @@ class Evaluator:
 
     def __init__(
         self,
-        pairs: list[Pair],
+        eval_set: EvalDataset,
         held_out: list[Pair],
         world: World,
         precision: Precision,
         half: bool = False,
     ) -> None:
-        self.world, self.precision = world, precision
+        self.eval_set, self.world, self.precision = eval_set, world, precision
         self.half = precision.half if half else None
+        pairs = [(lr[None], hr[None]) for lr, hr in eval_set]
         self.pairs, self.held_out = (
             [(lr.to(world.device), hr.to(world.device)) for lr, hr in some]
             for some in (pairs, held_out)
@@ -42,6 +49,18 @@ class Evaluator:
         layout = memory_format(world.device, precision)
         self.model = to_train(SRCNN(), world.device, layout).eval().requires_grad_(False)
         self.bicubic_psnr = mean_psnr(nn.Identity(), self.pairs, world)
+
+    @property
+    def name(self) -> str:
+        """Return the name of the evaluation set."""
+        return self.eval_set.path.stem
+
+    @property
+    def description(self) -> str:
+        """Return a line for the log."""
+        path = printable(self.eval_set.path)
+        bicubic = f"bicubic {self.bicubic_psnr:.2f} dB (modelzoo protocol)"
+        return f"{path}, {len(self.eval_set)} images, {bicubic}"
 
     def psnr(self, weights: dict[str, torch.Tensor], pairs: list[Pair]) -> float:
         """Return the mean PSNR of image pairs with these weights, dB."""
@@ -63,6 +82,18 @@ class Evaluator:
             "raw_psnr": raw,
             "held_out_psnr": self.psnr(weights, self.held_out) if self.held_out else None,
         }
+
+    def warn(self, metrics: dict[str, Any]) -> None:
+        """Say on standard error what of an epoch's row of metrics should not pass unnoticed."""
+        epoch, psnr, skipped = (metrics[name] for name in ("epoch", "psnr", "skipped_steps"))
+        if skipped:
+            print(f"steps skipped so far, as they overflowed: {skipped}", file=sys.stderr)
+        if epoch >= BELOW_BICUBIC_AFTER and psnr < self.bicubic_psnr:
+            print(
+                f"warning: PSNR {psnr:.2f} dB is below bicubic's {self.bicubic_psnr:.2f} dB "
+                f"after {epoch + 1} epochs; see docs/troubleshooting.md",
+                file=sys.stderr,
+            )
 
 
 @torch.no_grad()

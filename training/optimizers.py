@@ -1,6 +1,7 @@
 """Optimizers by name: PyTorch's, their fused NPU twins, and Muon for the fast recipe."""
 
 import importlib
+from collections.abc import Sequence
 from types import ModuleType
 
 import torch
@@ -74,18 +75,31 @@ class MuonAdam(torch.optim.Optimizer):
         model: in its memory format.
         lr: Adam's learning rate.
         muon_lr: Muon's learning rate.
+        layers: whose weights Muon takes.
+        momentum: Muon's.
+        ns_steps: Newton–Schulz iterations.
     """
 
-    def __init__(self, model: SRCNN, lr: float, muon_lr: float) -> None:
+    def __init__(
+        self,
+        model: SRCNN,
+        lr: float,
+        muon_lr: float,
+        layers: Sequence[str] = MUON_LAYERS,
+        momentum: float = 0.95,
+        ns_steps: int = 5,
+    ) -> None:
         if not hasattr(torch.optim, "Muon"):
             raise UserError(
                 f"--recipe fast needs PyTorch 2.9 or newer, this is {torch.__version__}"
             )
-        self.kernels = [getattr(model, name).weight for name in MUON_LAYERS]
+        self.kernels = [getattr(model, name).weight for name in layers]
         rest = [p for p in model.parameters() if not any(p is kernel for kernel in self.kernels)]
         super().__init__([{"params": self.kernels, "lr": muon_lr}, {"params": rest, "lr": lr}], {})
         self.matrices = [nn.Parameter(_as_matrix(kernel.data)) for kernel in self.kernels]
-        self.muon = torch.optim.Muon(self.matrices, weight_decay=0.0, momentum=0.95, nesterov=True)
+        self.muon = torch.optim.Muon(
+            self.matrices, weight_decay=0.0, momentum=momentum, nesterov=True, ns_steps=ns_steps
+        )
         self.adam = torch.optim.Adam(rest, betas=(0.9, 0.99))
 
     @torch.no_grad()

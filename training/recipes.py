@@ -1,7 +1,9 @@
 """The two ways to train: as it was published, and fast."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 MUON = "muon"  # the fast recipe's own optimizer
 
@@ -16,7 +18,7 @@ class Recipe:
     lr: float
     optimizer: str
     last_layer_factor: float  # the third layer's learning rate over the others'
-    muon_factor: float | None = None  # Muon's learning rate over `lr`, which is Adam's then
+    muon_factor: float = 1.0  # Muon's learning rate over `lr`, which is Adam's then
     identity_start: bool = False  # start near bicubic, see model.identity_init
     crop_size: int | None = None  # side of random crops from whole images; None: patches as filed
     steps_per_epoch: int = 0  # of crops, which have no natural end
@@ -69,27 +71,26 @@ RECIPES = {recipe.name: recipe for recipe in (REFERENCE, FAST)}
 
 
 def apply_overrides(
-    recipe: Recipe,
-    *,
-    processes: int,
-    whole_images: bool,
-    num_epochs: int | None = None,
-    batch_size: int | None = None,
-    lr: float | None = None,
-    optimizer: str | None = None,
+    recipe: Recipe, wanted: Mapping[str, Any], processes: int, whole_images: bool
 ) -> Recipe:
-    """Return the recipe with the command line's wishes; None leaves what the recipe says.
+    """Return the recipe with the command line's wishes.
 
     Several processes make larger batches: the default rate then grows by the square root of
     their number, as suits Adam (Malladi et al., 2022, arXiv:2205.10287). Where crops are wanted
     and there are only 33×33 patches, which have an eighth of the pixels, a batch has 8 times as
     many.
+
+    Args:
+        recipe: what holds where nothing is wished.
+        wanted: `num_epochs`, `batch_size`, `lr` and `optimizer`, each a value or None.
+        processes: of the run.
+        whole_images: whether the data set has them.
     """
     enough = recipe.batch_size if whole_images or not recipe.crop_size else 8 * recipe.batch_size
     return replace(
         recipe,
-        num_epochs=num_epochs or recipe.num_epochs,
-        batch_size=batch_size or enough,
-        lr=lr or recipe.lr * math.sqrt(processes),
-        optimizer=optimizer or recipe.optimizer,
+        num_epochs=wanted["num_epochs"] or recipe.num_epochs,
+        batch_size=wanted["batch_size"] or enough,
+        lr=wanted["lr"] or recipe.lr * math.sqrt(processes),
+        optimizer=wanted["optimizer"] or recipe.optimizer,
     )

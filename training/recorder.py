@@ -73,20 +73,20 @@ class Recorder:
 
     def draw_curves(self, bicubic_psnr: float, evaluation_set: str) -> Path:
         """Draw loss and PSNR against epochs as curve.png and return its path."""
-        from matplotlib.figure import Figure  # noqa: PLC0415  a second to import, needed once
+        from report.curves import Panel, draw  # noqa: PLC0415 - a second to import, needed once
 
-        figure = Figure(figsize=(9, 3.6), layout="constrained")
-        left, right = figure.subplots(1, 2)
-        epochs = [row["epoch"] for row in self.metrics]
-        left.semilogy(epochs, [row["loss"] for row in self.metrics], marker=".")
-        left.set(xlabel="epoch", ylabel="mean squared error", title="Training loss")
-        right.plot(epochs, [row["psnr"] for row in self.metrics], marker=".", label="SRCNN")
-        right.axhline(bicubic_psnr, color="grey", linestyle="--", label="bicubic")
-        right.set(xlabel="epoch", ylabel="dB", title=f"{evaluation_set}, modelzoo protocol")
-        right.legend()
-        for axes in (left, right):
-            axes.grid(alpha=0.3)
-            axes.xaxis.get_major_locator().set_params(integer=True)
+        def curve(name: str) -> tuple[list[float], list[float]]:
+            return [row["epoch"] for row in self.metrics], [row[name] for row in self.metrics]
+
+        figure = draw(
+            Panel("Training loss", {"loss": curve("loss")}, ylabel="mean squared error", log=True),
+            Panel(
+                f"{evaluation_set}, modelzoo protocol",
+                {"SRCNN": curve("psnr")},
+                {"bicubic": bicubic_psnr},
+                ylabel="dB",
+            ),
+        )
         path = self.folder / "curve.png"
         with whole_file(path) as temporary:
             figure.savefig(temporary, format="png", dpi=120)

@@ -121,14 +121,13 @@ class Results:
                 return
         raise RunError(f"{self.folder} was removed or replaced during the run; nothing is written")
 
-    def finish(self, eval_set: EvalDataset, evaluator: Evaluator) -> None:
+    def finish(self, evaluator: Evaluator) -> None:
         """Print each image's PSNR with best.pth next to bicubic's; make curve and pictures."""
         self._wait()
-        name = eval_set.path.stem
         with evaluator.precision.evaluation():
-            means = _report_images(self.folder, eval_set)
+            means = _report_images(self.folder, evaluator.eval_set)
         print(f"{'mean':<14}  {means[0]:7.2f}  {means[1]:7.2f}")
-        curve = self.recorder.draw_curves(evaluator.bicubic_psnr, name)
+        curve = self.recorder.draw_curves(evaluator.bicubic_psnr, evaluator.name)
         self.recorder.close()
         folder = printable(self.folder)
         print(f"weights: {folder}/best.pth\ncurve: {folder}/{curve.name}")

@@ -10,16 +10,34 @@ from inference.last_layer import to_train
 from model import SRCNN, identity_init
 from runtime.distributed import World
 from runtime.errors import RunError
-from training.optimizers import build_optimizer
 from training.precision import Apex, Precision, memory_format
 from training.recipes import Recipe
+
+
+def new_model(
+    recipe: Recipe, device: torch.device, layout: torch.memory_format, plain: bool = False
+) -> SRCNN:
+    """Return the network with the first weights of a recipe, as the global seed decides them.
+
+    Args:
+        recipe: says how to start.
+        device: where it goes.
+        layout: the memory format of its weights.
+        plain: leave the last layer as it is, see `to_train`.
+    """
+    model = SRCNN()
+    if recipe.identity_start:
+        identity_init(model)
+    return model.to(device, memory_format=layout) if plain else to_train(model, device, layout)
 
 
 class TrainingState:
     """Weights, optimizer, moving average, position and best score of a run.
 
     Args:
-        recipe: what is trained how; decides the first weights, too.
+        model: on its device, as `new_model` returns it.
+        optimizer: of its parameters.
+        recipe: tells learning rates and moving average.
         world: the processes of the run.
         precision: the arithmetic; it converts model and optimizer.
         total_steps: steps of the whole run.
@@ -36,17 +54,17 @@ class TrainingState:
     """
 
     def __init__(
-        self, recipe: Recipe, world: World, precision: Precision, total_steps: int
+        self,
+        model: SRCNN,
+        optimizer: torch.optim.Optimizer,
+        recipe: Recipe,
+        world: World,
+        precision: Precision,
+        total_steps: int,
     ) -> None:
         self.recipe, self.world, self.precision = recipe, world, precision
         self.total_steps = total_steps
         self.memory_format = memory_format(world.device, precision)
-        model = SRCNN()
-        if recipe.identity_start:
-            identity_init(model)
-        model = to_train(model, world.device, self.memory_format)
-        apex = isinstance(precision, Apex)
-        optimizer = build_optimizer(recipe, model, world.device, apex)
         self.model, self.optimizer = precision.prepare(model, optimizer)
         self.base_lrs = [group["lr"] for group in self.optimizer.param_groups]
         combined = isinstance(precision, Apex) and precision.combine_ddp
@@ -58,6 +76,14 @@ class TrainingState:
         self.loss_sums = torch.zeros(world.size, device=world.device)  # one a process
         self.loss_sum, self.loss_count = self.loss_sums[world.rank], 0
         self.best: dict[str, Any] = {"epoch": -1, "score": -math.inf, "psnr": -math.inf}
+
+    @property
+    def description(self) -> str:
+        """Return a line for the log."""
+        recipe = self.recipe
+        return (f"{recipe.name}, {self.total_steps:,} steps of {recipe.batch_size} samples "
+                f"on {self.world.size} process(es), {recipe.optimizer}, learning rate "
+                f"{recipe.lr:.6g} (the recipe's times √processes, or --lr)")  # fmt: skip
 
     def set_learning_rates(self) -> None:
         """Give the optimizer the learning rates of the step that comes."""

@@ -5,8 +5,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-
-from preparing import save_image
+from expected_files import save_image
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -51,9 +51,9 @@ def newest_step(out: Path) -> int:
 def assert_same_end(one: Path, other: Path) -> None:
     """The newest checkpoints hold the same state, and the tables say the same."""
     (_, first), (_, second) = (checkpoint.load_newest(out / "x3") for out in (one, other))
-    assert first["trainer"]["step"] == second["trainer"]["step"]
-    for name, weight in first["trainer"]["weights"].items():
-        assert torch.equal(weight, second["trainer"]["weights"][name])
+    assert first["training"]["step"] == second["training"]["step"]
+    for name, weight in first["training"]["weights"].items():
+        assert torch.equal(weight, second["training"]["weights"][name])
     best = [torch.load(out / "x3/best.pth", weights_only=True) for out in (one, other)]
     assert all(torch.equal(best[0][key], best[1][key]) for key in best[0])
     assert (one / "x3/metrics.csv").read_text() == (other / "x3/metrics.csv").read_text()

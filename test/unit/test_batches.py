@@ -10,32 +10,33 @@ import torch
 
 from datasets import TrainDataset
 from runtime.errors import UserError
-from training.batches import PatchBatches, StreamedBatches
+from training.batches import Batches, BatchPlan, PatchBatches
+from training.streaming import StreamedBatches, patch_reader
 
 CPU = torch.device("cpu")
 
 
 def numbered(count: int, side: int = 2) -> torch.Tensor:
-    """Patches whose pixels all hold the patch's number."""
-    return torch.arange(count, dtype=torch.float32).reshape(-1, 1, 1, 1).expand(-1, 1, side, side)
+    """Patches whose pixels all hold the patch's number, in 256ths."""
+    values = torch.arange(count, dtype=torch.float32).reshape(-1, 1, 1, 1) / 256
+    return values.expand(-1, 1, side, side)
 
 
-def numbers(batches: PatchBatches | StreamedBatches, epoch: int, start: int = 0) -> list[list[int]]:
+def numbers(batches: Batches, epoch: int, start: int = 0) -> list[list[int]]:
+    values = []
     for lr, hr in batches.epoch(epoch, start):
-        assert torch.equal(lr, hr)
-    return [
-        [round(255 * v) if isinstance(batches, StreamedBatches) else int(v)
-         for v in lr[:, 0, 0, 0].tolist()]
-        for lr, _ in batches.epoch(epoch, start)
-    ]  # fmt: skip
+        assert torch.equal(lr + 1 / 256, hr)
+        values.append([round(256 * value) for value in lr[:, 0, 0, 0].tolist()])
+    return values
 
 
 def flat(epoch: list[list[int]]) -> list[int]:
     return list(chain.from_iterable(epoch))
 
 
-def resident(count: int, **cut: int) -> PatchBatches:
-    return PatchBatches(numbered(count), numbered(count), CPU, **cut)
+def resident(count: int, **plan: int) -> PatchBatches:
+    lr = numbered(count)
+    return PatchBatches(lr, lr + 1 / 256, CPU, BatchPlan(**plan))
 
 
 def test_every_patch_once_and_the_incomplete_batch_dropped() -> None:
@@ -64,42 +65,35 @@ def test_processes_share_out_the_batch_of_one(size: int) -> None:
 
 @pytest.fixture
 def patch_file(tmp_path: Path) -> TrainDataset:
-    values = np.broadcast_to(np.arange(250, dtype=np.float32)[:, None, None], (250, 2, 2))
+    values = 255 / 256 * np.arange(250, dtype=np.float32)[:, None, None]
     with h5py.File(tmp_path / "a.h5", "w") as file:
-        file["lr"], file["hr"] = values, values
+        for name, more in (("lr", 0.0), ("hr", 255 / 256)):
+            file[name] = np.broadcast_to(values + more, (250, 2, 3))
     return TrainDataset(tmp_path / "a.h5")
 
 
+def streamed(dataset: TrainDataset, count: int, workers: int = 0, **values: int) -> StreamedBatches:
+    plan = BatchPlan(**values)
+    steps = count // plan.samples_per_step
+    return StreamedBatches(patch_reader(dataset, count, plan), plan, steps, CPU, workers)
+
+
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_streamed_epoch_has_every_patch_once(
-    patch_file: TrainDataset, monkeypatch: pytest.MonkeyPatch, workers: int
-) -> None:
-    monkeypatch.setattr("batches.BLOCK", 10)
-    monkeypatch.setattr("batches.POOL", 3)
-    batches = StreamedBatches(patch_file, CPU, workers, 250, batch_size=8, seed=1)
-    epoch = numbers(batches, 0)
-    assert len(epoch) == batches.steps_per_epoch == 31
-    assert len(set(flat(epoch))) == 248
-    assert epoch != sorted(epoch)
-    assert numbers(batches, 0, start=20) == epoch[20:]
-    assert numbers(batches, 1) != epoch
-
-
-def test_streaming_processes_never_see_the_same_patch(
-    patch_file: TrainDataset, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("batches.BLOCK", 10)
-    cut = {"batch_size": 8, "world_size": 2, "seed": 1}
-    parts = [numbers(StreamedBatches(patch_file, CPU, 0, 250, rank=r, **cut), 0) for r in range(2)]
-    assert len(parts[0]) == len(parts[1]) == 15
-    assert not set(flat(parts[0])) & set(flat(parts[1]))
+def test_batches_from_disk_are_those_from_memory(patch_file: TrainDataset, workers: int) -> None:
+    """In every epoch, from any step on, and never one of the patches after the first `count`."""
+    for rank in (0, 1):
+        plan = {"batch_size": 8, "rank": rank, "world_size": 2, "seed": 3}
+        memory, disk = resident(241, **plan), streamed(patch_file, 241, workers, **plan)
+        assert memory.steps_per_epoch == disk.steps_per_epoch == 15
+        for epoch, start in ((0, 0), (1, 11)):
+            assert numbers(disk, epoch, start) == numbers(memory, epoch, start)
 
 
 def test_a_reading_worker_passes_on_the_users_error(tmp_path: Path) -> None:
     values = np.full((40, 2, 2), np.nan, np.float32)
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["lr"], file["hr"] = values, values
-    batches = StreamedBatches(TrainDataset(tmp_path / "a.h5"), CPU, 1, 40, batch_size=8, seed=1)
+    batches = streamed(TrainDataset(tmp_path / "a.h5"), 40, 1, batch_size=8, seed=1)
     with pytest.raises(UserError, match=r"a\.h5: /lr holds values that are not finite") as error:
         next(batches.epoch(0))
     assert "\n" not in str(error.value)

@@ -1,7 +1,6 @@
 """train.py --check: what fits together, what is missing, whether a step computes right."""
 
 import sys
-from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -9,9 +8,12 @@ import torch
 from commands import assert_one_line_error, run
 
 from ascend import installed, trial
-from ascend.check import check, judge
+from ascend.check import check
 from ascend.installed import Cann, Found, find_apex, find_cann
+from ascend.judge import judge
 from ascend.versions import RELEASES, fit, order, suggest
+from runtime.device import Choice
+from train import training_step
 from training.precision import Precision
 from training.recipes import RECIPES
 
@@ -164,17 +166,12 @@ def test_whose_apex_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, maker
     assert not problems(Found("2.13.0", apex=apex))
 
 
-def options(**changes: object) -> Namespace:
-    defaults = {"recipe": "reference", "device": "cpu", "precision": "fp32", "loss_scale": 32.0}
-    return Namespace(**{**defaults, "combine_ddp": False, **changes})
-
-
 @pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_right_step_is_within_the_tolerance(
     capsys: pytest.CaptureFixture, recipe: str, precision: str
 ) -> None:
-    agrees, summary = trial.compare(options(recipe=recipe, precision=precision))
+    agrees, summary = trial.compare(training_step, RECIPES[recipe], "cpu", precision, 32.0)
     assert agrees
     assert summary == f"training would run on cpu in {precision}"
     output = capsys.readouterr().out
@@ -190,23 +187,22 @@ class Wrong(Precision):
         super().__init__()
         self.factor = factor
 
-    def _step(self, loss: torch.Tensor, optimizer: torch.optim.Optimizer) -> bool:
-        loss.backward()
+    def _step(self, optimizer: torch.optim.Optimizer) -> bool:
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 parameter.grad *= torch.linspace(-1, self.factor, parameter.grad.shape[0]).view(
                     -1, *[1] * (parameter.dim() - 1)
                 )
-        optimizer.step()
-        return True
+        return super()._step(optimizer)
 
 
 @pytest.mark.parametrize("factor", [1.0, float("nan")])
 def test_a_wrong_step_is_a_problem(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, factor: float
 ) -> None:
-    monkeypatch.setattr(trial, "choose_precision", lambda *_: (Wrong(factor), "as asked"))
-    assert check(options()) == 1
+    wrong = Choice(Wrong(factor), "as asked")
+    monkeypatch.setattr(trial, "choose_precision", lambda *_, **__: wrong)
+    assert check(training_step, RECIPES["reference"], "cpu", "fp32", 32.0) == 1
     output = capsys.readouterr().out
     assert "problem, this device computes something else" in output
     assert output.endswith("problems: 1, see above\n")
@@ -214,12 +210,14 @@ def test_a_wrong_step_is_a_problem(
 
 def test_an_overflow_is_tried_again() -> None:
     class Overflowing(Precision):
-        def _step(self, loss: torch.Tensor, optimizer: torch.optim.Optimizer) -> bool:
-            return self.skipped == 2 and super()._step(loss, optimizer)
+        def _step(self, optimizer: torch.optim.Optimizer) -> bool:
+            return self.skipped == 2 and super()._step(optimizer)
 
     precision = Overflowing()
-    loss, change = trial.take_step(RECIPES["reference"], trial.CPU, precision)
-    expected_loss, expected = trial.take_step(RECIPES["reference"], trial.CPU, Precision())
+    loss, change = trial.take_step(training_step, RECIPES["reference"], trial.CPU, precision)
+    expected_loss, expected = trial.take_step(
+        training_step, RECIPES["reference"], trial.CPU, Precision()
+    )
     assert precision.skipped == 2
     assert loss == expected_loss
     assert torch.equal(change, expected)

@@ -1,6 +1,7 @@
 """Random crops: pieces of the images in all views, the same from memory and from disk."""
 
 from dataclasses import replace
+from itertools import compress
 from pathlib import Path
 
 import h5py
@@ -10,9 +11,11 @@ import torch
 
 from datasets import ImageDataset, TrainDataset
 from runtime.errors import UserError
-from training.crops import CropBatches, StreamedCropBatches
-from training.loading import load_training_data
+from training.batches import BatchPlan
+from training.crops import CropBatches, RandomCrops
+from training.loading import Place, load_training_data
 from training.recipes import FAST
+from training.streaming import StreamedBatches, crop_reader
 
 CPU = torch.device("cpu")
 
@@ -29,7 +32,7 @@ def all_views(crop: torch.Tensor) -> list[torch.Tensor]:
 def test_crops_are_pieces_of_the_images_in_all_eight_views() -> None:
     images = [image(9, 7, 0), image(6, 11, 1000), image(4, 30, 5000)]
     shapes = [tuple(lr.shape[1:]) for lr, _ in images]
-    batches = CropBatches(images, shapes, 5, 40, CPU, batch_size=6, seed=3)
+    batches = CropBatches(images, RandomCrops(shapes, 5, 40, BatchPlan(6, seed=3)), CPU)
     possible = {
         tuple(view.flatten().tolist()): (number, v)
         for number, (lr, _) in enumerate(images)
@@ -47,7 +50,7 @@ def test_crops_are_pieces_of_the_images_in_all_eight_views() -> None:
 
 def test_no_image_as_large_as_a_crop_is_an_error() -> None:
     with pytest.raises(UserError, match="as large as a crop, 12×12"):
-        CropBatches([image(9, 30, 0)], [(9, 30)], 12, 10, CPU, batch_size=2)
+        RandomCrops([(9, 30)], 12, 10, BatchPlan(2))
 
 
 def write(path: Path, *, whole: bool) -> Path:
@@ -62,15 +65,21 @@ def write(path: Path, *, whole: bool) -> Path:
     return path
 
 
+def from_disk(
+    dataset: ImageDataset | TrainDataset, crops: RandomCrops, workers: int
+) -> StreamedBatches:
+    numbers = list(compress(range(len(dataset)), crops.large))
+    reader = crop_reader(dataset, numbers, crops)
+    return StreamedBatches(reader, crops.plan, crops.steps_per_epoch, CPU, workers)
+
+
 @pytest.mark.parametrize("whole", [True, False])
 def test_crops_from_disk_are_those_from_memory(tmp_path: Path, whole: bool) -> None:
     path = write(tmp_path / "images.h5", whole=whole)
     dataset = ImageDataset(path) if whole else TrainDataset(path)
-    cut = {"batch_size": 3, "rank": 1, "world_size": 2, "seed": 8}
-    resident = CropBatches(dataset, dataset.shapes, 10, 6, CPU, **cut)
-    numbers = list(range(len(dataset)))
-    streamed = StreamedCropBatches(dataset, numbers, dataset.shapes, 10, 6, CPU, 2, **cut)
-    assert resident.images == streamed.images == (3 if whole else 9)
+    crops = RandomCrops(dataset.shapes, 10, 6, BatchPlan(3, rank=1, world_size=2, seed=8))
+    assert len(crops) == (3 if whole else 9)
+    resident, streamed = CropBatches(dataset, crops, CPU), from_disk(dataset, crops, 2)
     for epoch, start in ((0, 0), (1, 4)):
         expected, actual = (list(b.epoch(epoch, start)) for b in (resident, streamed))
         assert len(actual) == 6 - start
@@ -84,7 +93,7 @@ def test_a_worker_that_reads_crops_passes_on_the_users_error(tmp_path: Path) -> 
         for number in range(4):
             file[f"hr/{number}"][:] = np.nan
     dataset = ImageDataset(path)
-    batches = StreamedCropBatches(dataset, [0, 1], dataset.shapes[:2], 10, 4, CPU, 1, batch_size=1)
+    batches = from_disk(dataset, RandomCrops(dataset.shapes, 10, 4, BatchPlan(1)), 1)
     with pytest.raises(UserError, match=r"images\.h5: /hr/\d holds values that") as error:
         next(batches.epoch(0))
     assert "\n" not in str(error.value)
@@ -96,9 +105,9 @@ def test_what_is_held_out_is_held_out_in_all_sizes(tmp_path: Path) -> None:
     with h5py.File(path, "a") as file:
         file.attrs["images"] = 2  # in two sizes: 0 and 2 are one, 1 and 3 the other
     recipe = replace(FAST, crop_size=9)
-    data = load_training_data(
-        tmp_path, 3, recipe, CPU, hold_out=True, room=lambda _: 1e9, num_workers=0, batch_size=2
-    )
+    place = Place(CPU, lambda _: 1e9, 0)
+    data = load_training_data(tmp_path, 3, recipe, BatchPlan(2), place, hold_out=True)
     assert isinstance(data.batches, CropBatches)
-    assert list(zip(data.batches.heights, data.batches.widths, strict=True)) == [(30, 12), (15, 15)]
+    crops = data.batches.crops
+    assert list(zip(crops.heights, crops.widths, strict=True)) == [(30, 12), (15, 15)]
     assert [tuple(lr.shape) for lr, _ in data.held_out] == [(1, 1, 12, 20)]

@@ -9,6 +9,7 @@ from torch import nn
 
 from model import SRCNN
 from runtime.errors import RunError, UserError
+from train import training_step
 from training.optimizers import MuonAdam, build_optimizer
 from training.precision import Precision, memory_format
 from training.precision_choice import choose_precision
@@ -100,7 +101,8 @@ def test_auto_takes_the_fastest_and_leaves_the_random_numbers_alone() -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    precision, reason = choose_precision("auto", CPU)
+    chosen = choose_precision("auto", CPU, training_step)
+    precision, reason = chosen.value, chosen.reason
     assert torch.equal(torch.rand(3), expected)
     assert precision.name in ("fp32", "fp32-contiguous", "bf16")
     assert all(f"{name} " in reason for name in ("fp32-contiguous", "fp32", "bf16"))
@@ -113,7 +115,7 @@ def test_auto_without_a_trial_goes_by_the_units(monkeypatch: pytest.MonkeyPatch)
     """So processes of one run agree, and a deterministic run does not depend on the clock."""
     for units, name in ((True, "bf16"), (False, "fp32")):
         monkeypatch.setattr("training.precision_choice.has_bf16", lambda units=units: units)
-        assert choose_precision("auto", CPU, trial=False).value.name == name
+        assert choose_precision("auto", CPU).value.name == name
 
 
 def test_bf16_trains_fp32_weights() -> None:
@@ -123,29 +125,28 @@ def test_bf16_trains_fp32_weights() -> None:
     precision = choose_precision("bf16", CPU).value
     model, optimizer = precision.prepare(model, optimizer)
     losses = []
+    x = torch.rand(2, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    with precision.autocast():
+        assert model(x).dtype == torch.bfloat16
     for _ in range(5):
-        with precision.autocast():
-            x = torch.rand(2, 1, 16, 16, generator=torch.Generator().manual_seed(0))
-            output = model(x)
-        assert output.dtype == torch.bfloat16
-        loss = nn.functional.mse_loss(output.float(), x)
-        assert precision.step(loss, optimizer)
+        loss, stepped = training_step(model, optimizer, precision, nn.functional.mse_loss, x, x)
+        assert stepped
         losses.append(loss.item())
     assert losses[-1] < losses[0]
-    assert all(w.dtype == torch.float32 for w in precision.masters(model, optimizer).values())
+    assert all(w.dtype == torch.float32 for w in precision.master_params(model, optimizer).values())
 
 
 class Overflowing(Precision):
-    def _step(self, loss: torch.Tensor, optimizer: torch.optim.Optimizer) -> bool:
+    def _step(self, optimizer: torch.optim.Optimizer) -> bool:
         return False
 
 
 def test_twenty_skipped_steps_in_a_row_end_the_run() -> None:
     precision, optimizer = Overflowing(), torch.optim.SGD([torch.zeros(1, requires_grad=True)])
     for _ in range(19):
-        assert not precision.step(torch.zeros(()), optimizer)
+        assert not precision.step(optimizer)
     with pytest.raises(RunError, match=r"20 steps in a row.*--loss-scale dynamic"):
-        precision.step(torch.zeros(()), optimizer)
+        precision.step(optimizer)
     again = Precision()
     again.load_state_dict(precision.state_dict())
     assert again.skipped == again.skipped_in_a_row == 20

@@ -14,11 +14,11 @@ import hdf5
 import numpy as np
 import pytest
 from commands import ROOT, run
+from expected_files import BICUBIC, plain_pair, plain_patches, prepare_file, save_image
 from PIL import Image
 
 import prepare
 from imaging.sources import folder_images
-from preparing import BICUBIC, plain_pair, plain_patches, prepare_file, save_image
 from runtime.errors import UserError
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 from commands import ROOT, run
+from expected_files import prepare_file, save_image
 from PIL import Image
 
 import prepare
-from preparing import prepare_file, save_image
 from runtime.errors import RunError, UserError, run_main
 
 

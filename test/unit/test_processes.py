@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from runtime import device
-from runtime.distributed import World, read_environment
+from runtime.distributed import Launch, read_environment
 from runtime.errors import UserError
 
 VARIABLES = [
@@ -36,14 +36,14 @@ def master() -> tuple[str, str]:
 
 
 def test_alone(variables: pytest.MonkeyPatch) -> None:
-    assert read_environment() == World(0, 1)
+    assert read_environment() == Launch(0, 1)
     set_all(variables, RANK_SIZE="1", RANK_ID="0")
-    assert read_environment() == World(0, 1)
+    assert read_environment() == Launch(0, 1)
 
 
 def test_torchrun_wins(variables: pytest.MonkeyPatch) -> None:
     set_all(variables, RANK="3", WORLD_SIZE="4", LOCAL_RANK="1", RANK_SIZE="8", RANK_ID="7")
-    assert read_environment() == World(3, 4, 1)
+    assert read_environment() == Launch(3, 4, 1)
 
 
 def test_ascend_launch_with_a_rank_table(variables: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -51,7 +51,7 @@ def test_ascend_launch_with_a_rank_table(variables: pytest.MonkeyPatch, tmp_path
     servers = [{"server_id": "10.1.2.3"}, {"server_id": "10.1.2.4"}]
     table.write_text(json.dumps({"server_list": servers}))
     set_all(variables, RANK_SIZE="16", RANK_ID="9", RANK_TABLE_FILE=str(table))
-    assert read_environment() == World(9, 16)
+    assert read_environment() == Launch(9, 16)
     assert master() == ("10.1.2.3", "29500")
     assert os.environ["LOCAL_WORLD_SIZE"] == "8"
 
@@ -78,7 +78,7 @@ def test_contradictions_are_errors(variables: pytest.MonkeyPatch, tmp_path: Path
     with pytest.raises(UserError, match="server_list is empty"):
         read_environment()
     set_all(variables, RANK_SIZE="two")
-    with pytest.raises(UserError, match="RANK_SIZE='two'; expected a whole number"):
+    with pytest.raises(UserError, match="RANK_SIZE: 'two' is not a whole number, 0 or more"):
         read_environment()
 
 
@@ -101,7 +101,7 @@ def test_the_card_that_the_platform_names(
 
 def test_a_card_that_is_no_number(variables: pytest.MonkeyPatch) -> None:
     set_all(variables, NPU_CALCULATE_DEVICE="ASCEND_DEVICE_ID")
-    with pytest.raises(UserError, match="NPU_CALCULATE_DEVICE='ASCEND_DEVICE_ID'; expected"):
+    with pytest.raises(UserError, match="NPU_CALCULATE_DEVICE: 'ASCEND_DEVICE_ID' is not"):
         device._npu_index()
 
 
@@ -125,5 +125,5 @@ def test_processes_share_the_memory_that_a_container_may_take(
     set_all(variables, LOCAL_WORLD_SIZE="8")
     assert device.free_memory(cpu) == 1e6 / 8
     set_all(variables, LOCAL_WORLD_SIZE="all")
-    with pytest.raises(UserError, match="LOCAL_WORLD_SIZE='all'; expected a whole number"):
+    with pytest.raises(UserError, match="LOCAL_WORLD_SIZE: 'all' is not a whole number"):
         device.free_memory(cpu)

@@ -15,7 +15,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 from imaging.pictures import most_changed, save_strip, with_luminance
-from report.curves import draw_curves
+from report.curves import draw_log
 from report.page import Report
 from runtime.errors import RunError, UserError
 
@@ -91,11 +91,11 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
 def test_curves_show_each_psnr_column(tmp_path: Path) -> None:
     log = tmp_path / "metrics.csv"
     log.write_text(LOG, encoding="utf-8")
-    curves = draw_curves(log)
+    curves = draw_log(log)
     assert list(curves) == ["Loss", "PSNR in dB"]
     assert "held_out_psnr" in curves["PSNR in dB"]
     assert all(svg.startswith("<svg") and svg.endswith("</svg>\n") for svg in curves.values())
-    assert draw_curves(log) == curves, "the same log gives another page"
+    assert draw_log(log) == curves, "the same log gives another page"
 
 
 @pytest.mark.parametrize(
@@ -111,9 +111,9 @@ def test_a_training_log_that_is_none(tmp_path: Path, text: str, words: str) -> N
     log = tmp_path / "metrics.csv"
     log.write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match=re.escape(words)):
-        draw_curves(log)
+        draw_log(log)
     with pytest.raises(UserError, match=r"nowhere\.csv"):
-        draw_curves(tmp_path / "nowhere.csv")
+        draw_log(tmp_path / "nowhere.csv")
 
 
 def test_the_most_changed_region_is_found() -> None:

@@ -31,7 +31,7 @@ def test_a_path_cannot_forge_the_figures(dataset: Path, tmp_path: Path) -> None:
     assert not re.search("^best epoch: 1, psnr: 99.99", result.stdout, re.MULTILINE)
 
 
-@pytest.mark.parametrize("state", [{}, [1], {"options": {}, "trainer": {}, "recorder": 3}])
+@pytest.mark.parametrize("state", [{}, [1], {"options": {}, "training": {}, "recorder": 3}])
 def test_a_checkpoint_of_something_else(dataset: Path, tmp_path: Path, state: object) -> None:
     (tmp_path / "other.pt").write_bytes(checkpoint.pack(state))
     result = train(dataset, tmp_path, *SMALL, f"--resume={tmp_path / 'other.pt'}")

@@ -15,6 +15,11 @@ ROOT = Path(__file__).resolve().parents[3]
 FAKE = Path(__file__).parent / "fake_train.py"
 HOSTILE = "-a $(touch hacked) 'q' \"d\" `touch hacked`;\nb"
 ENTRIES = ("modelarts_entry_acc.py", "modelarts_entry_perf.py")
+MODULES = (
+    *ENTRIES,
+    *(f"ascend/{name}.py" for name in ("__init__", "modelarts")),
+    *(f"runtime/{name}.py" for name in ("__init__", "errors", "numbers")),
+)
 FINAL = re.compile(
     r"^------------------ Final result ------------------\n"
     r"Final Performance images/sec : (\d+\.\d{2})\n"
@@ -40,8 +45,8 @@ class Repository:
             new.mkdir(parents=True)
         for script in [*(ROOT / "test").glob("*.sh"), ROOT / "test" / "torchrun.py"]:
             shutil.copy(script, self.root / "test")
-        (self.root / "runtime").mkdir()
-        for module in ("runtime/modelarts.py", "runtime/errors.py", "runtime/text.py", *ENTRIES):
+        for module in MODULES:
+            (self.root / module).parent.mkdir(exist_ok=True)
             shutil.copy(ROOT / module, self.root / module)
         for name in ("train.py", "evaluate.py"):
             shutil.copy(FAKE, self.root / name)

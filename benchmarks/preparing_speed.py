@@ -1,6 +1,6 @@
 """prepare.py beside a plain per-patch loop: seconds, processor seconds and memory, in one run.
 
-    python benchmarks/prepare.py --images-dir T91 [--scale 3] [--repeats 5]
+    python benchmarks/preparing_speed.py --images-dir T91 [--scale 3] [--repeats 5]
 
 The plain loop makes the same pairs, appends each patch to a list, turns the lists into arrays and
 writes those. `cutting` is where the two differ: from the pairs to patches in memory. `whole` is

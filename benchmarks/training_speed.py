@@ -1,17 +1,16 @@
 """How near training comes to the machine's limit, and how far ahead of the published loop it is.
 
-    python benchmarks/train.py [--data-path dataset] [--cores 1 2] [--seconds 4]
+    python benchmarks/training_speed.py [--data-path dataset] [--cores 1 2] [--seconds 4]
 
 In one run, as absolute times differ between machines: the rate of matrix multiplication, the bare
-step of the network in plain PyTorch, a piece of a real epoch of train.py's Trainer, and the
+step of the network in plain PyTorch, a piece of a real epoch of train.py, and the
 published way: a DataLoader with 8 workers, the HDF5 file opened for every sample, fp32, and
 `loss.item()` after each step. Reference recipe, batch 32, patches of 33×33. On one core, and on
 all that this process may use.
 """
 
 import argparse
-import contextlib
-import io
+import math
 import multiprocessing
 import os
 import subprocess
@@ -33,16 +32,19 @@ from torch.utils.data import DataLoader, Dataset
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from trainer import Trainer
-
-from datasets import find_file
+from datasets import EvalDataset, find_file
 from model import SRCNN
 from runtime.distributed import World
+from train import train_epoch, training_step
 from training import checkpoint
+from training.batches import BatchPlan
+from training.evaluation import Evaluator
+from training.loading import Place, TrainingData, load_training_data
 from training.optimizers import build_optimizer
 from training.precision import memory_format
 from training.precision_choice import choose_precision
-from training.recipes import REFERENCE
+from training.recipes import REFERENCE, Recipe
+from training.state import TrainingState, new_model
 from training.stopping import StopRequest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -132,6 +134,14 @@ def run_options(data_path: Path, *, select: str, seed: int) -> argparse.Namespac
     )  # fmt: skip
 
 
+def load(
+    data_path: Path, recipe: Recipe, *, hold_out: bool = False, seed: int = 123
+) -> TrainingData:
+    """Return T91's training data at ×3, in memory, for one process on the CPU."""
+    plan, place = BatchPlan(recipe.batch_size, seed=seed), Place(CPU, lambda _: math.inf, 0)
+    return load_training_data(data_path, 3, recipe, plan, place, hold_out=hold_out)
+
+
 class Epoch(NamedTuple):
     """Seconds of a step of a real epoch, and over a bare step; of evaluating, of a checkpoint."""
 
@@ -144,24 +154,28 @@ class Epoch(NamedTuple):
 def real_epoch(data_path: Path, name: str, steps: int) -> Epoch:
     """Take bare steps and those of a real epoch in turns, as loads change: so many each time."""
     recipe = replace(REFERENCE, batch_size=BATCH, num_epochs=1)
-    precision = choose_precision(name, CPU).value
-    options = run_options(data_path, select="eval", seed=123)
-    trainer, step = Trainer(options, recipe, World(device=CPU), precision), bare_step(name)
+    precision, world = choose_precision(name, CPU).value, World(CPU)
+    data = load(data_path, recipe)
+    eval_set = EvalDataset(find_file(data_path, "val", 3))
+    evaluator = Evaluator(eval_set, [], world, precision)
+    model = new_model(recipe, CPU, memory_format(CPU, precision))
+    optimizer = build_optimizer(recipe, model, CPU, apex=False)
+    state = TrainingState(model, optimizer, recipe, world, precision, data.batches.steps_per_epoch)
+    step, stop = bare_step(name), StopRequest()
     bare, real = [], []
     for _ in range(ROUNDS + 1):
         start = time.perf_counter()
         for _ in range(steps):
             step()
         middle = time.perf_counter()
-        trainer.total_steps = trainer.step + steps
-        with contextlib.redirect_stdout(io.StringIO()):
-            trainer.train_epoch(0, trainer.step, StopRequest())
+        state.total_steps = state.step + steps
+        train_epoch(state, data.batches, nn.functional.mse_loss, stop)
         bare.append((middle - start) / steps)
         real.append((time.perf_counter() - middle) / steps)
     times = [time.perf_counter()]
-    trainer.psnr(trainer.weights(), trainer.eval_pairs)
+    evaluator.scores(state)
     times.append(time.perf_counter())
-    checkpoint.pack(trainer.state_dict())
+    checkpoint.pack(state.state_dict())
     times.append(time.perf_counter())
     over = median(r / b for r, b in zip(real[1:], bare[1:], strict=True)) - 1  # the first warms up
     return Epoch(median(real[1:]), over, times[1] - times[0], times[2] - times[1])
@@ -198,8 +212,8 @@ def measure(data_path: Path, cores: int, seconds: float) -> None:
     for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         rates[name] = multiply_rate(dtype, seconds)
         print(f"matrix multiplication {name}: {rates[name] / 1e9:.0f} GFLOP/s")
-    chosen, reason = choose_precision("auto", CPU)
-    print(f"auto: {chosen.name} ({reason})")
+    chosen = choose_precision("auto", CPU, training_step)
+    print(f"auto: {chosen.value.name} ({chosen.reason})")
     bare = {}
     for name in ("fp32-contiguous", "fp32", "bf16"):
         bare[name] = timed(bare_step(name), seconds)

@@ -1,6 +1,6 @@
 """Enlarging to 1 megapixel beside plain PyTorch and onnxruntime, and what bfloat16 costs.
 
-    python benchmarks/upscale.py [--scale 3] [--threads 2] [--rounds 9] [--images-dir Set5]
+    python benchmarks/enlarging_speed.py [--scale 3] [--threads 2] [--rounds 9] [--images-dir Set5]
 
 All enlarge the same photograph, from pixels to pixels, with the same weights; in turns, as the
 load of a machine changes. `plain` and `onnxruntime` see the whole picture at once, in fp32. The
