@@ -6,8 +6,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from apex.amp._casts import disable_casts
-from apex.amp._state import LossScaler, Options
+from apex.amp._scaler import LossScaler
+from apex.amp._state import Options, say
 
 
 def process_optimizer(optimizer: torch.optim.Optimizer, options: Options) -> None:
@@ -19,9 +19,10 @@ def process_optimizer(optimizer: torch.optim.Optimizer, options: Options) -> Non
     if hasattr(optimizer, "_amp_stash"):
         raise RuntimeError("A given optimizer should only be passed through amp.initialize once.")
     optimizer.is_npu_fused_optimizer = getattr(optimizer, "is_npu_fused_optimizer", False)
-    _check_options(optimizer, options)
     stash = optimizer._amp_stash = OptimizerStash(optimizer, options)
-    optimizer.step = types.MethodType(_amp_step(optimizer.step, stash), optimizer)
+    _check_options(optimizer, options)
+    if stash.with_masters:
+        optimizer.step = types.MethodType(_step_with_masters(optimizer.step, stash), optimizer)
     if stash.with_masters or stash.combined:
         optimizer.zero_grad = types.MethodType(lambda self: stash.zero_grad(), optimizer)
 
@@ -38,22 +39,21 @@ def _check_options(optimizer: Any, options: Options) -> None:
             "With opt_level O2, master_weights should be True when combine_grad is True or npu "
             "fused optimizer is used"
         )
-    if options.combine_ddp and not combined:
-        raise RuntimeError("combine_ddp=True needs combine_grad=True or a npu fused optimizer.")
+    if options.check_combined_tensors and not combined:
+        say("checking combined tensors function will not take effect!")
 
 
-def _amp_step(step: Any, stash: "OptimizerStash") -> Any:
-    """Wrap ``step``: no closure with masters, no casts inside, masters copied to the model."""
+def _step_with_masters(step: Any, stash: "OptimizerStash") -> Any:
+    """Wrap ``step``: no closure, and the masters are copied to the model."""
 
-    def amp_step(self: Any, closure: Any = None) -> Any:
-        if closure is not None and stash.with_masters:
+    def call(self: Any, closure: Any = None) -> Any:
+        if closure is not None:
             raise RuntimeError("Currently, Amp does not support closure use with optimizers.")
-        with disable_casts():
-            result = step() if closure is None else step(closure)
+        result = step()
         stash.copy_masters_to_model()
         return result
 
-    return amp_step
+    return call
 
 
 class OptimizerStash:
@@ -67,6 +67,7 @@ class OptimizerStash:
     def __init__(self, optimizer: torch.optim.Optimizer, options: Options) -> None:
         self.optimizer = optimizer
         self.with_masters = bool(options.master_weights)
+        self.together = bool(options.combine_grad)
         self.combined = bool(options.combine_grad or optimizer.is_npu_fused_optimizer)
         self.average = bool(options.combine_ddp)
         self.ready = False
@@ -76,16 +77,31 @@ class OptimizerStash:
         self.earlier: dict[torch.nn.Parameter, torch.Tensor] = {}
 
     def make_ready(self) -> None:
-        """Put fp32 masters into the optimizer in place of fp16 parameters, once."""
+        """Put fp32 masters into the optimizer in place of fp16 parameters, once.
+
+        Raises:
+            TypeError: a parameter is neither fp32 nor fp16, or not on the card.
+        """
         if self.ready:
             return
         self.ready = True
         for group in self.optimizer.param_groups:
             group["params"] = [self._master_or_itself(p) for p in group["params"]]
-        # Casts states that were loaded for fp16 parameters.
-        self.optimizer.load_state_dict(self.optimizer.state_dict())
+        if self.with_masters:
+            for parameter in self.plain:
+                parameter.grad = None
+            # Casts states that were loaded for fp16 parameters.
+            self.optimizer.load_state_dict(self.optimizer.state_dict())
 
     def _master_or_itself(self, parameter: torch.nn.Parameter) -> torch.nn.Parameter:
+        if not parameter.requires_grad and (self.with_masters or self.combined):
+            return parameter
+        known = parameter.dtype in (torch.float32, torch.float16)
+        if parameter.device.type != "npu" or not known:
+            raise TypeError(
+                "Optimizer's parameters must be either torch.npu.FloatTensor or "
+                f"torch.npu.HalfTensor. Received {parameter.type()}"
+            )
         if not self.with_masters or parameter.dtype != torch.float16:
             self.plain.append(parameter)
             return parameter
@@ -127,35 +143,34 @@ class OptimizerStash:
     @torch.no_grad()
     def after_backward(self, scaler: LossScaler) -> None:
         """Average over ranks, look for overflow, unscale and add to earlier gradients."""
-        parameters = [*self.plain, *(model for model, _ in self.masters)]
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        if self.average:
-            for gradient in gradients:
-                dist.all_reduce(gradient.div_(dist.get_world_size()))
-        if scaler.dynamic and not all(torch.isfinite(g).all().item() for g in gradients):
-            scaler._has_overflow = True
-            return
-        for parameter in self.plain:
-            self._unscale(parameter, parameter.grad, self.earlier.get(parameter), scaler)
-        for model, master in self.masters:
-            self._unscale(master, model.grad, master.grad, scaler)
+        halves = [(master, model.grad, master.grad) for model, master in self.masters]
+        floats = [(p, p.grad, self.earlier.get(p)) for p in self.plain]
+        for updates in (halves, floats):
+            updates[:] = [update for update in updates if update[1] is not None]
+            if self.average:
+                for _, gradient, _ in updates:
+                    dist.all_reduce(gradient.div_(dist.get_world_size()))
+        for updates in (halves, floats):
+            if updates and not scaler._has_overflow:
+                self._unscale(updates, scaler)
 
-    def _unscale(
-        self,
-        parameter: torch.nn.Parameter,
-        gradient: torch.Tensor | None,
-        earlier: torch.Tensor | None,
-        scaler: LossScaler,
-    ) -> None:
-        if gradient is None:
-            return
-        unscaled = gradient.to(parameter.dtype).mul(1.0 / scaler.loss_scale())
-        if earlier is not None:
-            unscaled.add_(earlier)
-        if parameter.grad is None:
-            parameter.grad = unscaled
-        else:
-            parameter.grad.copy_(unscaled)
+    def _unscale(self, updates: list, scaler: LossScaler) -> None:
+        """Unscale gradients of one type; those not combined by amp before they become fp32."""
+        factor = 1.0 / scaler.loss_scale()
+        if scaler.looks_at_gradients:
+            first = 1.0 if self.together else factor
+            scaler.multiply([gradient for _, gradient, _ in updates], first)
+            if scaler._has_overflow:
+                return
+            factor /= first
+        for parameter, gradient, earlier in updates:
+            unscaled = gradient.to(parameter.dtype).mul(factor)
+            if earlier is not None:
+                unscaled.add_(earlier)
+            if parameter.grad is None:
+                parameter.grad = unscaled
+            else:
+                parameter.grad.copy_(unscaled)
 
     @torch.no_grad()
     def copy_masters_to_model(self) -> None:

@@ -1,6 +1,7 @@
-"""What ``amp.initialize`` leaves for the other functions of amp: levels, options, loss scalers."""
+"""What ``amp.initialize`` leaves for the other functions of amp: levels and options."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -10,6 +11,7 @@ class Options:
     """The properties of an optimisation level, after the caller's overrides."""
 
     opt_level: str = ""
+    enabled: bool = True
     cast_model_type: torch.dtype | None = None
     patch_torch_functions: bool = False
     keep_batchnorm_fp32: bool | None = None
@@ -17,17 +19,26 @@ class Options:
     loss_scale: float | str = 1.0
     combine_grad: bool | None = None
     combine_ddp: bool | None = None
+    check_combined_tensors: bool | None = None
 
 
 LEVELS = {
-    "O0": Options("O0", torch.float32, master_weights=False),
+    "O0": Options("O0", cast_model_type=torch.float32, master_weights=False),
     "O1": Options("O1", patch_torch_functions=True, loss_scale="dynamic"),
-    "O2": Options("O2", torch.float16, False, True, True, "dynamic"),
-    "O3": Options("O3", torch.float16, False, False, False),
+    "O2": Options(
+        "O2",
+        cast_model_type=torch.float16,
+        keep_batchnorm_fp32=True,
+        master_weights=True,
+        loss_scale="dynamic",
+    ),
+    "O3": Options(
+        "O3", cast_model_type=torch.float16, keep_batchnorm_fp32=False, master_weights=False
+    ),
 }
 
 
-def choose_options(opt_level: str, **overrides: object) -> Options:
+def choose_options(opt_level: str, **overrides: Any) -> Options:
     """Start from a level and apply the overrides that are not None.
 
     Raises:
@@ -38,61 +49,51 @@ def choose_options(opt_level: str, **overrides: object) -> Options:
             f"Unexpected optimization level {opt_level}. Options are 'O0', 'O1', 'O2', 'O3'."
         )
     given = {name: value for name, value in overrides.items() if value is not None}
+    _check(opt_level, given)
     if given.get("loss_scale", "dynamic") != "dynamic":
         given["loss_scale"] = float(given["loss_scale"])
-    options = replace(LEVELS[opt_level], **given)
-    if opt_level == "O1" and options.master_weights is not None:
-        raise RuntimeError("It doesn't make sense to use master_weights with O1.")
-    if opt_level == "O1" and options.keep_batchnorm_fp32 is not None:
-        raise RuntimeError("With opt_level O1, keep_batchnorm_fp32 should be None.")
-    for name in ("combine_grad", "combine_ddp"):
-        if getattr(options, name) and opt_level not in ("O1", "O2"):
-            raise RuntimeError(f"{name}=True needs opt_level='O1' or opt_level='O2'.")
-    return options
+    keep = given.get("keep_batchnorm_fp32")
+    if keep is not None:
+        given["keep_batchnorm_fp32"] = {"True": True, "False": False}.get(keep, keep)
+    return replace(LEVELS[opt_level], **given)
 
 
-@dataclass
-class LossScaler:
-    """A loss scale: a number, or one that halves at an overflow and grows in quiet times."""
-
-    dynamic: bool
-    _loss_scale: float
-    growth_factor: float = 2.0
-    backoff_factor: float = 0.5
-    window: int = 2000
-    smallest: float | None = None
-    largest: float = 2.0**24
-    _unskipped: int = 0
-    _has_overflow: bool = False
-
-    def loss_scale(self) -> float:
-        """Return the scale of the next loss."""
-        return self._loss_scale
-
-    def update_scale(self) -> bool:
-        """Adapt the scale after a backward pass; True when the step is to be skipped."""
-        if self.dynamic and self._has_overflow:
-            self._loss_scale = max(self.smallest or 0.0, self._loss_scale * self.backoff_factor)
-            self._unskipped = 0
-            return True
-        self._unskipped += 1
-        if self.dynamic and self._unskipped == self.window:
-            self._loss_scale = min(self.largest, self._loss_scale * self.growth_factor)
-            self._unskipped = 0
-        return False
+def _check(opt_level: str, given: dict[str, Any]) -> None:
+    if opt_level == "O1":
+        if given.get("cast_model_type", torch.float32) not in (torch.float32, False):
+            raise RuntimeError("O1 inserts casts around Torch functions rather than model weights.")
+        if "keep_batchnorm_fp32" in given:
+            raise RuntimeError("With opt_level O1, keep_batchnorm_fp32 should be None.")
+        if "master_weights" in given:
+            raise RuntimeError("It doesn't make sense to use master_weights with O1.")
+    elif given.get("patch_torch_functions"):
+        raise RuntimeError("patch_torch_functions=True should only be set by opt_level='O1'.")
+    assert given.get("keep_batchnorm_fp32", True) in (True, False, "True", "False"), (
+        "keep_batchnorm_fp32 must be a boolean, the string 'True' or 'False', or None"
+    )
+    combined = given.get("combine_grad") or given.get("check_combined_tensors")
+    if combined and opt_level not in ("O1", "O2"):
+        raise RuntimeError(
+            "combine_grad=True or check_combined_tensors=True should only be set by selecting "
+            "opt_level='O1' or opt_level='O2'."
+        )
+    if "combine_ddp" in given and not given.get("combine_grad"):
+        raise RuntimeError("Combine_grad should be True when combine_ddp using.. \n")
 
 
-@dataclass
-class State:
-    """The one state of amp in a process."""
+class AmpState:
+    """The one state of amp in a process.
 
-    options: Options | None = None
-    enabled: bool = False
-    verbosity: int = 1
-    loss_scalers: list[LossScaler] = field(default_factory=list)
+    ``initialize`` adds ``opt_properties`` and ``loss_scalers``, and under O1 only the ``handle`` of
+    the casts: before that, looking for one is an AttributeError, as with apex.
+    """
+
+    def __init__(self) -> None:
+        """Start with nothing initialized."""
+        self.verbosity = 1
 
 
-state = State()
+state: Any = AmpState()
 
 
 def say(message: str) -> None:
