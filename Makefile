@@ -1,4 +1,5 @@
 # make train   data, training, evaluation, pictures, on a fresh machine
+# make check   linter and the tests that start no process, for the time between commits
 # make test    linter and all tests
 # make constraints   constraints.txt anew, from the newest releases
 # make bench   speed and scale, on a machine that does nothing else; needs DATA from make train
@@ -15,7 +16,7 @@ TORCH := $(shell grep -o '^torch==[0-9.]*' requirements-npu.txt)
 CUDA := cuda-bindings cuda-toolkit nvidia-cudnn-cu13 nvidia-cusparselt-cu13 nvidia-nccl-cu13 \
   nvidia-nvshmem-cu13 triton
 
-.PHONY: setup constraints train test lint bench clean
+.PHONY: setup constraints train check test lint bench clean
 
 setup: $(VENV)/.ready
 
@@ -42,6 +43,9 @@ constraints: setup
 
 train: setup
 	@PYTHON=$(BIN)/python bash quickstart.sh "$(DATA)" "$(SCALE)" "$(OUTPUTS)"
+
+check: lint
+	$(BIN)/python -m pytest test/unit -m 'not slow and not command'
 
 test: lint
 	$(BIN)/python -m pytest
