@@ -1,5 +1,7 @@
 # make train   data, training, evaluation, pictures, on a fresh machine
+# make check   linter and the tests that start no process, for the time between commits
 # make test    linter and all tests
+# make constraints   constraints.txt anew, from the newest releases
 # make bench   speed and scale, on a machine that does nothing else; needs DATA from make train
 # All set up .venv first. Python 3.10 or newer is all they ask for: make train PYTHON=python3.12
 
@@ -10,23 +12,40 @@ DATA ?= dataset
 SCALE ?= 3
 OUTPUTS ?= outputs
 SHELL := /bin/bash
+TORCH := $(shell grep -o '^torch==[0-9.]*' requirements-npu.txt)
+CUDA := cuda-bindings cuda-toolkit nvidia-cudnn-cu13 nvidia-cusparselt-cu13 nvidia-nccl-cu13 \
+  nvidia-nvshmem-cu13 triton
 
-.PHONY: setup train test lint bench clean
+.PHONY: setup constraints train check test lint bench clean
 
 setup: $(VENV)/.ready
 
-# Without a GPU pip should take PyTorch's CPU build where one is at hand: it does by itself when
-# an index or folder with `+cpu` builds is configured (PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS).
-$(VENV)/.ready: requirements.txt requirements-dev.txt constraints.txt
+# PyTorch apart, without hashes, as the build differs by machine. Without a GPU pip should take the CPU
+# build where one is at hand: it does by itself when an index or folder with `+cpu` builds is
+# configured (PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS). Last, this folder on the path of .venv.
+$(VENV)/.ready: pyproject.toml requirements.txt requirements-dev.txt requirements-npu.txt constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
 	  || { echo "error: $(PYTHON) is older than Python 3.10; make PYTHON=…" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check \
-	  -r requirements-dev.txt -c constraints.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r constraints.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH)
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
+
+# The newest releases that requirements-dev.txt allows, for every Python from 3.10 and every system,
+# with their hashes. PyTorch's pure Python needs are in, PyTorch and its CUDA libraries are not.
+constraints: setup
+	$(BIN)/pip install --quiet --disable-pip-version-check 'uv>=0.9,<1'
+	$(BIN)/uv pip compile requirements-dev.txt --constraint <(echo $(TORCH)) \
+	  --excludes <(printf '%s\n' $(CUDA)) --no-emit-package torch \
+	  --universal --python-version 3.10 --generate-hashes --upgrade --no-annotate \
+	  --custom-compile-command 'make constraints' --quiet --output-file constraints.txt
 
 train: setup
 	@PYTHON=$(BIN)/python bash quickstart.sh "$(DATA)" "$(SCALE)" "$(OUTPUTS)"
+
+check: lint
+	$(BIN)/python -m pytest test/unit -m 'not slow and not command'
 
 test: lint
 	$(BIN)/python -m pytest

@@ -1,13 +1,53 @@
 """What the tests share."""
 
+import inspect
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import CodeType, FunctionType
 
 import h5py
 import numpy as np
 import pytest
 from expected_files import save_image
+from selenium.webdriver import Chrome
 
 ROOT = Path(__file__).resolve().parents[2]
+TESTS = str(ROOT / "test")
+STARTERS = (subprocess, Chrome)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as `command` each test that starts a process: itself, by a helper or by a fixture."""
+    seen: dict[Callable, bool] = {}
+    for item in items:
+        fixtures = [each[-1].func for each in item._fixtureinfo.name2fixturedefs.values()]
+        if any(starts_process(function, seen) for function in (item.function, *fixtures)):
+            item.add_marker("command")
+
+
+def starts_process(thing: object, seen: dict) -> bool:
+    """Tell whether a function, or a class's methods, of the tests can reach what starts one."""
+    if any(thing is starter for starter in STARTERS):
+        return True
+    if isinstance(thing, type):
+        return any(starts_process(member, seen) for member in vars(thing).values())
+    thing = inspect.unwrap(thing) if callable(thing) else thing
+    if not isinstance(thing, FunctionType) or not thing.__code__.co_filename.startswith(TESTS):
+        return False
+    if thing not in seen:
+        seen[thing] = False  # for what calls itself
+        used = (thing.__globals__.get(name) for name in names(thing.__code__))
+        seen[thing] = any(starts_process(each, seen) for each in used)
+    return seen[thing]
+
+
+def names(code: CodeType) -> Iterator[str]:
+    """Yield the names that code looks up, in functions inside it, too."""
+    yield from code.co_names
+    for inner in code.co_consts:
+        if isinstance(inner, CodeType):
+            yield from names(inner)
 
 
 @pytest.fixture(scope="session")
