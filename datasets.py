@@ -262,6 +262,6 @@ def _tensor(path: Path, member: h5py.Dataset, part: Part) -> torch.Tensor:
 
 
 def _image_shape(path: Path, lr: h5py.Group, hr: h5py.Group, name: str) -> tuple[int, int]:
-    members = [_member(group, path, name, h5py.Dataset) for group in (lr, hr)]
-    _check_shapes(path, f"lr/{name} and hr/{name}", *members, dimensions=2)
-    return members[0].shape
+    low, high = (_member(group, path, name, h5py.Dataset) for group in (lr, hr))
+    _check_shapes(path, f"lr/{name} and hr/{name}", low, high, dimensions=2)
+    return low.shape

@@ -47,6 +47,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def photographs(scale: int, size: list[int] | None) -> Iterator[tuple[str, "np.ndarray"]]:
     """Yield the name and the luminance, H×W float32 in 0–1, of photographs enlarged by `scale`."""
+    import numpy as np
     from PIL import Image
 
     from imaging.luminance import modelzoo_y
@@ -62,7 +63,7 @@ def photographs(scale: int, size: list[int] | None) -> Iterator[tuple[str, "np.n
             width, height = size[::-1] if size else image.size
             small = (max(width // scale, 1), max(height // scale, 1))
             enlarged = image.convert("RGB").resize(small, BICUBIC).resize((width, height), BICUBIC)
-            yield path.stem, modelzoo_y(enlarged) / 255
+            yield path.stem, modelzoo_y(np.asarray(enlarged)) / 255
 
 
 def main(argv: Sequence[str] | None = None) -> None:

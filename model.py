@@ -64,7 +64,7 @@ def identity_init(model: SRCNN, std: float = 1e-3) -> None:
         nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
     nn.init.normal_(model.conv3.weight, std=std)
     for conv in (model.conv1, model.conv2, model.conv3):
-        nn.init.zeros_(conv.bias)
+        nn.init.zeros_(conv.get_parameter("bias"))
         centre = conv.kernel_size[0] // 2
         for channel in range(model.conv3.out_channels):
             if conv is not model.conv3:

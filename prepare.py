@@ -135,10 +135,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     common = {"scale": args.scale, "jobs": args.jobs}
     try:
         for path, images, whole in fill_folder(args) if args.data_path else one_file(args):
-            if whole:
-                write_images(path, images, sizes=whole, **common)
-            else:
+            if isinstance(images, dict):
                 write_patches(path, images, args.patch_size, args.stride, **common)
+            else:
+                write_images(path, images, sizes=whole, **common)
     except NoNetworkError as error:
         raise UnreachableError(str(error)) from None
     except ImageError as error:

@@ -11,7 +11,7 @@ Results in outputs/x3: best.pth, epoch_{n}.pth, checkpoints, metrics.csv, curve.
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # what loads torch is imported once the command line is known
     import torch
     from torch import nn
 
+    from datasets import Pair
     from runtime.distributed import World
     from training.batches import Batches
     from training.evaluation import Evaluator
@@ -238,7 +239,7 @@ def train_epoch(
 
     epoch, start = divmod(state.step, batches.steps_per_epoch)
     steps = min(batches.steps_per_epoch - start, state.total_steps - state.step)
-    pairs = islice(batches.epoch(epoch, start), steps)
+    pairs: Iterator[Pair] = islice(batches.epoch(epoch, start), steps)
     if profiler:
         pairs = profiler.watch(pairs, steps)
     timer = StepTimer(state.world.synchronize, steps if warm_up else 0)

@@ -40,8 +40,10 @@ def run(kind: str, argv: Sequence[str] | None = None) -> int:
     logs = _log_folder()
     script = ROOT / "test" / f"train_{kind}_{'8p' if several_processes() else '1p'}.sh"
     staging = _staging(args)
-    data = staging / "data_url" if is_remote(args.data_url) else _folder(args.data_url)
-    results = staging / "train_url" if is_remote(args.train_url) else _folder(args.train_url)
+    data, results = (
+        staging / name if staging and is_remote(url) else _folder(url)
+        for name, url in (("data_url", args.data_url), ("train_url", args.train_url))
+    )
 
     say("code folder", ROOT)
     say("work folder", Path.cwd())

@@ -91,12 +91,12 @@ def take_step(
     layout = memory_format(device, precision)
     model = to_train(model, device, layout)
     optimizer = build_optimizer(recipe, model, device, isinstance(precision, Apex))
-    model, optimizer = precision.prepare(model, optimizer)
+    trained, optimizer = precision.prepare(model, optimizer)
     low, high = lr.to(device).contiguous(memory_format=layout), hr.to(device)
     stepped = False
     while not stepped:
-        loss, stepped = training_step(model, optimizer, precision, functional.mse_loss, low, high)
-    return loss.item(), _flat(precision.master_params(model, optimizer)) - before
+        loss, stepped = training_step(trained, optimizer, precision, functional.mse_loss, low, high)
+    return loss.item(), _flat(precision.master_params(trained, optimizer)) - before
 
 
 def _flat(weights: dict[str, torch.Tensor]) -> torch.Tensor:

@@ -9,16 +9,13 @@ share of the rate at which this device multiplies matrices in the same type.
 """
 
 import argparse
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.training_speed import BATCH, FLOP_PER_PATCH, SIDE, T91_PATCHES
 from inference.last_layer import to_train
@@ -52,7 +49,7 @@ def make_step(
     precision = choose_precision("auto", device, apex_wanted=False).value
     layout = memory_format(device, precision)
     model = to_train(SRCNN(), device, layout)
-    forward = torch.compile(model) if compiled else model
+    forward: Any = torch.compile(model) if compiled else model
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, capturable=capturable)
     x = torch.rand(batch, 1, SIDE, SIDE, device=device).contiguous(memory_format=layout)
     return partial(training_step, forward, optimizer, precision, nn.functional.mse_loss, x, x)
@@ -75,7 +72,7 @@ def as_graph(device: torch.device, batch: int) -> Callable[[], None]:
 
 
 one_by_one = partial(make_step, compiled=False)
-WAYS = {
+WAYS: dict[str, Callable[[torch.device, int], Callable[[], object]]] = {
     "one by one": one_by_one,
     "torch.compile": partial(make_step, compiled=True),
     "graph": as_graph,

@@ -8,7 +8,6 @@ PSNR is of the photographs (scikit-image's, or those in --images-dir), protocol 
 """
 
 import argparse
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,8 +16,6 @@ from statistics import fmean, median
 import numpy as np
 import onnxruntime
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from imaging.enlarge import enlarge
 from imaging.metrics import psnr

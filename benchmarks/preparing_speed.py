@@ -17,7 +17,6 @@ import multiprocessing
 import os
 import resource
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -28,8 +27,6 @@ import h5py
 import numpy as np
 import tqdm  # noqa: F401 - loaded before the clock starts, as the other libraries are
 from PIL import Image
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import prepare
 from imaging.resize import modelzoo_rgb_pair
@@ -91,7 +88,7 @@ def writing(folder: Path, scale: int) -> float:
     with tempfile.NamedTemporaryFile() as output:
         begin = time.perf_counter()
         for _ in ("lr", "hr"):
-            output.write(values)
+            output.write(values.data)
         output.flush()
         os.fsync(output.fileno())
         return time.perf_counter() - begin
@@ -142,7 +139,7 @@ def main() -> None:
     rows = [(function, 1) for function in order]
     if len(CORES) > 1:
         rows.append((whole_ours, len(CORES)))
-    results = {row: [] for row in rows}
+    results: dict = {row: [] for row in rows}
     spawn = multiprocessing.get_context("spawn")
     for _ in range(args.repeats):
         for row in rows:

@@ -21,8 +21,6 @@ from typing import NamedTuple
 
 import h5py
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from benchmarks.soak import use
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -63,15 +61,20 @@ def enlarge(source: Path, target: Path, times: int) -> None:
 
 def train(data: Path, *options: str, processes: int = 1, threads: int = 0) -> Run:
     """Start train.py and look at it until it ends."""
-    launcher = [ROOT / "test/torchrun.py", "--standalone", f"--nproc_per_node={processes}"]
+    launcher = [str(ROOT / "test/torchrun.py"), "--standalone", f"--nproc_per_node={processes}"]
     environment = {**os.environ, **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
     with tempfile.TemporaryDirectory() as out:
         words = [f"--data_url={data}", f"--train_url={out}", f"--num-steps={STEPS}", *options]
-        command = [sys.executable, *(launcher if processes > 1 else []), ROOT / "train.py", *words]
+        command = [sys.executable, *(launcher if processes > 1 else []), str(ROOT / "train.py")]
         begin = time.perf_counter()
         with subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
+            [*command, *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=environment,
         ) as process:
+            assert process.stdout
             os.set_blocking(process.stdout.fileno(), False)
             start, peak, printed, next_look = 0.0, 0.0, "", begin
             while process.poll() is None:

@@ -36,7 +36,7 @@ def family(pid: int) -> list[Path]:
             return []
     except OSError:
         return []
-    children = []
+    children: list[int] = []
     with contextlib.suppress(OSError):  # it may end at any moment
         for path in folder.glob("task/*/children"):
             children += map(int, path.read_text().split())

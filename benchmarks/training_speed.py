@@ -20,6 +20,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
@@ -30,9 +31,8 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from datasets import EvalDataset, find_file
+from inference.last_layer import in_layout
 from model import SRCNN
 from runtime.distributed import World
 from train import train_epoch, training_step
@@ -78,7 +78,7 @@ def published_step_seconds(path: Path, seconds: float) -> float:
     optimizer = build_optimizer(REFERENCE, model, CPU, apex=False)
     warnings.filterwarnings("ignore", message="This DataLoader will create 8 worker processes")
     loader = DataLoader(PublishedDataset(path), BATCH, shuffle=True, num_workers=8, drop_last=True)
-    started = steps = 0
+    started, steps = 0.0, 0
     for lr, hr in loader:
         loss = nn.functional.mse_loss(model(lr), hr)
         optimizer.zero_grad()
@@ -102,7 +102,8 @@ def multiply_rate(dtype: torch.dtype, seconds: float) -> float:
 def timed(work: Callable[[], object], seconds: float) -> float:
     """Return the median seconds of a call, after two to warm up."""
     work(), work()
-    times, end = [], time.perf_counter() + seconds
+    times: list[float] = []
+    end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(times) < 3:
         start = time.perf_counter()
         work()
@@ -110,28 +111,14 @@ def timed(work: Callable[[], object], seconds: float) -> float:
     return median(times)
 
 
-def bare_step(name: str) -> Callable[[], None]:
-    """Return forward, backward and Adam on one batch that is there already, to be called."""
+def bare_step(name: str) -> Callable[[], object]:
+    """Return a training step on one batch that is there already, to be called."""
     precision = choose_precision(name, CPU).value
     layout = memory_format(CPU, precision)
-    model = SRCNN().to(memory_format=layout)
+    model = in_layout(SRCNN(), layout)
     optimizer = build_optimizer(REFERENCE, model, CPU, apex=False)
     x = torch.rand(BATCH, 1, SIDE, SIDE).contiguous(memory_format=layout)
-
-    def step() -> None:
-        with precision.autocast():
-            output = model(x)
-        precision.step(nn.functional.mse_loss(output.float(), x), optimizer)
-
-    return step
-
-
-def run_options(data_path: Path, *, select: str, seed: int) -> argparse.Namespace:
-    """Return the options of train.py that its Trainer reads."""
-    return argparse.Namespace(
-        data_path=data_path, scale=3, select=select, memory_share=0.5, num_workers=8,
-        seed=seed, num_steps=0, eval_half=False, profile=None,
-    )  # fmt: skip
+    return partial(training_step, model, optimizer, precision, nn.functional.mse_loss, x, x)
 
 
 def load(

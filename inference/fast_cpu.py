@@ -5,7 +5,7 @@ import copy
 import torch
 from torch import nn
 
-from inference.last_layer import ColumnsAsChannels
+from inference.last_layer import ColumnsAsChannels, in_layout, replace_last_layer
 from model import SRCNN
 
 EXACT = 16  # feature maps that stay in fp32: as many as an AVX-512 vector holds
@@ -20,8 +20,8 @@ def for_cpu(model: SRCNN, bf16: bool) -> nn.Module:
             bfloat16. On photographs the answer stays within 0.001 dB of that in fp32
             (benchmarks/enlarging_speed.py measures it).
     """
-    model = copy.deepcopy(model).to(memory_format=torch.channels_last)
-    model.conv3 = ColumnsAsChannels(model.conv3)
+    model = in_layout(copy.deepcopy(model), torch.channels_last)
+    replace_last_layer(model, ColumnsAsChannels)
     if bf16 and model.conv1.out_channels > EXACT:
         return _MostlyBf16(model)
     return model
@@ -55,7 +55,8 @@ def _strength(model: SRCNN) -> torch.Tensor:
     """Return, for each feature map of the first layer, what even areas send through it."""
     grey = torch.tensor([0.2, 0.5, 0.8])
     conv = model.conv1
-    answer = conv.weight.detach().sum((1, 2, 3))[:, None] * grey + conv.bias.detach()[:, None]
+    bias = conv.get_parameter("bias").detach()
+    answer = conv.weight.detach().sum((1, 2, 3))[:, None] * grey + bias[:, None]
     weight = model.conv2.weight.detach().square().sum((0, 2, 3))
     return answer.relu().square().mean(1) * weight
 
@@ -67,6 +68,7 @@ def _part(
 ) -> nn.Conv2d:
     """Return the convolution restricted to some of its channels."""
     weight = conv.weight.detach()[outputs][:, inputs]
-    part = nn.Conv2d(weight.shape[1], weight.shape[0], conv.kernel_size, padding=conv.padding)
-    part.weight.data, part.bias.data = weight, conv.bias.detach()[outputs]
-    return part.to(memory_format=torch.channels_last)
+    bias = conv.get_parameter("bias").detach()[outputs]
+    part = nn.Conv2d(weight.shape[1], weight.shape[0], weight.shape[2], padding="same")
+    part.load_state_dict({"weight": weight, "bias": bias})
+    return in_layout(part, torch.channels_last)

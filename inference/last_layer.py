@@ -1,10 +1,14 @@
 """The last layer, whose sum is the picture: in fp32, and in the form that is fastest."""
 
+from typing import TypeVar
+
 import torch
 from torch import nn
 from torch.nn import functional
 
 from model import SRCNN
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
 def to_train(model: SRCNN, device: torch.device, layout: torch.memory_format) -> SRCNN:
@@ -14,8 +18,18 @@ def to_train(model: SRCNN, device: torch.device, layout: torch.memory_format) ->
     is used there, is 8 times as fine as bfloat16, and apex makes all parameters fp16.
     """
     if device.type != "npu":
-        model.conv3 = (ColumnsAsChannels if device.type == "cpu" else InFp32)(model.conv3)
-    return model.to(device, memory_format=layout)
+        replace_last_layer(model, ColumnsAsChannels if device.type == "cpu" else InFp32)
+    return in_layout(model.to(device), layout)
+
+
+def replace_last_layer(model: SRCNN, kind: "type[InFp32]") -> None:
+    """Let the last layer compute otherwise, with the parameters that it has."""
+    model.conv3 = kind(model.conv3)  # type: ignore[assignment]
+
+
+def in_layout(module: Module, layout: torch.memory_format) -> Module:
+    """Give the weights of a module another memory format."""
+    return module.to(memory_format=layout)  # type: ignore[call-overload]
 
 
 class InFp32(nn.Module):
@@ -26,7 +40,7 @@ class InFp32(nn.Module):
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
-        self.weight, self.bias = conv.weight, conv.bias
+        self.weight, self.bias = conv.weight, conv.get_parameter("bias")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         with torch.autocast(x.device.type, enabled=False):

@@ -40,11 +40,11 @@ def build(model: SRCNN, size: list[int] | None, fp16: bool, opset: int) -> Model
     if fp16:
         nodes.append(helper.make_node("Cast", ["y3"], ["output"], to=TensorProto.FLOAT))
     shape = [1, model.conv1.in_channels, *(size or ("height", "width"))]
-    ends = [
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)]
+    x, y = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
         for name in ("input", "output")
-    ]
-    graph = helper.make_graph(nodes, "SRCNN", *ends, weights)
+    )
+    graph = helper.make_graph(nodes, "SRCNN", [x], [y], weights)
     versions = [helper.make_opsetid("", opset)]
     onnx_model = helper.make_model(
         graph,

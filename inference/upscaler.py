@@ -1,6 +1,6 @@
 """The network ready to enlarge pictures: on its device, as fast as that allows."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -42,7 +42,7 @@ class Upscaler:
     ) -> None:
         model = load_luminance_weights(weights)
         self.scale, self.ensemble, self.radius = scale, ensemble, model.receptive_radius
-        self.each = one_by_one
+        self.each: Callable[..., Iterable] = one_by_one
         if device.type == "cpu":  # a thread per tile: layers need not wait for the slowest thread
             threads = min(torch.get_num_threads(), MOST_THREADS)
             pool = ThreadPoolExecutor(threads, "tile", torch.set_num_threads, (1,))

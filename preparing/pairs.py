@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
 
@@ -44,7 +44,7 @@ def modelzoo_pairs(
             deep.
     """
     with ThreadPoolExecutor(jobs) as pool:
-        ahead = deque()
+        ahead: deque[Future] = deque()
         for size, path in product(sizes, paths):
             ahead.append(pool.submit(_read_pair, path, scale, size))
             if len(ahead) > jobs:
@@ -76,8 +76,8 @@ def patch_blocks(image: np.ndarray, size: int, stride: int) -> Iterator[np.ndarr
 def _read_pair(path: Path, scale: int, size: float) -> tuple[np.ndarray, np.ndarray]:
     image = open_image(path)
     if size != 1.0:
-        sides = (max(scale, round(side * size)) for side in image.size)
-        image = image.convert("RGB").resize(tuple(sides), BICUBIC)
+        width, height = (max(scale, round(side * size)) for side in image.size)
+        image = image.convert("RGB").resize((width, height), BICUBIC)
     if min(image.size) < scale:
         raise ImageError(f"{path} is {image.width}×{image.height}, less than the scale; remove it")
     return modelzoo_pair(image, scale)

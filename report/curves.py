@@ -52,8 +52,8 @@ def _draw(axes: Axes, panel: Panel) -> None:
     for (name, (x, y)), colour in zip(panel.curves.items(), cycle(COLOURS), strict=False):
         marker = "o" if len(x) == 1 else None
         axes.plot(x, y, label=name, color=colour, linewidth=1.8, marker=marker)
-    for (name, y), style in zip(panel.levels.items(), cycle(("--", ":")), strict=False):
-        axes.axhline(y, label=name, color="grey", linestyle=style)
+    for (name, level), style in zip(panel.levels.items(), cycle(("--", ":")), strict=False):
+        axes.axhline(level, label=name, color="grey", linestyle=style)
     if panel.log:
         axes.set_yscale("log")  # and name the ticks between powers of ten, too
         axes.yaxis.set_minor_formatter(LogFormatterSciNotation(minor_thresholds=(3, 1)))

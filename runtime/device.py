@@ -61,7 +61,7 @@ def choose_device(name: str, local_rank: int | None = None) -> Choice[torch.devi
         if why:
             raise UserError(f"--device {name}: {why}")
         return Choice(_use(name, local_rank), "as asked")
-    reasons = []
+    reasons: list[str] = []
     for kind in ("npu", "cuda", "cpu"):
         why = missing[kind]()
         if not why:
@@ -79,7 +79,11 @@ def why_no_npu() -> str:
     except (ImportError, OSError, RuntimeError) as error:
         first_line = str(error).strip().split("\n")[0]
         return f"torch_npu cannot be loaded ({first_line}); source CANN's set_env.sh first"
-    return "" if torch.npu.is_available() else "torch_npu finds no card; see npu-smi info"
+    return (
+        ""
+        if module(torch.device("npu")).is_available()
+        else "torch_npu finds no card; see npu-smi info"
+    )
 
 
 def why_no_cuda() -> str:
@@ -105,7 +109,8 @@ def describe(device: torch.device) -> str:
 
 def has_bf16() -> bool:
     """Tell whether the CPU multiplies bfloat16 in hardware (AVX-512 BF16 or AMX)."""
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # recent PyTorch only
+    get = getattr(torch.cpu, "get_capabilities", None)  # recent PyTorch only
+    capabilities = get() if get else {}
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
@@ -127,7 +132,8 @@ def be_deterministic() -> None:
     for name, value in DETERMINISTIC.items():
         os.environ.setdefault(name, value)
     torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # costs time, finds bugs only
+    # Costs time, finds bugs only.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def _free_host_memory() -> int:

@@ -65,7 +65,7 @@ class World(NamedTuple):
         """Return the lowest of the processes' values, to 7 digits; all get the same answer."""
         return self._agree(value, dist.ReduceOp.MIN)
 
-    def _agree(self, value: int, operation: dist.ReduceOp) -> int:
+    def _agree(self, value: int, operation: dist.ReduceOp.RedOpType) -> int:
         if self.size == 1:
             return value
         values = torch.tensor(float(value), device=self.device)
@@ -87,8 +87,9 @@ def read_environment() -> Launch:
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
         rank, size = from_environment("RANK") or 0, from_environment("WORLD_SIZE") or 1
         return Launch(rank, size, from_environment("LOCAL_RANK"))
-    rank, size = from_environment("RANK_ID") or 0, from_environment("RANK_SIZE")
-    if size is None or size == 1:
+    sizes = from_environment("RANK_SIZE")
+    rank, size = from_environment("RANK_ID") or 0, 1 if sizes is None else sizes
+    if size == 1:
         return Launch()
     if rank >= size:
         raise UserError(f"RANK_ID={rank} with RANK_SIZE={size}; ranks count from 0")
@@ -123,18 +124,16 @@ def joined(launch: Launch, device: torch.device) -> Iterator[World]:
 
 
 def _hosts() -> list[str]:
-    hosts = os.environ.get("VC_WORKER_HOSTS", "")
-    if hosts:
+    if hosts := os.environ.get("VC_WORKER_HOSTS"):
         return hosts.split(",")
     table = os.environ.get("RANK_TABLE_FILE", "")
     if not table:
         return ["127.0.0.1"]
     try:
         servers = json.loads(Path(table).read_text(encoding="utf-8"))["server_list"]
-        hosts = [server.get("host_ip") or server["server_id"] for server in servers]
-        if not hosts:
+        if not servers:
             raise ValueError("server_list is empty")
-        return hosts
+        return [server.get("host_ip") or server["server_id"] for server in servers]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"RANK_TABLE_FILE={table} tells no first host ({error!r}); set MASTER_ADDR"

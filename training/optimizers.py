@@ -1,8 +1,9 @@
 """Optimizers by name: PyTorch's, their fused NPU twins, and Muon for the fast recipe."""
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import nn
@@ -43,7 +44,9 @@ def build_optimizer(
     if recipe.optimizer == MUON:
         return MuonAdam(model, recipe.lr, recipe.muon_factor * recipe.lr)
     slow = list(model.conv3.parameters())
-    groups = [{"params": [*model.conv1.parameters(), *model.conv2.parameters()]}]
+    groups: list[dict[str, Any]] = [
+        {"params": [*model.conv1.parameters(), *model.conv2.parameters()]}
+    ]
     if recipe.last_layer_factor == 1:
         groups[0]["params"] += slow
     else:
@@ -52,7 +55,7 @@ def build_optimizer(
     return _find(recipe.optimizer, device, apex)(groups, lr=recipe.lr, **options)
 
 
-def _find(name: str, device: torch.device, apex: bool) -> type[torch.optim.Optimizer]:
+def _find(name: str, device: torch.device, apex: bool) -> Callable[..., torch.optim.Optimizer]:
     if device.type != "npu":
         if name not in PLAIN:
             raise UserError(f"--optimizer {name} is NpuFused only, it needs an NPU; use adam")
@@ -103,7 +106,7 @@ class MuonAdam(torch.optim.Optimizer):
         self.adam = torch.optim.Adam(rest, betas=(0.9, 0.99))
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Step both; the learning rates are those of this optimizer's groups."""
         for inner, group in zip((self.muon, self.adam), self.param_groups, strict=True):
             inner.param_groups[0]["lr"] = group["lr"]

@@ -10,6 +10,7 @@ precision.master_params(model, optimizer)   the fp32 weights that are trained
 import contextlib
 import importlib
 from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from torch import nn
@@ -95,6 +96,8 @@ class Autocast(Precision):
     that are not finite is skipped all the same, which `GradScaler(dynamic=False)` would not do.
     """
 
+    half: torch.dtype
+
     def __init__(self, device: torch.device, dtype: torch.dtype, loss_scale: float | str) -> None:
         super().__init__({torch.bfloat16: "bf16", torch.float16: "fp16"}[dtype])
         self.device, self.half, self.loss_scale = device, dtype, loss_scale
@@ -106,7 +109,9 @@ class Autocast(Precision):
         return Autocast(self.device, self.half, self.loss_scale)
 
     def _scaler(self) -> torch.amp.GradScaler:
-        initial = {} if self.static_scale is None else {"init_scale": self.static_scale}
+        initial: dict[str, Any] = {}
+        if self.static_scale is not None:
+            initial["init_scale"] = self.static_scale
         if self.device.type == "npu":  # reads the overflow flag of chips that saturate (910A)
             scaler = importlib.import_module("torch_npu").npu.amp.GradScaler
             return scaler(**initial)

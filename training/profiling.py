@@ -94,7 +94,7 @@ def read_operators(profile: Any, trace: Path) -> list[Operator]:
             row_sums[0] += 1
             row_sums[1] += float(row["Host Self Duration(us)"] or 0)
             row_sums[2] += float(row["Device Self Duration(us)"] or 0)
-    return [Operator(name, *values) for name, values in sums.items()]
+    return [Operator(name, int(calls), *times) for name, (calls, *times) in sums.items()]
 
 
 def print_table(operators: list[Operator]) -> None:

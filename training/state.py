@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from inference.last_layer import to_train
+from inference.last_layer import in_layout, to_train
 from model import SRCNN, identity_init
 from runtime.distributed import World
 from runtime.errors import RunError
@@ -28,7 +28,7 @@ def new_model(
     model = SRCNN()
     if recipe.identity_start:
         identity_init(model)
-    return model.to(device, memory_format=layout) if plain else to_train(model, device, layout)
+    return in_layout(model.to(device), layout) if plain else to_train(model, device, layout)
 
 
 class TrainingState:
