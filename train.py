@@ -94,7 +94,7 @@ def set_up(
     from training.evaluation import Evaluator
     from training.loading import has_whole_images
     from training.optimizers import build_optimizer
-    from training.precision import Apex, memory_format
+    from training.precision import Apex
     from training.precision_choice import choose_precision, cost_of_determinism
     from training.profiling import StepProfiler
     from training.results import Results
@@ -125,7 +125,7 @@ def set_up(
     evaluator = Evaluator(eval_set, data.held_out, world, precision, half=args.eval_half)
     steps = recipe.num_epochs * data.batches.steps_per_epoch
     torch.manual_seed(args.seed)
-    model = new_model(recipe, world.device, memory_format(world.device, precision))
+    model = new_model(recipe, world.device, precision)
     optimizer = build_optimizer(recipe, model, world.device, isinstance(precision, Apex))
     state = TrainingState(
         model, optimizer, recipe, world, precision, min(steps, args.num_steps or steps)

@@ -3,12 +3,11 @@
 import torch
 from torch.nn import functional
 
-from inference.last_layer import to_train
 from model import SRCNN
 from runtime.device import choose_device, describe
 from runtime.distributed import read_environment
 from training.optimizers import build_optimizer
-from training.precision import Apex, Precision, memory_format
+from training.precision import Apex, Precision, memory_format, to_train
 from training.precision_choice import TrainingStep, choose_precision
 from training.recipes import MUON, Recipe
 
@@ -89,7 +88,7 @@ def take_step(
     torch.random.set_rng_state(random_state)
     before = _flat(dict(model.named_parameters()))
     layout = memory_format(device, precision)
-    model = to_train(model, device, layout)
+    model = to_train(model, device, precision)
     optimizer = build_optimizer(recipe, model, device, isinstance(precision, Apex))
     trained, optimizer = precision.prepare(model, optimizer)
     low, high = lr.to(device).contiguous(memory_format=layout), hr.to(device)

@@ -18,11 +18,10 @@ import torch
 from torch import nn
 
 from benchmarks.training_speed import BATCH, FLOP_PER_PATCH, SIDE, T91_PATCHES
-from inference.last_layer import to_train
 from model import SRCNN
 from runtime.device import choose_device, describe, module, synchronize
 from train import training_step
-from training.precision import memory_format
+from training.precision import memory_format, to_train
 from training.precision_choice import choose_precision
 
 STEPS_OF_500_EPOCHS = 500 * (T91_PATCHES // BATCH)
@@ -48,7 +47,7 @@ def make_step(
     """Return a function that takes a training step on one batch, in the device's precision."""
     precision = choose_precision("auto", device, apex_wanted=False).value
     layout = memory_format(device, precision)
-    model = to_train(SRCNN(), device, layout)
+    model = to_train(SRCNN(), device, precision)
     forward: Any = torch.compile(model) if compiled else model
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, capturable=capturable)
     x = torch.rand(batch, 1, SIDE, SIDE, device=device).contiguous(memory_format=layout)

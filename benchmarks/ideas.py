@@ -22,7 +22,6 @@ from runtime.numbers import COUNT, NATURAL
 from train import train_epoch
 from training.evaluation import Evaluator
 from training.optimizers import MuonAdam, build_optimizer
-from training.precision import memory_format
 from training.precision_choice import choose_precision
 from training.recipes import FAST, Recipe
 from training.state import TrainingState, new_model
@@ -107,12 +106,11 @@ def measure(name: str, data_path: Path, steps: int, seed: int) -> None:
     settings = {**asdict(FAST), "num_epochs": 1, "steps_per_epoch": steps, **idea.recipe}
     recipe = idea.schedule(**settings)
     precision = choose_precision("auto", CPU).value
-    layout = memory_format(CPU, precision)
     data = load(data_path, recipe, hold_out=True, seed=seed)
     eval_set = EvalDataset(find_file(data_path, "val", 3))
     evaluator = Evaluator(eval_set, data.held_out, world, precision)
     torch.manual_seed(seed)
-    model = new_model(recipe, CPU, layout, plain=idea.plain_last_layer)
+    model = new_model(recipe, CPU, precision, plain=idea.plain_last_layer)
     optimizer: torch.optim.Optimizer
     if idea.muon:
         optimizer = MuonAdam(model, recipe.lr, recipe.muon_factor * recipe.lr, **idea.muon)

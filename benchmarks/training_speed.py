@@ -145,7 +145,7 @@ def real_epoch(data_path: Path, name: str, steps: int) -> Epoch:
     data = load(data_path, recipe)
     eval_set = EvalDataset(find_file(data_path, "val", 3))
     evaluator = Evaluator(eval_set, [], world, precision)
-    model = new_model(recipe, CPU, memory_format(CPU, precision))
+    model = new_model(recipe, CPU, precision)
     optimizer = build_optimizer(recipe, model, CPU, apex=False)
     state = TrainingState(model, optimizer, recipe, world, precision, data.batches.steps_per_epoch)
     step, stop = bare_step(name), StopRequest()

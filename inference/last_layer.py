@@ -11,17 +11,6 @@ from model import SRCNN
 Module = TypeVar("Module", bound=nn.Module)
 
 
-def to_train(model: SRCNN, device: torch.device, layout: torch.memory_format) -> SRCNN:
-    """Move a network on luminance to its device, in the form that trains best there.
-
-    Parameters and their names stay. The last layer computes in fp32, except on an NPU: fp16, which
-    is used there, is 8 times as fine as bfloat16, and apex makes all parameters fp16.
-    """
-    if device.type != "npu":
-        replace_last_layer(model, ColumnsAsChannels if device.type == "cpu" else InFp32)
-    return in_layout(model.to(device), layout)
-
-
 def replace_last_layer(model: SRCNN, kind: "type[InFp32]") -> None:
     """Let the last layer compute otherwise, with the parameters that it has."""
     model.conv3 = kind(model.conv3)  # type: ignore[assignment]

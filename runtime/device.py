@@ -114,6 +114,13 @@ def has_bf16() -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
+def half_type(device: torch.device) -> torch.dtype:
+    """Return the half-precision type that a device multiplies matrices in; fp32 where none."""
+    if device.type == "cpu" or module(device).is_bf16_supported():
+        return torch.bfloat16
+    return torch.float16 if device.type == "npu" else torch.float32
+
+
 def synchronize(device: torch.device) -> None:
     """Wait until the device has done what it was given."""
     if device.type != "cpu":

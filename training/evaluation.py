@@ -7,11 +7,10 @@ import torch
 from torch import nn
 
 from datasets import EvalDataset, Pair
-from inference.last_layer import to_train
 from model import SRCNN
 from runtime.distributed import World
 from runtime.errors import printable
-from training.precision import Precision, memory_format
+from training.precision import Precision, to_train
 from training.state import TrainingState
 
 BELOW_BICUBIC_AFTER = 3  # epochs after which a PSNR below bicubic's is worth a warning
@@ -46,8 +45,7 @@ class Evaluator:
             [(lr.to(world.device), hr.to(world.device)) for lr, hr in some]
             for some in (pairs, held_out)
         )
-        layout = memory_format(world.device, precision)
-        self.model = to_train(SRCNN(), world.device, layout).eval().requires_grad_(False)
+        self.model = to_train(SRCNN(), world.device, precision).eval().requires_grad_(False)
         self.bicubic_psnr = mean_psnr(nn.Identity(), self.pairs, world)
 
     @property

@@ -8,17 +8,18 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from inference.last_layer import to_train
 from model import SRCNN
-from runtime.device import Choice, has_bf16, module, synchronize
+from runtime.device import Choice, half_type, has_bf16, module, synchronize
 from runtime.errors import UserError
 from training.precision import (
     FP32_CONTIGUOUS,
+    HALF,
     STATIC_SCALE,
     Apex,
     Autocast,
     Precision,
     memory_format,
+    to_train,
 )
 
 NOT_WITH_APEX = "this recipe's optimizer does not go with apex"
@@ -38,8 +39,9 @@ def choose_precision(
 ) -> Choice[Precision]:
     """Choose the arithmetic of training.
 
-    "auto" takes apex O2, else fp16 on an NPU; bf16, else fp16 on a GPU; on a CPU what a trial of
-    less than a second finds fastest, or what its units promise.
+    "auto" takes apex O2 on an NPU; where a recipe can't use it bf16, without apex and on an
+    Ascend 910A fp16; bf16, else fp16 on a GPU; on a CPU what a trial of less than a second finds
+    fastest, or what its units promise.
 
     Args:
         name: "auto", "fp32", "bf16", "fp16", "apex-O1" or "apex-O2".
@@ -73,7 +75,8 @@ def choose_precision(
     if name != "auto":
         return Choice(_native(name, device, loss_scale), "as asked")
     if device.type == "npu":
-        return Choice(_native("fp16", device, loss_scale), f"auto: {why_not}")
+        name = "fp16" if apex_wanted else HALF[half_type(device)]
+        return Choice(_native(name, device, loss_scale), f"auto: {why_not}")
     if device.type == "cuda":
         name = "bf16" if module(device).is_bf16_supported() else "fp16"
         return Choice(_native(name, device, loss_scale), "auto: what this GPU has")
@@ -111,7 +114,7 @@ class _Probe:
         self.precision = precision.twin()
         layout = memory_format(device, precision)
         with torch.random.fork_rng(devices=[]):
-            model = to_train(SRCNN(), device, layout)
+            model = to_train(SRCNN(), device, self.precision)
             self.x = torch.rand(8, 1, 33, 33).to(device).contiguous(memory_format=layout)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
         self.model, self.optimizer = self.precision.prepare(model, optimizer)

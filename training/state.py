@@ -6,29 +6,31 @@ from typing import Any
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from inference.last_layer import in_layout, to_train
+from inference.last_layer import in_layout
 from model import SRCNN, identity_init
 from runtime.distributed import World
 from runtime.errors import RunError
-from training.precision import Apex, Precision, memory_format
+from training.precision import Apex, Precision, memory_format, to_train
 from training.recipes import Recipe
 
 
 def new_model(
-    recipe: Recipe, device: torch.device, layout: torch.memory_format, plain: bool = False
+    recipe: Recipe, device: torch.device, precision: Precision, plain: bool = False
 ) -> SRCNN:
     """Return the network with the first weights of a recipe, as the global seed decides them.
 
     Args:
         recipe: says how to start.
         device: where it goes.
-        layout: the memory format of its weights.
+        precision: what it will be trained in.
         plain: leave the last layer as it is, see `to_train`.
     """
     model = SRCNN()
     if recipe.identity_start:
         identity_init(model)
-    return in_layout(model.to(device), layout) if plain else to_train(model, device, layout)
+    if plain:
+        return in_layout(model.to(device), memory_format(device, precision))
+    return to_train(model, device, precision)
 
 
 class TrainingState:

@@ -243,7 +243,7 @@ def test_refusals(npu: Simulator, dataset: Path, tmp_path: Path, case: str) -> N
 def test_the_fast_recipe_on_the_card(npu: Simulator, dataset: Path, tmp_path: Path) -> None:
     options = ["--recipe=fast", "--lr=5e-4", "--num-steps=60"]
     result = train(npu, dataset, tmp_path, *options).checked()
-    assert "precision: fp16 (auto: this recipe's optimizer does not go with apex)" in result.stdout
+    assert "precision: bf16 (auto: this recipe's optimizer does not go with apex)" in result.stdout
     assert float(metrics(tmp_path / "x3")[0]["raw_psnr"]) > 15
 
 

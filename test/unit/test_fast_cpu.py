@@ -9,17 +9,18 @@ from samples import coffee, network
 from imaging.metrics import psnr
 from imaging.resize import modelzoo_pair
 from inference.fast_cpu import for_cpu
-from inference.last_layer import ColumnsAsChannels, InFp32, to_train
+from inference.last_layer import ColumnsAsChannels, InFp32
 from inference.restore import restore
 from inference.weights import load_weights, shipped_weights
+from training.precision import FP32_CONTIGUOUS, Precision, to_train
 
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_training_computes_the_published_networks_gradients(layout: torch.memory_format) -> None:
+@pytest.mark.parametrize("name", ["fp32", FP32_CONTIGUOUS])  # one for each memory format
+def test_training_computes_the_published_networks_gradients(name: str) -> None:
     plain = network()
-    fast = to_train(deepcopy(plain), CPU, layout)
+    fast = to_train(deepcopy(plain), CPU, Precision(name))
     assert list(fast.state_dict()) == list(plain.state_dict())
     x, y = torch.rand(2, 2, 1, 20, 31, generator=torch.Generator().manual_seed(3))
     for model in (plain, fast):

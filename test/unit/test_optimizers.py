@@ -10,7 +10,7 @@ from torch import nn
 from model import SRCNN
 from runtime.errors import RunError, UserError
 from train import training_step
-from training.optimizers import MuonAdam, build_optimizer
+from training.optimizers import MuonAdam, build_optimizer, orthogonalised
 from training.precision import Precision, memory_format
 from training.precision_choice import choose_precision
 from training.recipes import FAST, REFERENCE
@@ -70,6 +70,52 @@ def test_muon_steps_alike_in_both_layouts() -> None:
             optimizer.step()
         results.append(loss_of(model).item())
     assert results[0] == pytest.approx(results[1], rel=0.02)  # Newton–Schulz runs in bf16
+
+
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch.optim.Muon came with 2.9")
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_muon_is_that_of_pytorch(layout: torch.memory_format) -> None:
+    """Bit for bit, with gradients of all sizes, and at a learning rate that changes."""
+    torch.manual_seed(2)
+    model = SRCNN().to(memory_format=layout)
+    ours = MuonAdam(model, lr=1e-3, muon_lr=1e-2)
+    matrices = [nn.Parameter(as_matrix(kernel)) for kernel in ours.kernels]
+    theirs = torch.optim.Muon(matrices, weight_decay=0.0, momentum=0.95, nesterov=True)
+    for step in range(4):
+        for parameter in model.parameters():
+            parameter.grad = torch.randn_like(parameter) * 10.0**-step
+        for matrix, kernel in zip(matrices, ours.kernels, strict=True):
+            matrix.grad = as_matrix(kernel.grad)
+        ours.param_groups[0]["lr"] = theirs.param_groups[0]["lr"] = 1e-2 / (step + 1)
+        ours.step()
+        theirs.step()
+    for matrix, kernel in zip(matrices, ours.kernels, strict=True):
+        assert torch.equal(as_matrix(kernel.data), matrix.data)
+
+
+def as_matrix(kernel: torch.Tensor) -> torch.Tensor:
+    """The values of a kernel in the order of its memory, a row for each output."""
+    memory = torch.as_strided(kernel.detach(), (kernel.numel(),), (1,))
+    return memory.clone().view(len(kernel), -1)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "error"), [(torch.float32, 0.0), (torch.float16, 3e-3), (torch.bfloat16, 3e-2)]
+)
+@pytest.mark.parametrize("size", [1.0, 1e-7, 1e4])  # gradients that float16 cannot hold, too
+def test_a_matrix_is_orthogonalised_in_every_type(
+    dtype: torch.dtype, error: float, size: float
+) -> None:
+    torch.manual_seed(3)
+    matrix = torch.randn(32, 400)
+    left, _, right = torch.linalg.svd(matrix, full_matrices=False)
+    exact = orthogonalised(matrix, 5, torch.float32)
+    singular = torch.linalg.svdvals(exact)
+    assert 0.6 < singular.min() <= singular.max() < 1.25
+    assert (left.T @ exact @ right.T).diagonal().min() > 0.6  # in the directions of the matrix
+    for matrix_or_its_transpose, turned in ((matrix, exact), (matrix.T, exact.T)):
+        result = orthogonalised(size * matrix_or_its_transpose, 5, dtype).float()
+        assert float((result - turned).norm() / turned.norm()) <= max(error, 1e-5)
 
 
 def test_muon_goes_on_from_its_state() -> None:
