@@ -125,7 +125,7 @@ def set_up(
     evaluator = Evaluator(eval_set, data.held_out, world, precision, half=args.eval_half)
     steps = recipe.num_epochs * data.batches.steps_per_epoch
     torch.manual_seed(args.seed)
-    model = new_model(recipe, world.device, precision)
+    model = new_model(recipe, precision)
     optimizer = build_optimizer(recipe, model, world.device, isinstance(precision, Apex))
     state = TrainingState(
         model, optimizer, recipe, world, precision, min(steps, args.num_steps or steps)
@@ -251,7 +251,7 @@ def train_epoch(
             state.optimizer,
             state.precision,
             loss_function,
-            low.contiguous(memory_format=state.memory_format),
+            low.contiguous(memory_format=state.precision.memory_format),
             high,
         )
         state.advance(loss, stepped)

@@ -7,7 +7,7 @@ from model import SRCNN
 from runtime.device import choose_device, describe
 from runtime.distributed import read_environment
 from training.optimizers import build_optimizer
-from training.precision import Apex, Precision, memory_format, to_train
+from training.precision import Apex, Precision
 from training.precision_choice import TrainingStep, choose_precision
 from training.recipes import MUON, Recipe
 
@@ -52,9 +52,9 @@ def compare(
     )
     precision = choice.value
     print(f"{'precision':<11}{precision.name} ({choice.reason})")
-    expected_loss, expected_change = take_step(training_step, recipe, CPU, Precision())
+    expected_loss, expected_change = take_step(training_step, recipe, Precision())
     # Second: apex O1 changes torch for good.
-    loss, change = take_step(training_step, recipe, device, precision)
+    loss, change = take_step(training_step, recipe, precision)
     differences = (
         abs(loss - expected_loss) / expected_loss,
         float((change - expected_change).norm() / expected_change.norm()),
@@ -71,7 +71,7 @@ def compare(
 
 
 def take_step(
-    training_step: TrainingStep, recipe: Recipe, device: torch.device, precision: Precision
+    training_step: TrainingStep, recipe: Recipe, precision: Precision
 ) -> tuple[float, torch.Tensor]:
     """Take the first step of a recipe on random patches, the same whatever the device.
 
@@ -87,11 +87,11 @@ def take_step(
     model = SRCNN()
     torch.random.set_rng_state(random_state)
     before = _flat(dict(model.named_parameters()))
-    layout = memory_format(device, precision)
-    model = to_train(model, device, precision)
-    optimizer = build_optimizer(recipe, model, device, isinstance(precision, Apex))
+    model = precision.to_device(model)
+    optimizer = build_optimizer(recipe, model, precision.device, isinstance(precision, Apex))
     trained, optimizer = precision.prepare(model, optimizer)
-    low, high = lr.to(device).contiguous(memory_format=layout), hr.to(device)
+    low = lr.to(precision.device).contiguous(memory_format=precision.memory_format)
+    high = hr.to(precision.device)
     stepped = False
     while not stepped:
         loss, stepped = training_step(trained, optimizer, precision, functional.mse_loss, low, high)

@@ -21,7 +21,6 @@ from benchmarks.training_speed import BATCH, FLOP_PER_PATCH, SIDE, T91_PATCHES
 from model import SRCNN
 from runtime.device import choose_device, describe, module, synchronize
 from train import training_step
-from training.precision import memory_format, to_train
 from training.precision_choice import choose_precision
 
 STEPS_OF_500_EPOCHS = 500 * (T91_PATCHES // BATCH)
@@ -46,11 +45,12 @@ def make_step(
 ) -> Callable[[], object]:
     """Return a function that takes a training step on one batch, in the device's precision."""
     precision = choose_precision("auto", device, apex_wanted=False).value
-    layout = memory_format(device, precision)
-    model = to_train(SRCNN(), device, precision)
+    model = precision.to_device(SRCNN())
     forward: Any = torch.compile(model) if compiled else model
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, capturable=capturable)
-    x = torch.rand(batch, 1, SIDE, SIDE, device=device).contiguous(memory_format=layout)
+    x = torch.rand(batch, 1, SIDE, SIDE, device=device).contiguous(
+        memory_format=precision.memory_format
+    )
     return partial(training_step, forward, optimizer, precision, nn.functional.mse_loss, x, x)
 
 

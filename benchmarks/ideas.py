@@ -110,7 +110,7 @@ def measure(name: str, data_path: Path, steps: int, seed: int) -> None:
     eval_set = EvalDataset(find_file(data_path, "val", 3))
     evaluator = Evaluator(eval_set, data.held_out, world, precision)
     torch.manual_seed(seed)
-    model = new_model(recipe, CPU, precision, plain=idea.plain_last_layer)
+    model = new_model(recipe, precision, plain=idea.plain_last_layer)
     optimizer: torch.optim.Optimizer
     if idea.muon:
         optimizer = MuonAdam(model, recipe.lr, recipe.muon_factor * recipe.lr, **idea.muon)

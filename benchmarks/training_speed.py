@@ -41,7 +41,6 @@ from training.batches import BatchPlan
 from training.evaluation import Evaluator
 from training.loading import Place, TrainingData, load_training_data
 from training.optimizers import build_optimizer
-from training.precision import memory_format
 from training.precision_choice import choose_precision
 from training.recipes import REFERENCE, Recipe
 from training.state import TrainingState, new_model
@@ -114,7 +113,7 @@ def timed(work: Callable[[], object], seconds: float) -> float:
 def bare_step(name: str) -> Callable[[], object]:
     """Return a training step on one batch that is there already, to be called."""
     precision = choose_precision(name, CPU).value
-    layout = memory_format(CPU, precision)
+    layout = precision.memory_format
     model = in_layout(SRCNN(), layout)
     optimizer = build_optimizer(REFERENCE, model, CPU, apex=False)
     x = torch.rand(BATCH, 1, SIDE, SIDE).contiguous(memory_format=layout)
@@ -145,7 +144,7 @@ def real_epoch(data_path: Path, name: str, steps: int) -> Epoch:
     data = load(data_path, recipe)
     eval_set = EvalDataset(find_file(data_path, "val", 3))
     evaluator = Evaluator(eval_set, [], world, precision)
-    model = new_model(recipe, CPU, precision)
+    model = new_model(recipe, precision)
     optimizer = build_optimizer(recipe, model, CPU, apex=False)
     state = TrainingState(model, optimizer, recipe, world, precision, data.batches.steps_per_epoch)
     step, stop = bare_step(name), StopRequest()

@@ -121,6 +121,22 @@ def half_type(device: torch.device) -> torch.dtype:
     return torch.float16 if device.type == "npu" else torch.float32
 
 
+def saturates(device: torch.device) -> bool:
+    """Tell whether a device makes the largest number of what overflows, not infinity (910A)."""
+    return device.type == "npu" and not module(device).utils.is_support_inf_nan()
+
+
+def overflowed(device: torch.device) -> bool:
+    """Tell whether anything overflowed since the last call, on a device that saturates.
+
+    Waits for the device. Others return False: there, the values tell.
+    """
+    if not saturates(device) or not module(device).get_npu_overflow_flag():
+        return False
+    module(device).clear_npu_overflow_flag()
+    return True
+
+
 def synchronize(device: torch.device) -> None:
     """Wait until the device has done what it was given."""
     if device.type != "cpu":

@@ -10,7 +10,7 @@ from datasets import EvalDataset, Pair
 from model import SRCNN
 from runtime.distributed import World
 from runtime.errors import printable
-from training.precision import Precision, to_train
+from training.precision import Precision
 from training.state import TrainingState
 
 BELOW_BICUBIC_AFTER = 3  # epochs after which a PSNR below bicubic's is worth a warning
@@ -45,7 +45,7 @@ class Evaluator:
             [(lr.to(world.device), hr.to(world.device)) for lr, hr in some]
             for some in (pairs, held_out)
         )
-        self.model = to_train(SRCNN(), world.device, precision).eval().requires_grad_(False)
+        self.model = precision.to_device(SRCNN()).eval().requires_grad_(False)
         self.bicubic_psnr = mean_psnr(nn.Identity(), self.pairs, world)
 
     @property

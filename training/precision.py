@@ -17,8 +17,10 @@ from torch import nn
 
 from inference.last_layer import ColumnsAsChannels, InFp32, in_layout, replace_last_layer
 from model import SRCNN
+from runtime.device import saturates
 from runtime.errors import RunError
 
+CPU = torch.device("cpu")
 STATIC_SCALE = 32.0
 MOST_SKIPPED_IN_A_ROW = 20
 HALF = {torch.bfloat16: "bf16", torch.float16: "fp16"}
@@ -26,12 +28,46 @@ FP32_CONTIGUOUS = "fp32-contiguous"  # fp32 in plain layout, where a CPU is fast
 
 
 class Precision:
-    """Single precision; the base of the others. `skipped` counts steps lost to overflow."""
+    """Single precision; the base of the others.
 
-    def __init__(self, name: str = "fp32") -> None:
-        self.name = name
+    Args:
+        device: where training runs.
+        name: for the log.
+
+    Attributes:
+        half: what training computes in, where that is not fp32.
+        skipped: steps lost to overflow.
+        notices_overflow: whether a step that overflows is noticed on a card that saturates, too,
+            where no value tells.
+    """
+
+    half: torch.dtype | None = None
+    notices_overflow = False
+
+    def __init__(self, device: torch.device = CPU, name: str = "fp32") -> None:
+        self.device, self.name = device, name
         self.skipped = 0
         self.skipped_in_a_row = 0
+
+    def twin(self) -> "Precision":
+        """Return another one of the same arithmetic, to try it with; fp32 stands in for apex."""
+        return Precision(self.device, self.name)
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """Layout of tensors that convolutions run fastest in."""
+        plain = self.device.type == "npu" or self.name == FP32_CONTIGUOUS
+        return torch.contiguous_format if plain else torch.channels_last
+
+    def to_device(self, model: SRCNN) -> SRCNN:
+        """Move a network on luminance to the device, in the form that trains best there.
+
+        Parameters and their names stay. The last layer computes in fp32, except in fp16 on an NPU:
+        that is 8 times as fine as bfloat16, and apex makes all parameters fp16.
+        """
+        if self.device.type != "npu" or self.half != torch.float16:
+            replace_last_layer(model, ColumnsAsChannels if self.device.type == "cpu" else InFp32)
+        return in_layout(model.to(self.device), self.memory_format)
 
     def prepare(
         self, model: nn.Module, optimizer: torch.optim.Optimizer
@@ -39,15 +75,9 @@ class Precision:
         """Convert a model that is on its device, in fp32, and its optimizer."""
         return model, optimizer
 
-    def twin(self) -> "Precision":
-        """Return another one of the same arithmetic, to try it with; fp32 stands in for apex."""
-        return Precision(self.name)
-
     def autocast(self) -> AbstractContextManager:
         """Return the context of the forward pass."""
         return contextlib.nullcontext()
-
-    half: torch.dtype | None = None  # what training computes in, where that is not fp32
 
     def evaluation(self) -> AbstractContextManager:
         """Return the context in which another model than the trained one computes as it is."""
@@ -69,7 +99,7 @@ class Precision:
         if self.skipped_in_a_row == MOST_SKIPPED_IN_A_ROW:
             raise RunError(
                 f"{MOST_SKIPPED_IN_A_ROW} steps in a row were skipped, as gradients overflowed in "
-                f"{self.name}; try --loss-scale dynamic, a lower --lr, or --precision fp32"
+                f"{self.name}; {advice(self.device)}"
             )
         return stepped
 
@@ -97,19 +127,26 @@ class Autocast(Precision):
 
     A static scale is set anew after each step: so it stays what it is, and a step with gradients
     that are not finite is skipped all the same, which `GradScaler(dynamic=False)` would not do.
+
+    Args:
+        device: where training runs.
+        dtype: of convolutions; float32 for a card that computes those in fp16 whatever their
+            type, which takes a loss scale, too.
+        loss_scale: a number, or "dynamic".
     """
 
-    half: torch.dtype
+    notices_overflow = True
 
     def __init__(self, device: torch.device, dtype: torch.dtype, loss_scale: float | str) -> None:
-        super().__init__(HALF[dtype])
-        self.device, self.half, self.loss_scale = device, dtype, loss_scale
+        super().__init__(device, HALF.get(dtype, "fp32"))
+        self.half = dtype if dtype in HALF else None
+        self.dtype, self.loss_scale = dtype, loss_scale
         self.static_scale = None if loss_scale == "dynamic" else float(loss_scale)
-        self.scaler = self._scaler() if dtype == torch.float16 else None
+        self.scaler = self._scaler() if dtype != torch.bfloat16 else None
         self._stepped = False
 
     def twin(self) -> Precision:
-        return Autocast(self.device, self.half, self.loss_scale)
+        return Autocast(self.device, self.dtype, self.loss_scale)
 
     def _scaler(self) -> torch.amp.GradScaler:
         initial: dict[str, Any] = {}
@@ -130,7 +167,7 @@ class Autocast(Precision):
         self._stepped = True
 
     def autocast(self) -> AbstractContextManager:
-        return torch.autocast(self.device.type, dtype=self.half)
+        return torch.autocast(self.device.type, dtype=self.half, enabled=self.half is not None)
 
     def backward(self, loss: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
         (self.scaler.scale(loss) if self.scaler else loss).backward()
@@ -158,8 +195,11 @@ class Apex(Precision):
 
     half = torch.float16
 
-    def __init__(self, opt_level: str, loss_scale: float | str, combine_ddp: bool) -> None:
-        super().__init__(f"apex-{opt_level}")
+    def __init__(
+        self, device: torch.device, opt_level: str, loss_scale: float | str, combine_ddp: bool
+    ) -> None:
+        super().__init__(device, f"apex-{opt_level}")
+        self.notices_overflow = loss_scale == "dynamic"  # a static scale never looks
         self.amp = importlib.import_module("apex.amp")
         self.opt_level, self.loss_scale, self.combine_ddp = opt_level, loss_scale, combine_ddp
         self._backed_off = False
@@ -194,7 +234,7 @@ class Apex(Precision):
         before = self._scale()
         with self.amp.scale_loss(loss, optimizer) as scaled_loss:
             scaled_loss.backward()
-        self._backed_off = self._scale() < before  # a dynamic scale does; a static one never looks
+        self._backed_off = self._scale() < before
 
     def _step(self, optimizer: torch.optim.Optimizer) -> bool:
         optimizer.step()  # after an overflow apex has replaced it by one that does nothing
@@ -215,18 +255,7 @@ class Apex(Precision):
         self.amp.load_state_dict(state["amp"])
 
 
-def to_train(model: SRCNN, device: torch.device, precision: Precision) -> SRCNN:
-    """Move a network on luminance to its device, in the form that trains best there.
-
-    Parameters and their names stay. The last layer computes in fp32, except in fp16 on an NPU:
-    that is 8 times as fine as bfloat16, and apex makes all parameters fp16.
-    """
-    if device.type != "npu" or precision.half != torch.float16:
-        replace_last_layer(model, ColumnsAsChannels if device.type == "cpu" else InFp32)
-    return in_layout(model.to(device), memory_format(device, precision))
-
-
-def memory_format(device: torch.device, precision: Precision) -> torch.memory_format:
-    """Return the layout of tensors that convolutions run fastest in."""
-    plain = device.type == "npu" or precision.name == FP32_CONTIGUOUS
-    return torch.contiguous_format if plain else torch.channels_last
+def advice(device: torch.device) -> str:
+    """Return what to do when numbers overflow; a card that saturates has no fp32 convolutions."""
+    other = "" if saturates(device) else " or --precision fp32"
+    return f"lower --lr, or try --loss-scale dynamic{other}"

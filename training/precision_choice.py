@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from model import SRCNN
-from runtime.device import Choice, half_type, has_bf16, module, synchronize
+from runtime.device import Choice, half_type, has_bf16, module, saturates, synchronize
 from runtime.errors import UserError
 from training.precision import (
     FP32_CONTIGUOUS,
@@ -18,8 +18,6 @@ from training.precision import (
     Apex,
     Autocast,
     Precision,
-    memory_format,
-    to_train,
 )
 
 NOT_WITH_APEX = "this recipe's optimizer does not go with apex"
@@ -71,7 +69,10 @@ def choose_precision(
     if apex:
         level = "O2" if name == "auto" else name.removeprefix("apex-")
         reason = "auto: Ascend's apex is installed" if name == "auto" else "as asked"
-        return Choice(Apex(level, loss_scale, combine_ddp), reason)
+        return Choice(Apex(device, level, loss_scale, combine_ddp), reason)
+    if name == "fp32" and saturates(device):
+        reason = "as asked, but this card computes convolutions in fp16 all the same"
+        return Choice(Autocast(device, torch.float32, loss_scale), reason)
     if name != "auto":
         return Choice(_native(name, device, loss_scale), "as asked")
     if device.type == "npu":
@@ -112,10 +113,13 @@ class _Probe:
     ) -> None:
         self.device, self.training_step, self.seconds = device, training_step, float("inf")
         self.precision = precision.twin()
-        layout = memory_format(device, precision)
         with torch.random.fork_rng(devices=[]):
-            model = to_train(SRCNN(), device, self.precision)
-            self.x = torch.rand(8, 1, 33, 33).to(device).contiguous(memory_format=layout)
+            model = self.precision.to_device(SRCNN())
+            self.x = (
+                torch.rand(8, 1, 33, 33)
+                .to(device)
+                .contiguous(memory_format=precision.memory_format)
+            )
         optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
         self.model, self.optimizer = self.precision.prepare(model, optimizer)
 
@@ -147,7 +151,7 @@ def why_no_apex(device: torch.device) -> str:
 
 def _native(name: str, device: torch.device, loss_scale: float | str) -> Precision:
     if name in ("fp32", FP32_CONTIGUOUS):
-        return Precision(name)
+        return Precision(device, name)
     if name == "fp16" and device.type == "cpu":
         raise UserError("--precision fp16 needs an NPU or a GPU; a CPU trains in fp32 or bf16")
     if name == "bf16" and device.type != "cpu" and not module(device).is_bf16_supported():

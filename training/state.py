@@ -8,29 +8,27 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from inference.last_layer import in_layout
 from model import SRCNN, identity_init
+from runtime.device import overflowed
 from runtime.distributed import World
 from runtime.errors import RunError
-from training.precision import Apex, Precision, memory_format, to_train
+from training.precision import Apex, Precision, advice
 from training.recipes import Recipe
 
 
-def new_model(
-    recipe: Recipe, device: torch.device, precision: Precision, plain: bool = False
-) -> SRCNN:
+def new_model(recipe: Recipe, precision: Precision, plain: bool = False) -> SRCNN:
     """Return the network with the first weights of a recipe, as the global seed decides them.
 
     Args:
         recipe: says how to start.
-        device: where it goes.
-        precision: what it will be trained in.
-        plain: leave the last layer as it is, see `to_train`.
+        precision: what it will be trained in, and where.
+        plain: leave the last layer as it is, see `Precision.to_device`.
     """
     model = SRCNN()
     if recipe.identity_start:
         identity_init(model)
     if plain:
-        return in_layout(model.to(device), memory_format(device, precision))
-    return to_train(model, device, precision)
+        return in_layout(model.to(precision.device), precision.memory_format)
+    return precision.to_device(model)
 
 
 class TrainingState:
@@ -49,7 +47,6 @@ class TrainingState:
         parallel_model: the same, averaging gradients over the processes: call this one.
         optimizer: its learning rates are those of the last step.
         base_lrs: of each group of parameters, the learning rate that the schedule scales.
-        memory_format: of model and batches.
         ema: exponential moving average of the weights, or None.
         step: steps done.
         best: epoch, score and PSNR of the best epoch so far.
@@ -66,7 +63,6 @@ class TrainingState:
     ) -> None:
         self.recipe, self.world, self.precision = recipe, world, precision
         self.total_steps = total_steps
-        self.memory_format = memory_format(world.device, precision)
         self.model, self.optimizer = precision.prepare(model, optimizer)
         self.base_lrs = [group["lr"] for group in self.optimizer.param_groups]
         combined = isinstance(precision, Apex) and precision.combine_ddp
@@ -112,10 +108,13 @@ class TrainingState:
         Raises:
             RunError: it is not finite, or the weights are not.
         """
-        sums = torch.stack([self.loss_sum, self.loss_sum.new_tensor(float(self.loss_count))])
-        total, count = self.world.sum(sums).tolist()
+        unseen = overflowed(self.world.device) and not self.precision.notices_overflow
+        counts = self.loss_sum.new_tensor([float(self.loss_count), float(unseen)])
+        total, count, unseen = self.world.sum(torch.cat([self.loss_sum[None], counts])).tolist()
         if not math.isfinite(total):
             raise self.diverged(f"the loss is {total}")
+        if unseen:
+            raise self.diverged("numbers overflowed, which this card hides,")
         finite = [torch.isfinite(weight).all() for weight in self.weights().values()]
         if not torch.stack(finite).all():  # the device is waited for once, not for each
             raise self.diverged("weights are not finite")
@@ -129,6 +128,7 @@ class TrainingState:
         Raises:
             RunError: it is not a number.
         """
+        overflowed(self.world.device)  # what evaluation did is not training's
         self.loss_sum.zero_()
         self.loss_count = 0
         score = metrics["psnr" if metrics["held_out_psnr"] is None else "held_out_psnr"]
@@ -145,7 +145,7 @@ class TrainingState:
         """Return the error of a run whose numbers are of no use any more."""
         return RunError(
             f"{what} at step {self.step}; the checkpoints before it are kept; "
-            f"lower --lr, or try --loss-scale dynamic or --precision fp32"
+            f"{advice(self.world.device)}"
         )
 
     def master_params(self) -> dict[str, torch.Tensor]:

@@ -214,10 +214,8 @@ def test_an_overflow_is_tried_again() -> None:
             return self.skipped == 2 and super()._step(optimizer)
 
     precision = Overflowing()
-    loss, change = trial.take_step(training_step, RECIPES["reference"], trial.CPU, precision)
-    expected_loss, expected = trial.take_step(
-        training_step, RECIPES["reference"], trial.CPU, Precision()
-    )
+    loss, change = trial.take_step(training_step, RECIPES["reference"], precision)
+    expected_loss, expected = trial.take_step(training_step, RECIPES["reference"], Precision())
     assert precision.skipped == 2
     assert loss == expected_loss
     assert torch.equal(change, expected)

@@ -12,7 +12,7 @@ from inference.fast_cpu import for_cpu
 from inference.last_layer import ColumnsAsChannels, InFp32
 from inference.restore import restore
 from inference.weights import load_weights, shipped_weights
-from training.precision import FP32_CONTIGUOUS, Precision, to_train
+from training.precision import FP32_CONTIGUOUS, Precision
 
 CPU = torch.device("cpu")
 
@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 @pytest.mark.parametrize("name", ["fp32", FP32_CONTIGUOUS])  # one for each memory format
 def test_training_computes_the_published_networks_gradients(name: str) -> None:
     plain = network()
-    fast = to_train(deepcopy(plain), CPU, Precision(name))
+    fast = Precision(CPU, name).to_device(deepcopy(plain))
     assert list(fast.state_dict()) == list(plain.state_dict())
     x, y = torch.rand(2, 2, 1, 20, 31, generator=torch.Generator().manual_seed(3))
     for model in (plain, fast):

@@ -11,7 +11,7 @@ from model import SRCNN
 from runtime.errors import RunError, UserError
 from train import training_step
 from training.optimizers import MuonAdam, build_optimizer, orthogonalised
-from training.precision import Precision, memory_format
+from training.precision import Precision
 from training.precision_choice import choose_precision
 from training.recipes import FAST, REFERENCE
 
@@ -152,9 +152,8 @@ def test_auto_takes_the_fastest_and_leaves_the_random_numbers_alone() -> None:
     assert torch.equal(torch.rand(3), expected)
     assert precision.name in ("fp32", "fp32-contiguous", "bf16")
     assert all(f"{name} " in reason for name in ("fp32-contiguous", "fp32", "bf16"))
-    layout = memory_format(CPU, precision)
     plain = precision.name == "fp32-contiguous"
-    assert layout == (torch.contiguous_format if plain else torch.channels_last)
+    assert precision.memory_format == (torch.contiguous_format if plain else torch.channels_last)
 
 
 def test_auto_without_a_trial_goes_by_the_units(monkeypatch: pytest.MonkeyPatch) -> None:
