@@ -9,6 +9,8 @@
 Results in outputs/x3: best.pth, epoch_{n}.pth, checkpoints, metrics.csv, curve.png, pictures.
 """
 
+from __future__ import annotations
+
 import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -61,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run(args, world, device.reason)
 
 
-def run(args: argparse.Namespace, world: "World", device_reason: str) -> int:
+def run(args: argparse.Namespace, world: World, device_reason: str) -> int:
     """Set up, train, and leave the results; return the exit status."""
     from torch.nn.functional import mse_loss
 
@@ -83,8 +85,8 @@ def run(args: argparse.Namespace, world: "World", device_reason: str) -> int:
 
 
 def set_up(
-    args: argparse.Namespace, world: "World", device_reason: str
-) -> "tuple[TrainingState, TrainingData, Evaluator, Results | None, StepProfiler | None]":
+    args: argparse.Namespace, world: World, device_reason: str
+) -> tuple[TrainingState, TrainingData, Evaluator, Results | None, StepProfiler | None]:
     """Return what trains on what, and where results go; say so in the log."""
     import torch
 
@@ -153,13 +155,13 @@ def set_up(
     return state, data, evaluator, results, profiler
 
 
-def load_data(args: argparse.Namespace, recipe: Recipe, world: "World") -> "TrainingData":
+def load_data(args: argparse.Namespace, recipe: Recipe, world: World) -> TrainingData:
     """Return the training data, on the device or in the host's memory where they have room."""
     from runtime.device import free_memory
     from training.batches import BatchPlan
     from training.loading import Place, load_training_data
 
-    def memory_budget(device: "torch.device") -> float:
+    def memory_budget(device: torch.device) -> float:
         return args.memory_share * world.lowest(free_memory(device))
 
     plan = BatchPlan(recipe.batch_size, world.rank, world.size, args.seed)
@@ -168,7 +170,7 @@ def load_data(args: argparse.Namespace, recipe: Recipe, world: "World") -> "Trai
     return load_training_data(args.data_path, args.scale, recipe, plan, place, hold_out=hold_out)
 
 
-def deciding_options(args: argparse.Namespace, state: "TrainingState") -> dict[str, Any]:
+def deciding_options(args: argparse.Namespace, state: TrainingState) -> dict[str, Any]:
     """Return what decides the mathematics of a run, for its checkpoints."""
     return {
         **asdict(state.recipe),
@@ -183,12 +185,12 @@ def deciding_options(args: argparse.Namespace, state: "TrainingState") -> dict[s
 
 
 def train(
-    state: "TrainingState",
-    batches: "Batches",
-    loss_function: "Loss",
-    evaluator: "Evaluator",
-    results: "Results | None" = None,
-    profiler: "StepProfiler | None" = None,
+    state: TrainingState,
+    batches: Batches,
+    loss_function: Loss,
+    evaluator: Evaluator,
+    results: Results | None = None,
+    profiler: StepProfiler | None = None,
 ) -> None:
     """Train from where the state stands to the last step, and print the known lines.
 
@@ -226,13 +228,13 @@ def train(
 
 
 def train_epoch(
-    state: "TrainingState",
-    batches: "Batches",
-    loss_function: "Loss",
+    state: TrainingState,
+    batches: Batches,
+    loss_function: Loss,
     stop: StopRequest,
     *,
     warm_up: bool = False,
-    profiler: "StepProfiler | None" = None,
+    profiler: StepProfiler | None = None,
 ) -> tuple[float, float]:
     """Take the steps that are left of an epoch; return its seconds, and those of a step."""
     from tqdm import tqdm
@@ -266,13 +268,13 @@ def train_epoch(
 
 
 def training_step(
-    model: "nn.Module",
-    optimizer: "torch.optim.Optimizer",
-    precision: "Precision",
-    loss_function: "Loss",
-    low: "torch.Tensor",
-    high: "torch.Tensor",
-) -> "tuple[torch.Tensor, bool]":
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    precision: Precision,
+    loss_function: Loss,
+    low: torch.Tensor,
+    high: torch.Tensor,
+) -> tuple[torch.Tensor, bool]:
     """Take one step of training, the only one that there is.
 
     Args:
