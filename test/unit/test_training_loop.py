@@ -1,0 +1,271 @@
+"""The loop of train.py in this process: what a step, an epoch and a whole run do, by hand."""
+
+import csv
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import mse_loss
+
+from datasets import EvalDataset, Pair
+from model import SRCNN
+from runtime.distributed import World
+from runtime.errors import RunError
+from train import train, train_epoch, training_step
+from training import checkpoint
+from training.batches import Batches, BatchPlan
+from training.evaluation import Evaluator, mean_psnr
+from training.optimizers import build_optimizer
+from training.precision import Precision
+from training.recipes import FAST, REFERENCE, Recipe, apply_overrides
+from training.results import Results
+from training.state import TrainingState, new_model
+from training.stopping import StopRequest
+from training.timing import StepTimer
+
+CPU = torch.device("cpu")
+STEPS = 3  # of an epoch
+
+
+class Noise(Batches):
+    """Batches that differ from step to step and whose low and high resolution differ."""
+
+    def __init__(self) -> None:
+        super().__init__(BatchPlan(2, seed=5), STEPS)
+        self.seen: list[tuple[int, int]] = []
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Pair]:
+        for step in range(start, STEPS):
+            self.seen.append((epoch, step))
+            generator = torch.Generator().manual_seed(100 * epoch + step)
+            high = torch.rand(2, 1, 12, 9, generator=generator)
+            yield 0.5 * high + 0.1, high
+
+
+def new_state(recipe: Recipe, epochs: int, precision: Precision | None = None) -> TrainingState:
+    torch.manual_seed(1)
+    precision = precision or Precision()
+    model = new_model(recipe, precision)
+    optimizer = build_optimizer(recipe, model, CPU, apex=False)
+    return TrainingState(model, optimizer, recipe, World(CPU), precision, epochs * STEPS)
+
+
+@pytest.fixture
+def evaluator(tmp_path: Path) -> Evaluator:
+    """Two images to evaluate and one that is held out, none of them square."""
+    rng = np.random.default_rng(2)
+    with h5py.File(tmp_path / "val_x3.h5", "w") as file:
+        for number, shape in enumerate([(20, 31), (17, 24)]):
+            file[f"hr/{number}"] = rng.uniform(16, 235, shape).astype(np.float32)
+            file[f"lr/{number}"] = 0.9 * file[f"hr/{number}"][:]
+    low = torch.rand(1, 1, 18, 25, generator=torch.Generator().manual_seed(1))
+    return Evaluator(
+        EvalDataset(tmp_path / "val_x3.h5"), [(low, low.sqrt())], World(CPU), Precision()
+    )
+
+
+def test_a_step_takes_low_resolution_in_and_compares_with_the_original() -> None:
+    model = SRCNN()
+    twin = SRCNN()
+    twin.load_state_dict(model.state_dict())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    model.conv1.weight.grad = torch.full_like(model.conv1.weight, 1e3)  # of an earlier step
+    low, high = next(Noise().epoch(0))
+    loss, stepped = training_step(model, optimizer, Precision(), mse_loss, low, high)
+    expected = (twin(low) - high).square().mean()
+    expected.backward()
+    assert stepped
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+    for after, before in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(after.detach(), before.detach() - 0.1 * before.grad)
+
+
+@pytest.mark.parametrize("processes", [1, 4])
+def test_learning_rates_step_by_step_and_by_group(processes: int) -> None:
+    wanted = dict.fromkeys(("num_epochs", "batch_size", "lr", "optimizer"))
+    recipe = apply_overrides(replace(FAST, warmup_steps=2), wanted, processes, whole_images=True)
+    state = new_state(recipe, epochs=4)
+    factor = math.sqrt(processes)
+    for step in range(12):
+        state.step = step
+        state.set_learning_rates()
+        schedule = min(1, (step + 1) / 2) * (1 + math.cos(math.pi * step / 12)) / 2
+        rates = [group["lr"] for group in state.optimizer.param_groups]
+        assert rates == pytest.approx([0.01 * factor * schedule, 5e-4 * factor * schedule])
+    reference = new_state(apply_overrides(REFERENCE, wanted, processes, True), epochs=4)
+    reference.set_learning_rates()
+    rates = [group["lr"] for group in reference.optimizer.param_groups]
+    assert rates == pytest.approx([1e-4 * factor, 1e-5 * factor])
+
+
+def test_wishes_go_before_the_recipe_and_patches_make_larger_batches() -> None:
+    wanted = {"num_epochs": 7, "batch_size": 3, "lr": 0.25, "optimizer": "sgd"}
+    recipe = apply_overrides(FAST, wanted, 4, whole_images=False)
+    assert (recipe.num_epochs, recipe.batch_size, recipe.lr, recipe.optimizer) == (
+        7,
+        3,
+        0.25,
+        "sgd",
+    )
+    wanted = dict.fromkeys(wanted)
+    assert apply_overrides(FAST, wanted, 1, whole_images=True) == FAST
+    assert apply_overrides(FAST, wanted, 1, whole_images=False).batch_size == 16
+    assert apply_overrides(REFERENCE, wanted, 1, whole_images=False) == REFERENCE
+
+
+def test_the_moving_average_is_that_of_its_formula() -> None:
+    recipe = replace(FAST, ema_share=0.5)  # looks back over 6 of 12 steps
+    state, batches = new_state(recipe, epochs=4), Noise()
+    average: dict[str, torch.Tensor] = {}
+    for epoch in range(2):
+        for low, high in batches.epoch(epoch):
+            before = state.step
+            state.set_learning_rates()
+            state.advance(*training_step(
+                state.parallel_model, state.optimizer, state.precision, mse_loss, low, high
+            ))  # fmt: skip
+            decay = min(1 - 1 / 6, (before + 1) / (before + 10))
+            for name, weight in state.master_params().items():
+                earlier = average.get(name, weight)
+                average[name] = decay * earlier + (1 - decay) * weight
+    weights = state.weights()
+    assert weights.keys() == average.keys()
+    for name, weight in weights.items():
+        torch.testing.assert_close(weight.detach(), average[name], rtol=1e-5, atol=1e-7)
+        assert not torch.equal(weight, state.master_params()[name])
+    assert new_state(replace(FAST, ema_share=0.05), epochs=4).ema is None  # less than one step
+
+
+class EverySecond(Precision):
+    """Skips every second step."""
+
+    def _step(self, optimizer: torch.optim.Optimizer) -> bool:
+        self.calls = getattr(self, "calls", 0) + 1
+        return self.calls % 2 == 1 and super()._step(optimizer)
+
+
+def test_the_mean_loss_leaves_skipped_steps_out_and_begins_anew() -> None:
+    state, batches, losses = new_state(REFERENCE, 2, EverySecond()), Noise(), []
+
+    def noting(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        loss = mse_loss(output, target)
+        losses.append(loss.item())
+        return loss
+
+    train_epoch(state, batches, noting, StopRequest())
+    assert state.mean_loss() == pytest.approx((losses[0] + losses[2]) / 2)
+    assert state.precision.skipped == 1
+    state.end_epoch({"epoch": 0, "psnr": 20.0, "held_out_psnr": None})
+    assert math.isnan(state.mean_loss())
+    train_epoch(state, batches, noting, StopRequest())  # skips the first and the third
+    assert state.mean_loss() == pytest.approx(losses[4])
+    assert batches.seen == [(epoch, step) for epoch in (0, 1) for step in range(STEPS)]
+
+
+def test_the_best_epoch_is_that_of_the_score_and_a_tie_goes_to_the_first() -> None:
+    def scores(held_out: bool) -> list[tuple[int, float]]:
+        state, best = new_state(REFERENCE, 4), []
+        for epoch, (psnr, other) in enumerate([(30.0, 27.0), (31.0, 26.0), (31.0, 28.0), (29, 28)]):
+            row = {"epoch": epoch, "psnr": psnr, "held_out_psnr": other if held_out else None}
+            state.end_epoch(row)
+            best.append((state.best["epoch"], state.best["psnr"]))
+        return best
+
+    assert scores(held_out=False) == [(0, 30.0), (1, 31.0), (1, 31.0), (1, 31.0)]
+    assert scores(held_out=True) == [(0, 30.0), (0, 30.0), (2, 31.0), (2, 31.0)]
+    with pytest.raises(RunError, match="the PSNR is nan at step 0"):
+        new_state(REFERENCE, 1).end_epoch({"epoch": 0, "psnr": math.nan, "held_out_psnr": None})
+
+
+@pytest.mark.parametrize("recipe", [REFERENCE, replace(FAST, ema_share=0.5)], ids=lambda r: r.name)
+def test_a_run_that_goes_on_from_its_state_ends_the_same(
+    recipe: Recipe, evaluator: Evaluator, tmp_path: Path
+) -> None:
+    """Between two epochs, through the file of a checkpoint, with the average where there is one."""
+    whole = new_state(recipe, epochs=3)
+    train(whole, Noise(), mse_loss, evaluator)
+    first = new_state(recipe, epochs=3)
+    for epoch in (0, 1):
+        train_epoch(first, Noise(), mse_loss, StopRequest())
+        metrics = {"epoch": epoch, **evaluator.scores(first)}
+        first.end_epoch(metrics)
+    options = {"seed": 1}
+    saved = {"options": options, "training": first.state_dict(), "recorder": {}}
+    path = checkpoint.save(tmp_path, first.step, checkpoint.pack(saved))
+    second = new_state(recipe, epochs=3)
+    checkpoint.restore(checkpoint.load(path), options, second)
+    assert (second.step, second.best) == (6, first.best)
+    train(second, Noise(), mse_loss, evaluator)
+    for name in whole.weights():
+        assert torch.equal(whole.weights()[name], second.weights()[name])
+        assert torch.equal(whole.master_params()[name], second.master_params()[name])
+
+
+def test_psnr_clamps_the_output_and_is_the_mean_over_images() -> None:
+    bright = nn.Conv2d(1, 1, 1)
+    nn.init.constant_(bright.weight, 2.0)
+    nn.init.constant_(bright.bias, 0.0)
+    first = torch.full((1, 1, 2, 3), 0.9), torch.full((1, 1, 2, 3), 0.9)  # 1.8 becomes 1
+    second = torch.full((1, 1, 5, 4), 0.3), torch.full((1, 1, 5, 4), 0.5)  # 0.6
+    psnr = [-20 * math.log10(0.1), -20 * math.log10(0.1)]
+    third = torch.full((1, 1, 3, 3), 0.2), torch.full((1, 1, 3, 3), 0.41)  # 0.4
+    psnr.append(-20 * math.log10(0.01))
+    measured = mean_psnr(bright, [first, second, third], World(CPU))
+    assert measured == pytest.approx(sum(psnr) / 3, abs=0.01)
+
+
+def test_what_a_run_records(
+    evaluator: Evaluator, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Every second epoch's weights and the last one's; metrics and the known lines."""
+    state, folder = new_state(REFERENCE, epochs=4), tmp_path / "x3"
+    results = Results(folder, {"seed": 1}, save_every=2)
+    train(state, Noise(), mse_loss, evaluator, results)
+    results.finish(evaluator)
+    names = sorted(path.name for path in folder.glob("*.pth"))
+    assert names == ["best.pth", "epoch_0.pth", "epoch_2.pth", "epoch_3.pth"]
+    lines = capsys.readouterr().out.splitlines()
+    with (folder / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["0", "1", "2", "3"]
+    assert [row["step"] for row in rows] == ["3", "6", "9", "12"]
+    assert all(row["raw_psnr"] == "" and float(row["held_out_psnr"]) > 0 for row in rows)
+    for epoch, row in enumerate(rows):
+        (place,) = (n for n, line in enumerate(lines) if line.startswith(f"epoch{epoch} : "))
+        assert lines[place].startswith(f"epoch{epoch} : loss={float(row['loss']):.6f}, each_step_")
+        assert lines[place + 1] == f"eval psnr: {float(row['psnr']):.2f}"
+    weights = torch.load(folder / f"epoch_{3}.pth", weights_only=True)
+    assert all(torch.equal(weights[name], w) for name, w in state.master_params().items())
+
+
+class Clock:
+    """A clock that the test turns."""
+
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_the_time_of_a_step_leaves_the_warm_up_out(capsys: pytest.CaptureFixture) -> None:
+    clock, waited = Clock(), []
+    timer = StepTimer(lambda: waited.append(clock.now), warm_up_of=9, clock=clock)
+    for seconds in (10, 1, 1, 1, 1, 2, 3, 2, 3):
+        clock.now += seconds
+        timer.tick()
+    clock.now += 0.4  # the device finishes
+    assert timer.stop() == pytest.approx((24.4, 10.4 / 4))
+    assert waited == [114.0, pytest.approx(124.4)]
+    assert "first 5 steps: 14.000000 s" in capsys.readouterr().out
+    short = StepTimer(lambda: None, warm_up_of=5, clock=clock)
+    for _ in range(5):
+        clock.now += 2
+        short.tick()
+    assert short.stop() == pytest.approx((10, 2))
+    assert capsys.readouterr().out == ""
