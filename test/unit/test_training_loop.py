@@ -183,6 +183,14 @@ def test_the_best_epoch_is_that_of_the_score_and_a_tie_goes_to_the_first() -> No
         new_state(REFERENCE, 1).end_epoch({"epoch": 0, "psnr": math.nan, "held_out_psnr": None})
 
 
+def test_an_epoch_goes_on_where_it_was_left() -> None:
+    state, batches = new_state(REFERENCE, epochs=2), Noise()
+    state.step = STEPS + 1
+    train_epoch(state, batches, mse_loss, StopRequest())
+    assert batches.seen == [(1, 1), (1, 2)]
+    assert state.step == 2 * STEPS
+
+
 @pytest.mark.parametrize("recipe", [REFERENCE, replace(FAST, ema_share=0.5)], ids=lambda r: r.name)
 def test_a_run_that_goes_on_from_its_state_ends_the_same(
     recipe: Recipe, evaluator: Evaluator, tmp_path: Path
