@@ -12,7 +12,7 @@ DATA ?= dataset
 SCALE ?= 3
 OUTPUTS ?= outputs
 SHELL := /bin/bash
-TORCH := $(shell grep -o '^torch==[0-9.]*' requirements-npu.txt)
+TORCH := $(shell grep -om1 '^torch==[0-9.]*' requirements-npu.txt)
 CUDA := cuda-bindings cuda-toolkit nvidia-cudnn-cu13 nvidia-cusparselt-cu13 nvidia-nccl-cu13 \
   nvidia-nvshmem-cu13 triton
 
@@ -53,6 +53,7 @@ test: lint
 lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/mypy
 	@if command -v shellcheck >/dev/null; then shellcheck --external-sources test/*.sh quickstart.sh .ci/run; \
 	  else echo "hint: shellcheck is not installed, the shell scripts were not checked" >&2; fi
 
@@ -66,5 +67,5 @@ bench: setup
 	$(BIN)/python benchmarks/enlarging_speed.py
 
 clean:
-	rm -rf $(VENV) build .pytest_cache .ruff_cache
+	rm -rf $(VENV) build .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
