@@ -45,6 +45,11 @@ class Result:
     apex_initialize: list[dict] = field(default_factory=list)
     processes: list[dict] = field(default_factory=list)
 
+    @property
+    def host_waits(self) -> int:
+        """How often a process waited for its card: for a value, a copy or a size."""
+        return self.kernel_calls["host wait"]
+
     def checked(self) -> "Result":
         """The result itself, if the command succeeded."""
         if self.returncode:

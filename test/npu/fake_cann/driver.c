@@ -89,9 +89,10 @@ int aclrtDeviceCanAccessPeer(int *can_access, int device, int peer) {
     return SUCCESS;
 }
 
-/* 1 = inf and nan are kept (910B and later); 0 = results saturate (910A). */
+/* 1 = inf and nan are kept (A2: 910B1…, A3: 910_93…); 0 = results saturate (910A and its like). */
 int aclrtGetDeviceSatMode(int *mode) {
-    *mode = strncmp(aclrtGetSocName(), "Ascend910B", 10) == 0;
+    const char *chip = aclrtGetSocName() + strlen("Ascend910");
+    *mode = chip[0] == '_' || (chip[0] == 'B' && chip[1]);
     return SUCCESS;
 }
 

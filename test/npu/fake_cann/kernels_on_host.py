@@ -9,6 +9,7 @@ import functools
 from typing import Any
 
 import torch
+import torch_npu
 from simnpu import hccl, kernels
 
 aten = torch.ops.aten
@@ -26,7 +27,8 @@ _KEPT = {
 
 def install() -> None:
     """Replace the kernels of the imported torch_npu, and its HCCL by gloo."""
-    kernels.use_allocator(_new_on_card, torch.npu.current_device)
+    formats = torch_npu.get_npu_format, _format_cast
+    kernels.use_memory(_new_on_card, torch.npu.current_device, *formats)
     library = torch.library.Library("aten", "IMPL")
     npu_library = torch.library.Library("npu", "IMPL")
     _libraries.extend([library, npu_library])
@@ -60,6 +62,7 @@ def _replace_aten_kernels(library: torch.library.Library) -> None:
         ),
         "_copy_from_and_resize": lambda source, destination: kernels.copy(destination, source),
         "_local_scalar_dense": kernels.item,
+        "clone": kernels.clone,
         "convolution_overrideable": kernels.convolution,
         "convolution_backward_overrideable": kernels.convolution_backward,
     }
@@ -97,21 +100,27 @@ def _drop_autograd_shortcuts(library: torch.library.Library) -> None:
 
 
 def _replace_npu_kernels(library: torch.library.Library) -> None:
-    """torch_npu's own operators, as far as training meets them.
-
-    Formats are a matter of the card's memory layout: here every tensor stays plain. The overflow
-    flag of chips that saturate (910A) never rises, since the host keeps inf.
-    """
+    """torch_npu's own operators, as far as training meets them."""
     replaced = {
-        "npu_format_cast": lambda tensor, *_: tensor,
-        "npu_format_cast_": lambda tensor, *_: tensor,
-        "_npu_format_cast": lambda tensor, *_: tensor,
+        "npu_format_cast": _format_cast,
+        "_npu_format_cast": _format_cast,
         "_npu_dtype_cast": _to_copy,
         "npu_dtype_cast": _to_copy,
-        "npu_get_float_status": torch.zeros_like,
-        "npu_clear_float_status": torch.zeros_like,
+        "npu_get_float_status": kernels.get_float_status,
+        "npu_clear_float_status": kernels.clear_float_status,
     }
     for name in _registered("npu", "PrivateUse1"):
         if name.partition(".")[0] in replaced:
             kernel = replaced[name.partition(".")[0]]
             library.impl(name, kernel, "PrivateUse1", allow_override=True)
+
+
+def _format_cast(tensor: torch.Tensor, wanted: int | torch.Tensor, *_: Any) -> torch.Tensor:
+    """A tensor that torch_npu takes to be in that format; its values lie in plain order."""
+    if isinstance(wanted, torch.Tensor):
+        wanted = torch_npu.get_npu_format(wanted)
+    plain = torch_npu._C._npu_getOption("ALLOW_INTERNAL_FORMAT") == b"disable"
+    if plain or torch_npu.get_npu_format(tensor) == wanted:
+        return tensor
+    form = {"dtype": tensor.dtype, "device": tensor.device, "acl_format": int(wanted)}
+    return kernels.copy(torch_npu.empty_with_format(tensor.size(), **form), tensor)

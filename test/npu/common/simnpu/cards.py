@@ -1,6 +1,10 @@
 """Which cards the simulation has, read from the environment as the platform reads it."""
 
 import os
+import re
+
+_FIRST_GENERATION = {f"Ascend910{name}" for name in ("A", "B", "PremiumA", "ProA", "ProB")}
+_LATER = re.compile(r"Ascend910(B[1-4]|_93)")  # A2 and A3
 
 
 def soc_name() -> str:
@@ -8,9 +12,20 @@ def soc_name() -> str:
     return os.environ.get("NPU_SIM_SOC", "Ascend910B1")
 
 
-def has_bfloat16() -> bool:
-    """Ascend 910A has no bfloat16; 910B and later have it."""
-    return soc_name().startswith("Ascend910B")
+def is_first_generation() -> bool:
+    """Whether the chip is an Ascend 910 of 2019 (910A), not an A2 (910B1…) or A3 (910_93…).
+
+    The first generation has no bfloat16, saturates where others give inf and nan, multiplies
+    matrices in fp16 only, and keeps convolutions' weights in a format of its own.
+
+    Raises:
+        RuntimeError: torch_npu does not know the chip.
+    """
+    if soc_name() in _FIRST_GENERATION:
+        return True
+    if not _LATER.match(soc_name()):
+        raise RuntimeError(f"Unsupported soc version: {soc_name()}")
+    return False
 
 
 def count() -> int:

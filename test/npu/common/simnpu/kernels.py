@@ -6,29 +6,37 @@ from typing import Any
 
 import torch
 
-from simnpu import cards, record
+from simnpu import chip, record
 from simnpu.host import alias, is_npu, map_nested, on_host
 
 aten = torch.ops.aten
 _CPU = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
-_CONVOLUTIONS = {aten.convolution.default, aten.convolution_backward.default}
-_HALF = {torch.float16, torch.bfloat16}
+_UNSCALE = "aten::_amp_foreach_non_finite_check_and_unscale_"
+_WAITING = {"aten::nonzero", "aten::masked_select", "aten::_unique2"}  # for the result's size
 
 _new_on_card: Callable[[torch.Tensor, int], torch.Tensor]
 _current_card: Callable[[], int]
+_format_of: Callable[[torch.Tensor], int]
+_format_cast: Callable[[torch.Tensor, int], torch.Tensor]
 
 
-def use_allocator(
-    new_on_card: Callable[[torch.Tensor, int], torch.Tensor], current_card: Callable[[], int]
+def use_memory(
+    new_on_card: Callable[[torch.Tensor, int], torch.Tensor],
+    current_card: Callable[[], int],
+    format_of: Callable[[torch.Tensor], int],
+    format_cast: Callable[[torch.Tensor, int], torch.Tensor],
 ) -> None:
-    """Say how a result gets onto a card.
+    """Say how a result gets onto a card, and how memory is laid out.
 
     Args:
         new_on_card: makes an NPU tensor with the values of a CPU tensor on the card of that index.
         current_card: the card for operators that name none and have no NPU argument.
+        format_of: the number of an NPU tensor's format.
+        format_cast: makes an NPU tensor in the format of that number.
     """
-    global _new_on_card, _current_card
+    global _new_on_card, _current_card, _format_of, _format_cast
     _new_on_card, _current_card = new_on_card, current_card
+    _format_of, _format_cast = format_of, format_cast
 
 
 def run(op: Any, *args: Any, **kwargs: Any) -> Any:
@@ -42,10 +50,18 @@ def run(op: Any, *args: Any, **kwargs: Any) -> Any:
     call = _Call(op, kwargs.get("device"))
     outputs = {name: kwargs.pop(name) for name in _output_names(op) if name in kwargs}
     map_nested(call.check, outputs)
+    written = [*_written(op, args, kwargs), *outputs.values()]
+    map_nested(lambda tensor: chip.check_write(op, tensor, _format_of), written)
     args, kwargs = map_nested(call.to_host, args), map_nested(call.to_host, kwargs)
+    if op.name() == _UNSCALE and chip.FIRST_GENERATION:
+        return _unscale_by_flag(*args)
     # An operator may resize what it writes to: it gets an empty tensor, copied back afterwards.
     stand_ins = {name: torch.empty(0, dtype=tensor.dtype) for name, tensor in outputs.items()}
-    result = _compute(op, args, {**kwargs, **stand_ins})
+    result = chip.compute(op, args, {**kwargs, **stand_ins})
+    record.kernel_calls["host wait"] += op.name() in _WAITING or isinstance(
+        result, (bool, int, float)
+    )
+    map_nested(chip.saturate, [*_written(op, args, kwargs), *stand_ins.values()])
     for name, tensor in outputs.items():
         if tensor.shape != stand_ins[name].shape:
             tensor.resize_(stand_ins[name].shape)
@@ -57,9 +73,22 @@ def run(op: Any, *args: Any, **kwargs: Any) -> Any:
 def copy(destination: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
     """``destination.copy_(source)`` between any two devices."""
     record.kernel_calls["copy_"] += 1
-    record.kernel_calls["copy_ to host"] += is_npu(source) and not is_npu(destination)
-    on_host(destination).copy_(on_host(source))
+    record.kernel_calls["host wait"] += is_npu(source) and not is_npu(destination)
+    chip.check_type("aten::copy_", destination, source)
+    if is_npu(destination):
+        chip.check_write("aten::copy_", destination, _format_of)
+    copied = on_host(destination).copy_(on_host(source))
+    if destination.dtype != source.dtype:
+        chip.saturate(copied)
     return destination
+
+
+def clone(tensor: torch.Tensor, memory_format: torch.memory_format | None = None) -> torch.Tensor:
+    """A copy, in the format of the original."""
+    result = run(aten.clone.default, tensor, memory_format=memory_format)
+    return (
+        _format_cast(result, _format_of(tensor)) if chip.is_private(tensor, _format_of) else result
+    )
 
 
 def fill(tensor: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
@@ -70,8 +99,33 @@ def fill(tensor: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
 
 def item(tensor: torch.Tensor) -> float | int | bool:
     """The value of a tensor of one element."""
-    record.kernel_calls["_local_scalar_dense"] += 1
+    record.kernel_calls["host wait"] += 1
+    chip.check_type("aten::_local_scalar_dense", tensor)
     return alias(tensor).item()
+
+
+def get_float_status(status: torch.Tensor) -> torch.Tensor:
+    """The overflow flag of a chip that saturates, as the first of eight numbers."""
+    record.kernel_calls["npu_get_float_status"] += 1
+    values = torch.zeros(status.shape)
+    values[0] = float(chip.overflow)
+    return _new_on_card(values, status.device.index)
+
+
+def clear_float_status(status: torch.Tensor) -> torch.Tensor:
+    """Lower the flag."""
+    record.kernel_calls["npu_clear_float_status"] += 1
+    chip.overflow = False
+    return _new_on_card(torch.zeros(status.shape), status.device.index)
+
+
+def _unscale_by_flag(gradients: list, found_inf: torch.Tensor, factor: torch.Tensor) -> None:
+    """Where inf is never seen, torch_npu asks the flag, and waits for the answer."""
+    record.kernel_calls["host wait"] += 1
+    if chip.overflow:
+        found_inf.add_(1)
+    for gradient in gradients:
+        chip.saturate(gradient.mul_(factor))
 
 
 def convolution(*args: Any) -> torch.Tensor:
@@ -103,8 +157,7 @@ class _Call:
         """Refuse a second device and types that the chip lacks."""
         if not isinstance(value, torch.Tensor):
             return
-        if value.dtype == torch.bfloat16 and not cards.has_bfloat16():
-            raise RuntimeError(f"{self.op}: {cards.soc_name()} has no kernel for bfloat16")
+        chip.check_type(self.op, value)
         if is_npu(value):
             if self.card not in (None, value.device.index):
                 self._refuse(f"npu:{self.card}", value.device)
@@ -142,6 +195,8 @@ class _Call:
             if _same_memory(value, lent):
                 geometry = value.size(), value.stride(), value.storage_offset()
                 return aten.as_strided.default.redispatch(_CPU, tensor, *geometry)
+        chip.check_type(self.op, value)
+        chip.saturate(value)
         if self.device is None:
             return _new_on_card(value, _current_card() if self.card is None else self.card)
         if self.device.type != "npu":
@@ -156,24 +211,23 @@ def _same_memory(left: torch.Tensor, right: torch.Tensor) -> bool:
     return left.untyped_storage().data_ptr() == right.untyped_storage().data_ptr()
 
 
-def _compute(op: Any, args: Any, kwargs: Any) -> Any:
-    """Run the CPU kernel; half-precision convolutions in fp32, rounded, as the Cube unit does.
-
-    (They would also be more than ten times slower on the CPU.)
-    """
-    if op not in _CONVOLUTIONS or args[0].dtype not in _HALF:
-        return op(*args, **kwargs)
-
-    def cast(dtype: torch.dtype) -> Callable[[Any], Any]:
-        return lambda value: value.to(dtype) if isinstance(value, torch.Tensor) else value
-
-    wide = op(*map_nested(cast(torch.float32), args), **kwargs)
-    return map_nested(cast(args[0].dtype), wide)
-
-
 @functools.cache
 def _output_names(op: Any) -> tuple[str, ...]:
     return tuple(argument.name for argument in op._schema.arguments if argument.is_out)
+
+
+def _written(op: Any, args: Any, kwargs: Any) -> list[Any]:
+    """The arguments that the operator changes in place."""
+    return [
+        args[index] if index < len(args) else kwargs.get(name)
+        for index, name in _written_arguments(op)
+    ]
+
+
+@functools.cache
+def _written_arguments(op: Any) -> tuple[tuple[int, str], ...]:
+    arguments = enumerate(op._schema.arguments)
+    return tuple((i, a.name) for i, a in arguments if a.is_write and not a.is_out)
 
 
 @functools.cache

@@ -14,11 +14,23 @@ os.environ["TORCH_DEVICE_BACKEND_AUTOLOAD"] = "0"
 
 import torch  # noqa: E402, F401
 from simnpu import hccl  # noqa: E402
+from simnpu.kernels import clear_float_status as npu_clear_float_status  # noqa: E402
+from simnpu.kernels import get_float_status as npu_get_float_status  # noqa: E402
 
 from torch_npu import _device, npu, optim, profiler  # noqa: E402
+from torch_npu._formats import get_npu_format, npu_format_cast  # noqa: E402
 
 __version__ = importlib.metadata.version("torch_npu")
-__all__ = ["__version__", "npu", "optim", "profiler"]
+__all__ = [
+    "__version__",
+    "get_npu_format",
+    "npu",
+    "npu_clear_float_status",
+    "npu_format_cast",
+    "npu_get_float_status",
+    "optim",
+    "profiler",
+]
 
 _device.install(npu)
 hccl.register()

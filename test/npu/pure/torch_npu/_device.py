@@ -17,6 +17,8 @@ from simnpu import cards, kernels
 from simnpu.host import is_npu, map_nested
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
+from torch_npu import _formats
+
 aten = torch.ops.aten
 _CPU = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
 _libraries: list[torch.library.Library] = []
@@ -160,6 +162,7 @@ def _register_operators(library: torch.library.Library) -> None:
             destination, source
         ),
         "_local_scalar_dense": kernels.item,
+        "clone": kernels.clone,
         "convolution_overrideable": kernels.convolution,
         "convolution_backward_overrideable": kernels.convolution_backward,
     }
@@ -207,7 +210,9 @@ def _cast_and_call(op: Any, dtype: torch.dtype | None, *args: Any, **kwargs: Any
 def install(module: ModuleType) -> None:
     """Give torch the device "npu", with ``module`` as ``torch.npu``."""
     _setup_privateuseone_for_python_backend("npu", backend_module=module)
-    kernels.use_allocator(_new_on_card, module.current_device)
+    formats = _formats.get_npu_format, _formats.npu_format_cast
+    kernels.use_memory(_new_on_card, module.current_device, *formats)
+    torch.nn.Module.to = _formats.module_to
     every, library = torch.library.Library("_", "IMPL"), torch.library.Library("aten", "IMPL")
     _libraries.extend([every, library])
     every.fallback(kernels.run, "PrivateUse1")

@@ -5,10 +5,13 @@ from typing import Any
 import torch
 from simnpu import cards
 
+from torch_npu import _formats
 from torch_npu.npu import amp, utils
+from torch_npu.npu.utils import clear_npu_overflow_flag, get_npu_overflow_flag
 
-__all__ = ["amp", "utils"]
+__all__ = ["amp", "clear_npu_overflow_flag", "config", "get_npu_overflow_flag", "utils"]
 
+config = _formats.Config()
 _current = 0
 
 
@@ -73,12 +76,12 @@ def get_device_name(device: Any = None) -> str:
 
 def is_bf16_supported(including_emulation: bool = False) -> bool:
     """Whether the chip computes in bfloat16."""
-    return cards.has_bfloat16()
+    return not cards.is_first_generation()
 
 
 def get_amp_supported_dtype() -> list[torch.dtype]:
     """Return the types that ``torch.autocast("npu")`` takes."""
-    return [torch.float16, torch.bfloat16]
+    return [torch.float16] + [torch.bfloat16] * is_bf16_supported()
 
 
 def mem_get_info(device: Any = None) -> tuple[int, int]:
@@ -102,8 +105,13 @@ def _do_nothing(*args: Any, **kwargs: Any) -> None:
     """Accept a setting that changes nothing here."""
 
 
-empty_cache = reset_peak_memory_stats = set_compile_mode = set_option = _do_nothing
+empty_cache = reset_peak_memory_stats = set_option = _do_nothing
 manual_seed = manual_seed_all = _do_nothing  # random numbers come from the CPU's generator
+
+
+def set_compile_mode(jit_compile: bool = False) -> None:
+    """Compile kernels just in time, which goes with formats of their own, or not."""
+    _formats.compile_just_in_time = jit_compile
 
 
 def is_initialized() -> bool:

@@ -5,6 +5,8 @@ from typing import Any
 
 import torch
 
+from torch_npu.npu.utils import clear_npu_overflow_flag
+
 autocast = partial(torch.autocast, "npu")
 
 
@@ -23,11 +25,15 @@ class GradScaler(torch.amp.GradScaler):
         """Take torch's options, and ``dynamic=False`` for a scale that never changes."""
         super().__init__("npu", init_scale, growth_factor, backoff_factor, growth_interval, enabled)
         self._dynamic = dynamic
+        self._flag_is_clear = False
 
     def scale(self, outputs: Any) -> Any:
         """Multiply a loss on the card by the scale."""
         if self._enabled and isinstance(outputs, torch.Tensor) and outputs.device.type != "npu":
             raise ValueError("Device type of outputs should be npu.")
+        if self._enabled and self._dynamic and not self._flag_is_clear:
+            clear_npu_overflow_flag()
+            self._flag_is_clear = True
         return super().scale(outputs)
 
     def _maybe_opt_step(self, optimizer: Any, state: Any, *args: Any, **kwargs: Any) -> Any:
@@ -42,6 +48,7 @@ class GradScaler(torch.amp.GradScaler):
         """Adapt the scale, or set it; a static one stays."""
         if not self._enabled:
             return
+        self._flag_is_clear = False
         before = self.get_scale()
         super().update(before if new_scale is None and not self._dynamic else new_scale)
         if new_scale is None and self.get_scale() < before:
