@@ -4,7 +4,7 @@ import torch
 from torch.nn import functional
 
 from model import SRCNN
-from runtime.device import choose_device, describe
+from runtime.device import choose_device, describe, keep_plain_formats
 from runtime.distributed import read_environment
 from training.optimizers import build_optimizer
 from training.precision import Apex, Precision
@@ -80,6 +80,8 @@ def take_step(
     Returns:
         The loss, and the change of all weights as one fp32 vector on the CPU.
     """
+    if recipe.optimizer == MUON:
+        keep_plain_formats(precision.device)
     random_state = torch.random.get_rng_state()
     torch.manual_seed(0)
     hr = torch.rand(16, 1, 33, 33)

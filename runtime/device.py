@@ -121,6 +121,12 @@ def half_type(device: torch.device) -> torch.dtype:
     return torch.float16 if device.type == "npu" else torch.float32
 
 
+def keep_plain_formats(device: torch.device) -> None:
+    """Keep an NPU from storing what comes to it in formats of its own, whose views mislead."""
+    if device.type == "npu":
+        module(device).config.allow_internal_format = False
+
+
 def saturates(device: torch.device) -> bool:
     """Tell whether a device makes the largest number of what overflows, not infinity (910A)."""
     return device.type == "npu" and not module(device).utils.is_support_inf_nan()

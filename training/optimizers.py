@@ -72,7 +72,7 @@ class MuonAdam(torch.optim.Optimizer):
     Muon (Jordan et al., 2024, kellerjordan.github.io/posts/muon) steps along the orthogonalised
     momentum of a matrix, so that all its directions learn at one rate. The matrices are the
     kernels in the order of their memory, which Muon ignores: 64×81 and 32×1600 in the published
-    network. No weight is written through a view: an NPU may keep it in a format of its own.
+    network. On an NPU they must be in a plain format, see `runtime.device.keep_plain_formats`.
 
     Args:
         model: in its memory format.

@@ -8,11 +8,11 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from inference.last_layer import in_layout
 from model import SRCNN, identity_init
-from runtime.device import overflowed
+from runtime.device import keep_plain_formats, overflowed
 from runtime.distributed import World
 from runtime.errors import RunError
 from training.precision import Apex, Precision, advice
-from training.recipes import Recipe
+from training.recipes import MUON, Recipe
 
 
 def new_model(recipe: Recipe, precision: Precision, plain: bool = False) -> SRCNN:
@@ -23,6 +23,8 @@ def new_model(recipe: Recipe, precision: Precision, plain: bool = False) -> SRCN
         precision: what it will be trained in, and where.
         plain: leave the last layer as it is, see `Precision.to_device`.
     """
+    if recipe.optimizer == MUON:
+        keep_plain_formats(precision.device)  # as Muon sees weights as matrices
     model = SRCNN()
     if recipe.identity_start:
         identity_init(model)

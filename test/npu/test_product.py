@@ -1,6 +1,5 @@
 """The product's own command lines on simulated cards, against the same runs on the CPU."""
 
-import csv
 import math
 import re
 import shutil
@@ -9,31 +8,13 @@ import sys
 from pathlib import Path
 
 import h5py
-import numpy as np
 import pytest
 import torch
 from commands import ROOT, assert_one_line_error, run
-from simulator import Result, Simulator
+from product import SHORT, metrics, train
+from simulator import Simulator
 
-SHORT = ("--scale=3", "--batch-size=8", "--num-epochs=3", "--lr=1e-3")
 TOLERANCE_DB = 0.05  # between half precision on the card and fp32 on the CPU, after 15 steps
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """44 patches, and 2 small images to evaluate, in a folder with a hostile name."""
-    folder = tmp_path_factory.mktemp("data 'set' $(exit 3)")
-    rng = np.random.default_rng(3)
-    hr = np.kron(rng.uniform(40, 220, (44, 11, 11)), np.ones((3, 3))).astype(np.float32)
-    lr = (hr + np.roll(hr, 1, 1) + np.roll(hr, 1, 2)) / 3
-    for name in ("train", "val"):
-        (folder / name).mkdir()
-    with h5py.File(folder / "train/T91_x3.h5", "w") as file:
-        file["lr"], file["hr"] = lr, hr
-    with h5py.File(folder / "val/Set5_x3.h5", "w") as file:
-        for i in range(2):
-            file[f"lr/{i}"], file[f"hr/{i}"] = lr[i], hr[i]
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -44,16 +25,6 @@ def on_cpu(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     result = run("train.py", *SHORT, *options)
     assert result.returncode == 0, result.stderr
     return out / "x3"
-
-
-def train(npu: Simulator, dataset: Path, out: Path, *options: str, **more: object) -> Result:
-    command = [sys.executable, ROOT / "train.py", f"--data_url={dataset}", f"--train_url={out}"]
-    return npu.run([*command, *SHORT, *options], **more)
-
-
-def metrics(folder: Path) -> list[dict[str, str]]:
-    with (folder / "metrics.csv").open() as file:
-        return list(csv.DictReader(file))
 
 
 def weights(folder: Path, name: str = "best.pth") -> dict[str, torch.Tensor]:
