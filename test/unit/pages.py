@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from commands import ROOT
 from torch.distributed.run import get_args_parser
 
 import evaluate
@@ -18,7 +19,6 @@ import export
 import prepare
 import upscale
 from ascend import modelarts
-from commands import ROOT
 from training import options
 
 ENGLISH, CHINESE = ROOT / "README.md", ROOT / "README.zh-CN.md"
@@ -98,6 +98,8 @@ def actions_of(program: str) -> dict[str, argparse.Action]:
 
 def parse(program: str, words: Sequence[str]) -> Any:
     """Parse a command line as the program does, checks included; exits where it does."""
+    named = {option for word in words for option in OPTION.findall(word.partition("=")[0])}
+    assert named <= {*actions_of(program), "--help"}, named  # argparse lets abbreviations pass
     if program == "train.py":
         return options.parse_args("", words)
     if program in ENTRIES:
