@@ -46,9 +46,27 @@ def test_the_table_names_each_torch_npu_once_and_in_order() -> None:
         assert order(release.oldest) <= order(release.cann) <= order(release.newest)
 
 
+# `pip index versions torch_npu`, from 2.1.0.post10 on: older ones came out for CANN 8.0.RC3.
+PUBLISHED = """
+2.14.0 2.13.0 2.12.0.post3 2.12.0.post2 2.12.0 2.11.0.post3 2.11.0.post2 2.11.0 2.10.0.post7
+2.10.0.post6 2.10.0.post4 2.10.0.post2 2.10.0 2.9.1 2.9.0.post9 2.9.0.post8 2.9.0.post6 2.9.0.post4
+2.9.0.post2 2.9.0 2.8.0.post5 2.8.0.post4 2.8.0.post2 2.8.0 2.7.1.post11 2.7.1.post10 2.7.1.post8
+2.7.1.post6 2.7.1.post4 2.7.1.post2 2.7.1 2.6.0.post5 2.6.0.post3 2.6.0 2.5.1.post1 2.5.1
+2.4.0.post4 2.4.0.post2 2.3.1.post6 2.3.1.post4 2.1.0.post17 2.1.0.post13 2.1.0.post12 2.1.0.post10
+"""
+
+
+def test_every_published_release_is_in_the_table() -> None:
+    assert {v for release in RELEASES for v in release.torch_npu} == set(PUBLISHED.split())
+
+
 @pytest.mark.parametrize(
     ("torch_npu", "cann", "bad", "part"),
     [
+        ("2.9.0.post8", "9.1.0", False, "released for each other"),
+        ("2.9.1", "9.0.0", False, "released for each other"),
+        ("2.5.1", "8.3.RC1", False, "work together; released for it was CANN 8.1.RC1"),
+        ("2.5.1", "8.5.0", True, "needs CANN 8.0.RC2 to 8.3.RC1, best 8.1.RC1"),
         ("2.13.0", "9.2.0", False, "released for each other"),
         ("2.9.0.post2", "9.0.0", False, "released for each other"),
         ("2.1.0.post17", "8.3.rc1", False, "released for each other"),
@@ -68,9 +86,10 @@ def test_pairs_of_torch_npu_and_cann(torch_npu: str, cann: str, bad: bool, part:
 
 
 def test_a_torch_npu_is_suggested_for_the_torch_that_is_there() -> None:
-    assert suggest("2.10.0+cpu", "9.0.0") == "pip install torch_npu==2.10.0"
+    assert suggest("2.10.0+cpu", "9.0.0") == "pip install torch_npu==2.10.0.post2"
     assert suggest("2.10.0", "8.5.0") == "pip install torch_npu==2.10.0.post7"
-    assert suggest("2.4.0", "9.0.0") == "pip install -r requirements-npu.txt"
+    assert suggest("2.7.1", "8.2.RC1") == "pip install torch_npu==2.7.1.post6"  # what works with it
+    assert suggest("2.4.1", "9.0.0") == "pip install -r requirements-npu.txt"
 
 
 def test_what_fits_is_no_problem() -> None:
@@ -83,7 +102,7 @@ def test_another_torch_than_torch_npu_needs() -> None:
     found = Found("2.10.0", "2.1.0.post17", Cann(HOME, "9.0.0", True))
     (problem,) = problems(found)
     assert "torch 2.10.0 and torch_npu 2.1.0.post17 do not go together" in problem
-    assert "pip install torch_npu==2.10.0" in problem
+    assert "pip install torch_npu==2.10.0.post2" in problem
 
 
 def test_packages_that_are_missing_are_named() -> None:
@@ -95,7 +114,7 @@ def test_packages_that_are_missing_are_named() -> None:
 
 def test_cann_without_torch_npu() -> None:
     (problem,) = problems(Found("2.12.0", cann=Cann(HOME, "9.1.0", False)))
-    assert "torch_npu is not: pip install torch_npu==2.12.0" in problem
+    assert "torch_npu is not: pip install torch_npu==2.12.0.post2" in problem
 
 
 def test_torch_npu_without_cann_is_explained() -> None:
