@@ -1,7 +1,10 @@
 """Which process and which card this is, by torchrun's variables and the platform's."""
 
+import importlib.metadata
+import importlib.util
 import json
 import os
+import types
 from pathlib import Path
 
 import pytest
@@ -110,6 +113,19 @@ def test_the_cpu_is_always_there() -> None:
     assert choice.value == torch.device("cpu") or choice.value.type in ("npu", "cuda")
     assert device.choose_device("cpu").value == torch.device("cpu")
     assert device.free_memory(torch.device("cpu")) > 1e6
+
+
+def test_torch_npu_that_would_abort_is_not_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside a torch for CUDA; the process would end without a word that helps."""
+    imported: list[str] = []
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: types.SimpleNamespace())
+    monkeypatch.setattr(importlib.metadata, "version", lambda _: "2.13.0")
+    monkeypatch.setattr(importlib, "import_module", lambda name: imported.append(name))
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    assert device.why_no_npu() == (
+        "torch_npu 2.13.0 aborts beside a torch for CUDA 13.0; see train.py --check"
+    )
+    assert not imported
 
 
 def test_processes_share_the_memory_that_a_container_may_take(
