@@ -120,7 +120,7 @@ def test_torch_npu_that_would_abort_is_not_imported(monkeypatch: pytest.MonkeyPa
     imported: list[str] = []
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: types.SimpleNamespace())
     monkeypatch.setattr(importlib.metadata, "version", lambda _: "2.13.0")
-    monkeypatch.setattr(importlib, "import_module", lambda name: imported.append(name))
+    monkeypatch.setattr(importlib, "import_module", imported.append)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     assert device.why_no_npu() == (
         "torch_npu 2.13.0 aborts beside a torch for CUDA 13.0; see train.py --check"
