@@ -11,6 +11,9 @@ border of `scale` pixels (32.75 dB in the SRCNN paper). Never compare figures of
 other's. PSNR is in dB; the JSON file has null where an image is restored without any error.
 """
 
+import runtime  # noqa: F401 - ends here on a Python that is too old
+
+# isort: split
 import argparse
 import json
 import math

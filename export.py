@@ -8,6 +8,9 @@ is already enlarged bicubically. Height and width are free unless --size fixes t
 reads opsets 9–13 in CANN 6.0 and 9–18 in CANN 7.0; the default, 11, suits both.
 """
 
+import runtime  # noqa: F401 - ends here on a Python that is too old
+
+# isort: split
 import argparse
 import importlib.util
 import sys

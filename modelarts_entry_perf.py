@@ -3,6 +3,9 @@
 Usage: python modelarts_entry_perf.py [--data_url FOLDER] [--train_url FOLDER]
 """
 
+import runtime  # noqa: F401 - ends here on a Python that is too old
+
+# isort: split
 import sys
 from collections.abc import Sequence
 

@@ -16,6 +16,9 @@ float32 H×W dataset per image, "0", "1", …, and the images' names as the attr
 luminance, 0–255, by the `modelzoo` protocol (imaging/resize.py).
 """
 
+import runtime  # noqa: F401 - ends here on a Python that is too old
+
+# isort: split
 import argparse
 import os
 import signal

@@ -11,6 +11,9 @@ Results in outputs/x3: best.pth, epoch_{n}.pth, checkpoints, metrics.csv, curve.
 
 from __future__ import annotations
 
+import runtime  # noqa: F401 - ends here on a Python that is too old
+
+# isort: split
 import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -260,7 +263,8 @@ def train_epoch(
         timer.tick()
         if state.step % LOOK_AT_LOSS_EVERY == 0:
             state.mean_loss()  # ends the run when it is not finite
-        if signum := stop.agreed(state.world, state.step):
+        signum = stop.agreed(state.world, state.step)
+        if signum:
             state.mean_loss()  # what is saved must be worth going on from
             state.gather_losses()
             raise Interrupted(signum)

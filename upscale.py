@@ -10,6 +10,9 @@ transparency are bicubic; EXIF and colour profile are kept. Reads PNG, JPEG, Web
 computes in it, but fp32 for 16-bit pictures.
 """
 
+import runtime  # noqa: F401 - ends here on a Python that is too old
+
+# isort: split
 import argparse
 import sys
 import threading

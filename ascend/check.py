@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from ascend.installed import Finding, find
+from runtime.torch_build import aborts
 from training.recipes import Recipe
 
 if TYPE_CHECKING:
@@ -36,8 +37,10 @@ def check(
         names = ", ".join(found.missing)
         text = f"not installed: {names}; pip install -r requirements.txt"
         return _conclude(_print([Finding(True, text)]))
+    if aborts(found.torch_npu, found.torch_cuda):  # nothing more can be imported
+        return _conclude(_print(judge(found)))
     try:  # torch itself may be missing
-        why_no_npu = importlib.import_module("runtime.device").why_no_npu
+        device = importlib.import_module("runtime.device")
         trial = importlib.import_module("ascend.trial")
     except (ImportError, RuntimeError, OSError) as error:
         first_line = str(error).strip().split("\n")[0]
@@ -45,7 +48,10 @@ def check(
         autoload = found.torch_npu and error.__cause__  # torch loads torch_npu, told to by the user
         why = f"torch_npu cannot be loaded ({error.__cause__})" if autoload else ""
         return _conclude(_print([failure, *judge(found, why)]))
-    problems = _print(judge(found, why_no_npu() if found.torch_npu else ""))
+    why_no_npu = device.why_no_npu() if found.torch_npu else ""
+    if found.torch_npu and not why_no_npu:
+        found = found._replace(chip=device.describe(device.torch.device("npu", 0)))
+    problems = _print(judge(found, why_no_npu))
     agrees, summary = trial.compare(training_step, recipe, device_name, precision_name, loss_scale)
     return _conclude(problems + (not agrees), summary)
 

@@ -9,9 +9,12 @@ import importlib.util
 import os
 import platform
 import re
+import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+from runtime.torch_build import cuda_version
 
 ROOT = Path(__file__).resolve().parent.parent
 USUAL_PLACES = tuple(
@@ -19,6 +22,9 @@ USUAL_PLACES = tuple(
     for base in (Path("/usr/local"), Path.home())
     for name in ("cann", "ascend-toolkit/latest", "nnae/latest")
 )
+# What CANN's operators import while they are compiled, by CANN's installation guide.
+CANN_IMPORTS = ("decorator", "psutil", "cffi", "cython", "pathlib2", "attrs", "scipy")
+CANN_PROTOBUF = "3.20"
 
 
 class Finding(NamedTuple):
@@ -44,18 +50,25 @@ class Found(NamedTuple):
     cann: Cann | None = None
     apex: str = ""  # its version and whose it is
     missing: Sequence[str] = ()  # packages of requirements.txt
+    torch_cuda: str = ""  # the CUDA that torch was built for
+    numpy: str = ""
+    cann_missing: Sequence[str] = ()  # requirements of CANN's operators
+    chip: str = ""  # as npu-smi or torch_npu names it
 
     def __str__(self) -> str:
         cann = "not found"
         if self.cann:
             unsourced = "" if self.cann.sourced else ", not in this environment"
             cann = f"{self.cann.version or 'version not found'} ({self.cann.home}{unsourced})"
+        cuda = f", for CUDA {self.torch_cuda}" if self.torch_cuda else ""
         rows = {
             "python": platform.python_version(),
-            "torch": self.torch or "not installed",
+            "torch": f"{self.torch or 'not installed'}{cuda}",
             "torch_npu": self.torch_npu or "not installed",
             "CANN": cann,
             "apex": self.apex or "not installed",
+            "numpy": self.numpy or "not installed",
+            "NPU": self.chip or "npu-smi shows none",
         }
         return "\n".join(f"{name:<11}{value}" for name, value in rows.items())
 
@@ -68,6 +81,10 @@ def find() -> Found:
         cann=find_cann(os.environ),
         apex=find_apex(),
         missing=[name for name in _required() if not _version(name)],
+        torch_cuda=cuda_version(),
+        numpy=_version("numpy"),
+        cann_missing=find_cann_missing(),
+        chip=find_chip(),
     )
 
 
@@ -105,6 +122,25 @@ def find_apex() -> str:
     elif any(b"NpuFusedAdam" in file.read_bytes() for file in optimizers):
         maker = "Ascend's"
     return f"{_version('apex')} ({maker})"
+
+
+def find_cann_missing() -> list[str]:
+    """Return what `pip install` must be told for the operators of CANN up to 9.0."""
+    missing = [name for name in CANN_IMPORTS if not _version(name)]
+    fits = _version("protobuf").startswith(f"{CANN_PROTOBUF}.")
+    return missing + ([] if fits else [f"protobuf=={CANN_PROTOBUF}.*"])
+
+
+def find_chip() -> str:
+    """Return the name of the first chip that the driver's npu-smi lists, where there is one."""
+    try:
+        shown = subprocess.run(
+            ["npu-smi", "info"], capture_output=True, text=True, timeout=60, check=False
+        ).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    chip = re.search(r"^\|\s*\d+\s+([A-Z]\w+|\d{3}[\w-]+)\s*\|", shown, re.MULTILINE)
+    return chip[1] if chip else ""
 
 
 def _version(distribution: str) -> str:

@@ -1,9 +1,18 @@
 """What of an installation does not fit, and the command that mends it."""
 
+import re
 from collections.abc import Iterator
 
 from ascend.installed import Finding, Found
 from ascend.versions import RELEASES, UNKNOWN, find_release, fit, order, suggest
+from runtime.torch_build import aborts
+
+# The newest for Ascend 910A and its kin: Ascend's ModelZoo (install_guide.md) leaves this first
+# generation out from CANN 9.0 on. The old name Ascend910B, without a digit behind it, is of it.
+FIRST_GENERATION = re.compile(r"(Ascend)?910(Pro|Premium)?[AB]")
+LAST_TORCH_NPU, LAST_CANN = "2.9.0", "8.5.0"
+NUMPY_BOUNDS = (("8.1", "1.25"), ("9.0", "2"))  # CANN older than the first: numpy below the second
+PACKAGES_UNTIL = "9.1"  # CANN older than this imports packages of CANN_IMPORTS
 
 
 def judge(found: Found, why_no_npu: str = "") -> Iterator[Finding]:
@@ -16,6 +25,10 @@ def judge(found: Found, why_no_npu: str = "") -> Iterator[Finding]:
     if found.missing:
         packages = ", ".join(found.missing)
         yield Finding(True, f"not installed: {packages}; pip install -r requirements.txt")
+    if found.cann and found.cann.version:
+        yield from _judge_packages(found, found.cann.version)
+    if FIRST_GENERATION.fullmatch(found.chip):
+        yield from _judge_first_generation(found)
     if found.torch_npu:
         yield from _judge_npu(found, why_no_npu)
     elif found.cann:
@@ -31,7 +44,40 @@ def judge(found: Found, why_no_npu: str = "") -> Iterator[Finding]:
         )
 
 
+def _judge_packages(found: Found, cann: str) -> Iterator[Finding]:
+    """Judge the Python packages that CANN itself works with."""
+    bound = next((bound for end, bound in NUMPY_BOUNDS if _older(cann, end)), "")
+    if bound and order(found.numpy) >= order(bound):
+        yield Finding(True, f"numpy {found.numpy} is too new for CANN {cann}, which then fails at "
+                            f'the first use of a card: pip install "numpy<{bound}"')  # fmt: skip
+    if found.cann_missing and _older(cann, PACKAGES_UNTIL):
+        words = (f'"{name}"' if "=" in name else name for name in found.cann_missing)
+        yield Finding(True, f"packages that the operators of CANN {cann} import are missing or of "
+                            f"another version: pip install {' '.join(words)}")  # fmt: skip
+
+
+def _older(version: str, end: str) -> bool:
+    return order(version).release < order(end).release
+
+
+def _judge_first_generation(found: Found) -> Iterator[Finding]:
+    if order(found.torch_npu) > order(LAST_TORCH_NPU):
+        yield Finding(
+            True,
+            f"torch_npu {found.torch_npu} is too new for {found.chip}, a chip of the first "
+            f"generation: pip install torch=={LAST_TORCH_NPU} torch_npu=={LAST_TORCH_NPU}",
+        )
+    if found.cann and order(found.cann.version).release[:2] > order(LAST_CANN).release[:2]:
+        yield Finding(True, f"CANN {found.cann.version} is too new for {found.chip}, a chip of the "
+                            f"first generation: install CANN {LAST_CANN}")  # fmt: skip
+
+
 def _judge_npu(found: Found, why_no_npu: str) -> Iterator[Finding]:
+    if aborts(found.torch_npu, found.torch_cuda):
+        torch = order(found.torch)
+        yield Finding(True, f"torch_npu {found.torch_npu} aborts beside a torch for CUDA: pip "
+                            f"install torch=={torch}+cpu, from PyTorch's index of CPU builds"
+                            f"{_without_abort(found)}")  # fmt: skip
     versions = {order(found.torch), order(found.torch_npu)} - {UNKNOWN}
     if len({version.base_version for version in versions}) > 1:
         pair = f"torch {found.torch} and torch_npu {found.torch_npu}"
@@ -51,6 +97,14 @@ def _judge_npu(found: Found, why_no_npu: str) -> Iterator[Finding]:
         )
     elif why_no_npu:
         yield Finding(False, why_no_npu)
+
+
+def _without_abort(found: Found) -> str:
+    """Name the newest torch_npu for this torch that works beside CUDA, where there is one."""
+    known = [version for release in RELEASES for version in release.torch_npu
+             if order(version).base_version == order(found.torch).base_version
+             and not aborts(version, found.torch_cuda)]  # fmt: skip
+    return f", or pip install torch_npu=={max(known, key=order)}" if known else ""
 
 
 def _set_env(found: Found) -> str:

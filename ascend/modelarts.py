@@ -4,6 +4,7 @@ Standard library only, so that a wrong option or address is told before torch is
 """
 
 import argparse
+import contextlib
 import os
 import shutil
 import signal
@@ -37,13 +38,13 @@ def run(kind: str, argv: Sequence[str] | None = None) -> int:
         RunError: copying failed after the training had ended well.
     """
     args = parse_args(kind, argv)
-    logs = _log_folder()
     script = ROOT / "test" / f"train_{kind}_{'8p' if several_processes() else '1p'}.sh"
     staging = _staging(args)
     data, results = (
         staging / name if staging and is_remote(url) else _folder(url)
         for name, url in (("data_url", args.data_url), ("train_url", args.train_url))
     )
+    logs = _log_folder(results)
 
     say("code folder", ROOT)
     say("work folder", Path.cwd())
@@ -102,7 +103,8 @@ def say(what: str, value: object, note: str = "") -> None:
 
 def several_processes() -> bool:
     """Tell whether the platform gave this job more than one card or machine."""
-    return any(os.environ.get(name, "1") not in ("", "1") for name in ("RANK_SIZE", "MA_NUM_HOSTS"))
+    names = ("RANK_SIZE", "MA_NUM_HOSTS", "MA_NUM_GPUS")
+    return any(os.environ.get(name, "1") not in ("", "1") for name in names)
 
 
 def is_remote(url: str) -> bool:
@@ -122,11 +124,19 @@ def _staging(args: argparse.Namespace) -> Path | None:
     if not remote:
         return None
     _moxing(remote[0])
+    place = OUTPUT if _can_write(OUTPUT) else Path(tempfile.gettempdir())
     try:
-        OUTPUT.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix="modelarts_", dir=OUTPUT))
+        return Path(tempfile.mkdtemp(prefix="modelarts_", dir=place))
     except OSError as error:
-        raise RunError(f"no local copy can be made in {OUTPUT}: {error}") from None
+        raise RunError(f"no local copy can be made in {place}: {error}") from None
+
+
+def _can_write(folder: Path) -> bool:
+    """Tell whether files can be written in a folder, which is made if need be."""
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        return os.access(folder, os.W_OK)
+    return False
 
 
 def _moxing(url: str):
@@ -153,11 +163,12 @@ def _device() -> int:
     return from_environment("ASCEND_DEVICE_ID", "NPU_CALCULATE_DEVICE") or 0
 
 
-def _log_folder() -> Path:
+def _log_folder(results: Path) -> Path:
     """Return where test/training.sh leaves the logs of this process."""
+    output = OUTPUT if _can_write(OUTPUT) else results / "logs"
     node = from_environment("NODE_RANK", "VC_TASK_INDEX") or 0
     several = several_processes() and node
-    return OUTPUT / (f"{_device()}_node{node}" if several else str(_device()))
+    return output / (f"{_device()}_node{node}" if several else str(_device()))
 
 
 def _run_script(options: list[str], script: Path) -> int:
@@ -185,9 +196,9 @@ def _run_script(options: list[str], script: Path) -> int:
 
 def _copy_logs(source: Path, results: Path) -> None:
     """Copy the logs to `results`/logs/CARD; those of an earlier job step aside."""
-    if not source.is_dir():
-        return
     target = results / "logs" / source.name
+    if source == target or not source.is_dir():
+        return
     if target.exists():
         target.rename(f"{target}_{time.strftime('%Y%m%d-%H%M%S')}")
     shutil.copytree(source, target)

@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import importlib.metadata
 import importlib.util
 import os
 import warnings
@@ -16,6 +17,7 @@ import torch
 
 from runtime.errors import UserError
 from runtime.numbers import from_environment
+from runtime.torch_build import aborts
 
 T = TypeVar("T")
 
@@ -74,6 +76,13 @@ def why_no_npu() -> str:
     """Return why no NPU can be used, or nothing when one can. Imports torch_npu if installed."""
     if importlib.util.find_spec("torch_npu") is None:
         return "torch_npu is not installed"
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        version = importlib.metadata.version("torch_npu")
+        if torch.version.cuda and aborts(version, torch.version.cuda):
+            return (
+                f"torch_npu {version} aborts beside a torch for CUDA {torch.version.cuda}; "
+                f"see train.py --check"
+            )
     try:
         importlib.import_module("torch_npu")
     except (ImportError, OSError, RuntimeError) as error:

@@ -2,7 +2,6 @@
 
 import contextlib
 import gc
-import json
 import os
 from collections.abc import Iterator
 from datetime import timedelta
@@ -16,8 +15,11 @@ from torch import nn
 from runtime.device import COLLECTIVES, synchronize
 from runtime.errors import UserError
 from runtime.numbers import from_environment
+from runtime.rank_table import file_of, read_hosts
 
-TIMEOUT = timedelta(minutes=5)  # of one collective; torchrun ends the others of a dead rank sooner
+# Of one collective: the first compilation on an NPU may take long. torchrun ends the others of a
+# dead rank sooner.
+TIMEOUT = timedelta(minutes=30)
 
 
 class Launch(NamedTuple):
@@ -78,13 +80,16 @@ def read_environment() -> Launch:
 
     torchrun's RANK, WORLD_SIZE and LOCAL_RANK win. Where they are absent, RANK_ID and RANK_SIZE
     of an Ascend launch are taken: the platform starts one process a card, which
-    ASCEND_DEVICE_ID names, and RANK_TABLE_FILE or VC_WORKER_HOSTS tell the hosts. MASTER_ADDR,
-    MASTER_PORT and LOCAL_WORLD_SIZE are then set as torchrun would.
+    ASCEND_DEVICE_ID names. MASTER_ADDR, VC_WORKER_HOSTS or the table in RANK_TABLE_FILE, the
+    first of them that is set, tells where rank 0 is; MA_NUM_GPUS, or else the hosts' number, how
+    many processes are on a machine. MASTER_ADDR, MASTER_PORT and LOCAL_WORLD_SIZE are then set as
+    torchrun would. A RANK_TABLE_FILE that is not used is removed, as torch_npu would use it.
 
     Raises:
-        UserError: variables that contradict each other.
+        UserError: variables that contradict each other, or a rank table that tells no host.
     """
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
+        os.environ.pop("RANK_TABLE_FILE", None)
         rank, size = from_environment("RANK") or 0, from_environment("WORLD_SIZE") or 1
         return Launch(rank, size, from_environment("LOCAL_RANK"))
     sizes = from_environment("RANK_SIZE")
@@ -94,9 +99,11 @@ def read_environment() -> Launch:
     if rank >= size:
         raise UserError(f"RANK_ID={rank} with RANK_SIZE={size}; ranks count from 0")
     hosts = _hosts()
+    machines = from_environment("MA_NUM_HOSTS") or len(hosts)
+    cards = from_environment("MA_NUM_GPUS") or -(-size // machines)
     os.environ.setdefault("MASTER_ADDR", hosts[0])
     os.environ.setdefault("MASTER_PORT", "29500")
-    os.environ.setdefault("LOCAL_WORLD_SIZE", str(-(-size // len(hosts))))
+    os.environ.setdefault("LOCAL_WORLD_SIZE", str(cards))
     return Launch(rank, size)
 
 
@@ -124,17 +131,13 @@ def joined(launch: Launch, device: torch.device) -> Iterator[World]:
 
 
 def _hosts() -> list[str]:
-    if hosts := os.environ.get("VC_WORKER_HOSTS"):
-        return hosts.split(",")
+    """Return the addresses of the machines as far as they are told, that of rank 0 first."""
+    if address := os.environ.get("MASTER_ADDR"):
+        os.environ.pop("RANK_TABLE_FILE", None)
+        return [address]
     table = os.environ.get("RANK_TABLE_FILE", "")
-    if not table:
-        return ["127.0.0.1"]
-    try:
-        servers = json.loads(Path(table).read_text(encoding="utf-8"))["server_list"]
-        if not servers:
-            raise ValueError("server_list is empty")
-        return [server.get("host_ip") or server["server_id"] for server in servers]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"RANK_TABLE_FILE={table} tells no first host ({error!r}); set MASTER_ADDR"
-        ) from None
+    if table:
+        os.environ["RANK_TABLE_FILE"] = str(file_of(Path(table)))  # HCCL reads it, too
+    if names := os.environ.get("VC_WORKER_HOSTS"):
+        return names.split(",")
+    return read_hosts(Path(table)) if table else ["127.0.0.1"]

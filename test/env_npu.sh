@@ -34,4 +34,4 @@ export ASCEND_GLOBAL_LOG_LEVEL=${ASCEND_GLOBAL_LOG_LEVEL:-3}       # errors only
 export ASCEND_SLOG_PRINT_TO_STDOUT=${ASCEND_SLOG_PRINT_TO_STDOUT:-0} # in files, not on the screen
 export TASK_QUEUE_ENABLE=${TASK_QUEUE_ENABLE:-1}                   # launch kernels from a queue
 export HCCL_WHITELIST_DISABLE=${HCCL_WHITELIST_DISABLE:-1}         # no list of trusted hosts
-export HCCL_CONNECT_TIMEOUT=${HCCL_CONNECT_TIMEOUT:-600}           # s; the first compilation is slow
+export HCCL_CONNECT_TIMEOUT=${HCCL_CONNECT_TIMEOUT:-1800}         # s; the first compilation is slow

@@ -17,13 +17,14 @@ $SUMMARY
   --batch_size=N        patches in a batch, per card (default: $batch_size)
 EOF
     [[ -z $distributed ]] || cat <<EOF
-  --nproc=N             processes on this machine, one per card (default: $cards)
+  --nproc=N             processes on this machine, one per card (default: MA_NUM_GPUS, or 8)
 EOF
     cat <<EOF
   --help                this text
 
 Everything after -- goes to train.py and wins over the above, e.g. -- --lr 2e-4 --resume
-Logs and figures: test/output/CARD/ of the repository, CARD being ASCEND_DEVICE_ID (default 0).
+Logs and figures: test/output/CARD/ of the repository, CARD being ASCEND_DEVICE_ID (default 0), or
+logs/CARD/ of the output path where the repository is read-only.
 EOF
     [[ -z $distributed ]] || cat <<EOF
 Several machines: NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT (default 29500) as for torchrun, or
@@ -83,13 +84,14 @@ plan_processes() {
     if [[ -n ${RANK_TABLE_FILE:-} && -n ${RANK_ID:-} && ${RANK_SIZE:-1} != 1 ]]; then
         require_number RANK_SIZE "$RANK_SIZE" 2
         require_number RANK_ID "$RANK_ID" 0
-        output_path=${output_path:-$ROOT/test/output/0/ckpt} # one folder for all ranks
+        output_path=${output_path:-$output/0/ckpt} # one folder for all ranks
         ((RANK_ID == 0)) || reports=
         return
     fi
     export RANK_SIZE=$((cards * nodes))
-    # torchrun tells each process its rank and card; one card's number would mislead them all.
-    export -n ASCEND_DEVICE_ID NPU_CALCULATE_DEVICE RANK_ID
+    # torchrun tells each process its rank and card; one card's number would mislead them all. From a
+    # rank table torch_npu would build HCCL.
+    export -n ASCEND_DEVICE_ID NPU_CALCULATE_DEVICE RANK_ID RANK_TABLE_FILE
     cores=$(nproc 2>/dev/null || echo 1)
     export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > cards ? cores / cards : 1))}
     starter+=("$ROOT/test/torchrun.py" "--nproc-per-node=$cards")
@@ -102,6 +104,16 @@ plan_processes() {
     starter+=("--nnodes=$nodes" "--node-rank=$node" "--master-addr=${master%%,*}"
         "--master-port=${MASTER_PORT:-29500}")
     ((node == 0)) || reports=
+}
+
+# Where the logs go: below the results if the repository cannot be written, as on some platforms.
+choose_output() { # sets output
+    output=$ROOT/test/output
+    if mkdir -p -- "$output" 2>/dev/null && [[ -w $output ]]; then return; fi
+    [[ -n $output_path ]] ||
+        fail 1 "cannot write in $output; name another place with --output_path=FOLDER"
+    output=$output_path/logs
+    make_folder "$output"
 }
 
 # One "loss step_time" line an epoch, on standard output. An epoch that a resumed run repeated
@@ -172,19 +184,22 @@ report_device() { # < LOG: what train.py says that it used
 train() { # KIND CARDS EPOCHS BATCH_SIZE LR ARGUMENT…
     local kind=$1 cards=$2 train_epochs=$3 batch_size=$4 lr=$5 train_steps=0 data_path='' extra=()
     local output_path='' resume='' distributed='' reports=yes starter=() node=0
-    local folder log seconds status=0 options
+    local output folder log seconds status=0 options
     shift 5
-    ((cards == 1)) || distributed=yes
+    if ((cards > 1)); then
+        distributed=yes cards=${MA_NUM_GPUS:-$cards} # as many as the platform gives
+        require_number MA_NUM_GPUS "$cards" 1
+    fi
     parse_options "$@"
     [[ $kind == acc ]] || export TASK_QUEUE_ENABLE=${TASK_QUEUE_ENABLE:-2}
     prepare
+    choose_output
     plan_processes
-    folder=$ROOT/test/output/$ASCEND_DEVICE_ID
+    folder=$output/$ASCEND_DEVICE_ID
     ((node == 0)) || folder+=_node$node # the machines may share the repository's folder
     output_path=${output_path:-$folder/ckpt}
     log=$folder/train_$ASCEND_DEVICE_ID.log
 
-    make_folder "$ROOT/test/output"
     { exec 9>"$folder.lock"; } 2>/dev/null || fail 1 "cannot write $folder.lock"
     if command -v flock >/dev/null && ! flock -n 9; then
         fail 1 "another training is using $folder; set ASCEND_DEVICE_ID for one beside it"

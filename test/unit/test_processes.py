@@ -1,20 +1,25 @@
 """Which process and which card this is, by torchrun's variables and the platform's."""
 
+import importlib.metadata
+import importlib.util
 import json
 import os
+import types
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from runtime import device
-from runtime.distributed import Launch, read_environment
+from runtime.distributed import Launch, joined, read_environment
 from runtime.errors import UserError
 
 VARIABLES = [
     "RANK", "WORLD_SIZE", "LOCAL_RANK", "RANK_ID", "RANK_SIZE", "RANK_TABLE_FILE",
     "VC_WORKER_HOSTS", "MASTER_ADDR", "MASTER_PORT", "LOCAL_WORLD_SIZE", "ASCEND_DEVICE_ID",
-    "NPU_CALCULATE_DEVICE", "ASCEND_RT_VISIBLE_DEVICES",
+    "NPU_CALCULATE_DEVICE", "ASCEND_RT_VISIBLE_DEVICES", "MA_NUM_GPUS", "MA_NUM_HOSTS",
 ]  # fmt: skip
 
 
@@ -43,23 +48,64 @@ def test_alone(variables: pytest.MonkeyPatch) -> None:
 
 def test_torchrun_wins(variables: pytest.MonkeyPatch) -> None:
     set_all(variables, RANK="3", WORLD_SIZE="4", LOCAL_RANK="1", RANK_SIZE="8", RANK_ID="7")
+    set_all(variables, RANK_TABLE_FILE="/t.json")
     assert read_environment() == Launch(3, 4, 1)
+    assert "RANK_TABLE_FILE" not in os.environ  # torch_npu would build HCCL from it
 
 
-def test_ascend_launch_with_a_rank_table(variables: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    table = tmp_path / "hccl.json"
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    """A folder with the rank table of two machines."""
     servers = [{"server_id": "10.1.2.3"}, {"server_id": "10.1.2.4"}]
-    table.write_text(json.dumps({"server_list": servers}))
-    set_all(variables, RANK_SIZE="16", RANK_ID="9", RANK_TABLE_FILE=str(table))
+    (tmp_path / "jobstart_hccl.json").write_text(json.dumps({"server_list": servers}))
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["", "jobstart_hccl.json"])
+def test_ascend_launch_with_a_rank_table(
+    variables: pytest.MonkeyPatch, table: Path, name: str
+) -> None:
+    set_all(variables, RANK_SIZE="16", RANK_ID="9", RANK_TABLE_FILE=str(table / name))
     assert read_environment() == Launch(9, 16)
     assert master() == ("10.1.2.3", "29500")
     assert os.environ["LOCAL_WORLD_SIZE"] == "8"
+    assert os.environ["RANK_TABLE_FILE"] == str(table / "jobstart_hccl.json")  # HCCL's own need
+
+
+def test_an_address_that_is_set_makes_the_table_needless(variables: pytest.MonkeyPatch) -> None:
+    set_all(variables, RANK_SIZE="16", RANK_ID="9", RANK_TABLE_FILE="/gone", MA_NUM_HOSTS="2")
+    set_all(variables, MASTER_ADDR="my.host", VC_WORKER_HOSTS="first,second,third")
+    assert read_environment() == Launch(9, 16)
+    assert master() == ("my.host", "29500")
+    assert os.environ["LOCAL_WORLD_SIZE"] == "8"
+    assert "RANK_TABLE_FILE" not in os.environ
+
+
+@pytest.mark.parametrize(("cards", "expected"), [("4", "4"), ("", "8")])
+def test_the_number_of_cards_that_the_platform_gives(
+    variables: pytest.MonkeyPatch, table: Path, cards: str, expected: str
+) -> None:
+    set_all(variables, RANK_SIZE="16", RANK_ID="9", RANK_TABLE_FILE=str(table), MA_NUM_GPUS=cards)
+    read_environment()
+    assert os.environ["LOCAL_WORLD_SIZE"] == expected
 
 
 def test_ascend_launch_on_several_hosts(variables: pytest.MonkeyPatch) -> None:
     set_all(variables, RANK_SIZE="16", RANK_ID="0", VC_WORKER_HOSTS="first,second")
+    set_all(variables, RANK_TABLE_FILE="/gone")
     read_environment()
     assert master()[0] == "first"
+    assert os.environ["LOCAL_WORLD_SIZE"] == "8"
+
+
+def test_processes_wait_half_an_hour_for_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first compilation on a card may take long."""
+    asked: dict[str, object] = {}
+    monkeypatch.setattr(dist, "init_process_group", lambda *_, **options: asked.update(options))
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: None)
+    with joined(Launch(0, 2), torch.device("cpu")):
+        pass
+    assert asked == {"rank": 0, "world_size": 2, "timeout": timedelta(minutes=30)}
 
 
 def test_contradictions_are_errors(variables: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -70,12 +116,7 @@ def test_contradictions_are_errors(variables: pytest.MonkeyPatch, tmp_path: Path
     with pytest.raises(UserError, match="RANK_ID=0 with RANK_SIZE=0"):
         read_environment()
     set_all(variables, RANK_SIZE="2", RANK_ID="1", RANK_TABLE_FILE=str(tmp_path / "none.json"))
-    with pytest.raises(UserError, match=r"tells no first host.*set MASTER_ADDR"):
-        read_environment()
-    table = tmp_path / "empty.json"
-    table.write_text('{"server_list": []}')
-    set_all(variables, RANK_TABLE_FILE=str(table))
-    with pytest.raises(UserError, match="server_list is empty"):
+    with pytest.raises(UserError, match=r"none.json.*set MASTER_ADDR"):
         read_environment()
     set_all(variables, RANK_SIZE="two")
     with pytest.raises(UserError, match="RANK_SIZE: 'two' is not a whole number, 0 or more"):
@@ -110,6 +151,19 @@ def test_the_cpu_is_always_there() -> None:
     assert choice.value == torch.device("cpu") or choice.value.type in ("npu", "cuda")
     assert device.choose_device("cpu").value == torch.device("cpu")
     assert device.free_memory(torch.device("cpu")) > 1e6
+
+
+def test_torch_npu_that_would_abort_is_not_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside a torch for CUDA; the process would end without a word that helps."""
+    imported: list[str] = []
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: types.SimpleNamespace())
+    monkeypatch.setattr(importlib.metadata, "version", lambda _: "2.13.0")
+    monkeypatch.setattr(importlib, "import_module", imported.append)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    assert device.why_no_npu() == (
+        "torch_npu 2.13.0 aborts beside a torch for CUDA 13.0; see train.py --check"
+    )
+    assert not imported
 
 
 def test_processes_share_the_memory_that_a_container_may_take(

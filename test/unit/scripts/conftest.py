@@ -14,6 +14,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[3]
 FAKE = Path(__file__).parent / "fake_train.py"
 HOSTILE = "-a $(touch hacked) 'q' \"d\" `touch hacked`;\nb"
+# Root may write to what is read-only for all others, unless that right is taken from it.
+WITHOUT_OVERRIDE = ["setpriv", "--bounding-set=-dac_override"] if os.geteuid() == 0 else []
 ENTRIES = ("modelarts_entry_acc.py", "modelarts_entry_perf.py")
 MODULES = (
     *ENTRIES,
@@ -50,12 +52,19 @@ class Repository:
             shutil.copy(ROOT / module, self.root / module)
         for name in ("train.py", "evaluate.py"):
             shutil.copy(FAKE, self.root / name)
+        self.wrapper: list[str] = []  # what the commands are started by
         self.env = {
             "PATH": os.environ["PATH"],
             "HOME": str(folder / "home"),
             "PYTHON": sys.executable,
             "RECORD": str(self.record),
         }
+
+    def make_read_only(self) -> None:
+        """Let no command write into the repository."""
+        self.wrapper = WITHOUT_OVERRIDE
+        for folder in [self.root, *(path for path in self.root.rglob("*") if path.is_dir())]:
+            folder.chmod(0o555)
 
     def command(self, script: str, *options: str) -> list[str]:
         """Return the command line of a script with the data path and more options."""
@@ -69,7 +78,7 @@ class Repository:
     def call(self, command: list[str], cwd: Path | None = None, **env: str):
         """Run any command in the environment of the tests."""
         return subprocess.run(
-            command,
+            [*self.wrapper, *command],
             cwd=cwd or self.elsewhere,
             env=self.env | env,
             capture_output=True,

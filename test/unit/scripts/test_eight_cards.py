@@ -64,6 +64,28 @@ def test_second_machine(launcher, nodes: dict[str, str]):
     assert (launcher.output("0_node1") / "train_0.log").is_file()
 
 
+@pytest.mark.parametrize("options", [[], ["--nproc=2"]])
+def test_the_number_of_cards_that_the_platform_gives(launcher, options: list[str]):
+    done = launcher.run("full_8p", *options, MA_NUM_GPUS="4")
+    assert done.returncode == 0, done.stderr
+    (call,) = launcher.calls()
+    cards = "2" if options else "4"
+    assert call["argv"][0] == f"--nproc-per-node={cards}"
+    assert call["env"]["RANK_SIZE"] == cards
+
+
+def test_a_number_of_cards_that_is_none(launcher):
+    done = launcher.run("full_8p", MA_NUM_GPUS="all")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "MA_NUM_GPUS=all is no whole number" in done.stderr
+
+
+def test_torchrun_gets_no_rank_table(launcher):
+    """torch_npu would build HCCL from it."""
+    assert launcher.run("full_8p", RANK_TABLE_FILE="/t.json").returncode == 0
+    assert "RANK_TABLE_FILE" not in launcher.calls()[0]["env"]
+
+
 def test_several_machines_need_the_first_ones_address(launcher):
     done = launcher.run("full_8p", NNODES="2")
     assert done.returncode == 2

@@ -101,6 +101,43 @@ def test_lines_for_the_jobs_log(repository, entry):
     assert "epoch0 : loss=0.500000" in done.stdout  # the platform shows the training's log
 
 
+def test_read_only_code_folder(repository, entry):
+    """The logs lie where they would be copied to."""
+    repository.make_read_only()
+    done = repository.call(entry())
+    assert done.returncode == 0, done.stderr
+    case = f"{repository.root.name}_bs32_1p_acc"
+    assert listing(entry.results) == sorted(
+        [f"logs/0/{case}.log", f"logs/0/{case}_loss.txt", "logs/0/train_0.log", "x3/best.pth",
+         "logs/0.lock"]
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("fake", "status"), [("ok", 0), ("fail", 7)])
+def test_read_only_code_folder_and_object_storage(
+    repository, entry, buckets: Path, tmp_path: Path, fake: str, status: int
+):
+    repository.make_read_only()
+    done = repository.call(
+        entry(data="obs://b/data", train="obs://b/out"), FAKE=fake, TMPDIR=str(tmp_path)
+    )
+    assert done.returncode == status, done.stderr
+    assert "logs/0/train_0.log" in listing(buckets / "out")
+    assert ("x3/best.pth" in listing(buckets / "out")) == (status == 0)
+
+
+@pytest.mark.parametrize(
+    ("cards", "script"), [({}, "1p"), ({"MA_NUM_GPUS": "1"}, "1p"), ({"MA_NUM_GPUS": "2"}, "8p")]
+)
+def test_the_script_for_as_many_cards_as_the_platform_gives(
+    repository, entry, cards: dict[str, str], script: str
+):
+    done = repository.call(entry(), **cards)
+    assert done.returncode == 0, done.stderr
+    assert f"test/train_full_{script}.sh" in done.stdout
+    assert len(repository.calls()) == int(cards.get("MA_NUM_GPUS", "1"))
+
+
 def test_performance_entry(repository, entry):
     assert repository.call(entry("perf")).returncode == 0
     assert {"--batch-size=256", "--num-epochs=10"} <= set(repository.calls()[0]["argv"])
@@ -162,7 +199,7 @@ def test_platform_with_several_cards(repository, entry):
         ({"data": "/no/such"}, {}, "no dataset folder /no/such"),
         ({"data": "obs://b/data"}, {}, "obs://b/data needs the moxing package"),
         ({"train": "s3://b/out"}, {}, "s3://b/out needs the moxing package"),
-        ({}, {"ASCEND_DEVICE_ID": "../.."}, "ASCEND_DEVICE_ID or NPU_CALCULATE_DEVICE is '../..'"),
+        ({}, {"ASCEND_DEVICE_ID": "../.."}, "ASCEND_DEVICE_ID: '../..' is not a whole number"),
     ],
 )
 def test_wrong_input_ends_before_the_training(repository, entry, folders, env, message: str):

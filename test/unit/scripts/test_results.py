@@ -2,6 +2,7 @@
 
 import os
 import re
+from pathlib import Path
 
 import pytest
 
@@ -73,6 +74,36 @@ def test_log_without_figures_is_no_success(repository, fake: str):
     assert "holds no figures" in done.stderr
     assert "Final" not in done.stdout
     assert "division" not in done.stderr
+
+
+def test_read_only_repository(repository, tmp_path: Path):
+    """Logs go below the results, and earlier ones are kept there, too."""
+    repository.make_read_only()
+    results = tmp_path / f"results {repository.hostile}"
+    for _ in range(2):
+        done = repository.run("full_1p", f"--output_path={results}")
+        assert done.returncode == 0, done.stderr
+        assert repository.final(done.stdout)
+    logs = results / "logs" / "0"
+    case = f"{repository.root.name}_bs32_1p_acc"
+    assert sorted(p.name for p in logs.iterdir()) == sorted(
+        ["train_0.log", f"{case}.log", f"{case}_loss.txt"]
+    )
+    assert str(logs / "train_0.log") in done.stdout
+    assert len(list((results / "logs").glob("0_*/train_0.log"))) == 1
+    assert (results / "x3" / "best.pth").is_file()
+    assert not repository.output().parent.exists()
+
+
+def test_read_only_repository_without_another_folder(repository):
+    repository.make_read_only()
+    done = repository.run("full_1p")
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"error: cannot write in {repository.root}/test/output; "
+        f"name another place with --output_path=FOLDER\n"
+    )
+    assert not repository.record.exists()
 
 
 def test_earlier_results_are_kept(repository):
