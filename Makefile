@@ -12,7 +12,7 @@ DATA ?= dataset
 SCALE ?= 3
 OUTPUTS ?= outputs
 SHELL := /bin/bash
-TORCH := $(shell grep -om1 '^torch==[0-9.]*' requirements-npu.txt)
+TORCH := $(shell grep -o '^torch==[0-9.]*' requirements-npu.txt | sort -u)
 CUDA := cuda-bindings cuda-toolkit nvidia-cudnn-cu13 nvidia-cusparselt-cu13 nvidia-nccl-cu13 \
   nvidia-nvshmem-cu13 triton
 

@@ -233,7 +233,7 @@ def _member(parent: h5py.Group, path: Path, name: str, kind: type) -> h5py.Datas
     link = parent.get(name, getlink=True)
     member = parent[name] if isinstance(link, h5py.HardLink) else None
     if not isinstance(member, kind):
-        raise UserError(f"{path} has no {kind.__name__.lower()} {name!r}; see README.md, Data")
+        raise UserError(f"{path} has no {kind.__name__.lower()} {name!r}; see docs/data.md")
     external = isinstance(member, h5py.Dataset) and (member.external or member.is_virtual)
     if external:
         raise UserError(f"{path}: {name!r} keeps its values in another file, which is not followed")

@@ -40,7 +40,7 @@ def judge(found: Found, why_no_npu: str = "") -> Iterator[Finding]:
         yield Finding(
             bool(found.torch_npu),
             "this apex is not Ascend's, and training does not use it: pip uninstall apex. "
-            "Ascend's is built from its own repository, see README.md, Ascend NPU",
+            "Ascend's is built from its own repository, see docs/npu.md",
         )
 
 

@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
 from runtime.errors import RunError, UserError, printable
 from runtime.numbers import from_environment
@@ -139,7 +140,7 @@ def _can_write(folder: Path) -> bool:
     return False
 
 
-def _moxing(url: str):
+def _moxing(url: str) -> ModuleType:
     try:
         import moxing  # noqa: PLC0415 - only where ModelArts brings it
     except ImportError:

@@ -138,7 +138,7 @@ def why_no_apex(device: torch.device) -> str:
     if device.type != "npu":
         return f"Ascend's apex runs on an NPU, not on {device.type}"
     if importlib.util.find_spec("apex") is None:
-        return "Ascend's apex is not installed; see README.md, Ascend NPU"
+        return "Ascend's apex is not installed; see docs/npu.md"
     try:
         optimizers = importlib.import_module("apex.optimizers")
         importlib.import_module("apex.amp")
