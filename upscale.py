@@ -7,9 +7,10 @@
 
 The result of photo.jpg is enlarged/photo_x3.jpg. Luminance goes through the network, colour and
 transparency are bicubic; EXIF, colour profile, texts and 16 bits a channel are kept, and what
-cannot be is told. Reads PNG, JPEG, WebP, TIFF, BMP, AVIF, HEIC (with pillow-heif), GIF (saved as PNG);
-of a folder the pictures directly in it, with --recursive those below, too. Results that are there
-are skipped. Precision `auto` is bf16 where the CPU computes in it, but fp32 for 16-bit pictures.
+cannot be is told. Reads PNG, JPEG, WebP, TIFF, BMP, AVIF, GIF (saved as PNG), and HEIC where
+pillow-heif is installed; of a folder the pictures directly in it, with --recursive those in its
+folders, too. Results that are there are skipped. Precision `auto` is bf16 where the CPU computes in
+it, but fp32 for 16-bit pictures.
 """
 
 import argparse

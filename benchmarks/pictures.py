@@ -15,11 +15,13 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[1] / part) for part in ("", "test/unit")]
-
 import torch
+from PIL import Image, PngImagePlugin
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "test/unit"))
+
 from odd_pictures import fuzzed_exif
-from PIL import Image
 
 from imaging.kinds import FORMATS, PictureError
 from imaging.photo import open_photo
@@ -70,6 +72,7 @@ def main() -> None:
     parser.add_argument("--verbose", action="store_true", help="a line for each file")
     args = parser.parse_args()
     warnings.simplefilter("ignore")
+    PngImagePlugin.MAX_TEXT_CHUNK = 2**26  # texts are kept, however long; results must open here
     upscaler = Upscaler(shipped_weights(SCALE), SCALE, torch.device("cpu"), "fp32")
     counts: dict[str, Counter] = {}
     for kind, name, data in inputs(args.folders, args.fuzz):

@@ -42,37 +42,53 @@ def plan(
     Raises:
         PictureError: nothing can be done at all.
     """
-    made, wanted, present, writable = Plan(), {}, 0, {}
-    for source in sources:
-        if source == STREAM:
-            wanted[source] = output / f"stdin{ending}{saved_suffix('', piped)}"
-        elif source.is_dir():
-            for path, below in _pictures_in(source, output, recursive, made).items():
-                wanted.setdefault(path, output / below / _result(path, ending))
-        else:
-            wanted.setdefault(source, output / _result(source, ending))
+    made = Plan()
+    wanted = _wanted(sources, output, ending, recursive, piped, made)
     if output == STREAM:
         if len(wanted) != 1:
             raise PictureError(f"standard output takes one picture, not {len(wanted)}")
-        made.work = dict.fromkeys([STREAM], *wanted)
+        made.work = {STREAM: next(iter(wanted))}
         return made
-    originals = {path.resolve() for path in wanted if path != STREAM}
+    originals = {source.resolve() for source in wanted if source != STREAM}
     takers: dict[Path, list[Path | str]] = {}
     for source, target in wanted.items():
         if not any(_same(source, other) for other in takers.setdefault(target, [])):
             takers[target].append(source)
+    writable: dict[Path, str] = {}
+    present = 0
     for target, several in takers.items():
-        for source in several:
-            why = _trouble(target, several, originals, writable)
-            if why:
-                made.refused[source] = why
-            elif os.path.lexists(target) and not force:
-                present += 1
-            else:
-                made.work[target] = source
+        trouble = _trouble(target, several, originals, writable)
+        if trouble:
+            made.refused |= dict.fromkeys(several, trouble)
+        elif os.path.lexists(target) and not force:
+            present += 1
+        else:
+            made.work[target] = several[0]
     if present:
         made.notes.append(f"{present} skipped, as the result is there; --force overwrites it")
     return made
+
+
+def _wanted(
+    sources: list[Path | str],
+    output: Path | str,
+    ending: str,
+    recursive: bool,
+    piped: bytes,
+    made: Plan,
+) -> dict[Path | str, Path]:
+    """Return the result of each picture; of those to STREAM it does not matter."""
+    wanted: dict[Path | str, Path] = {}
+    folder = Path() if output == STREAM else output
+    for source in sources:
+        if source == STREAM:
+            wanted[source] = folder / f"stdin{ending}{saved_suffix('', piped)}"
+        elif source.is_dir():
+            for path, below in _pictures_in(source, output, recursive, made).items():
+                wanted.setdefault(path, folder / below / _result(path, ending))
+        else:
+            wanted.setdefault(source, folder / _result(source, ending))
+    return wanted
 
 
 def _result(path: Path, ending: str) -> str:
@@ -100,7 +116,7 @@ def _trouble(target: Path, sources: list, originals: set[Path], writable: dict) 
             return f"would become {target}, which is to be enlarged, too"
         if target.is_dir():
             return f"would become {target}, which is a folder"
-        os.path.lexists(target) or target.lstat()
+        target.lstat()
     except FileNotFoundError:
         pass
     except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links, before Python 3.13

@@ -15,8 +15,9 @@ STRUCTURE |= {*range(512, 522), *range(529, 533), 32997}
 # Tags that stay true of an enlarged picture: texts, dates, orientation, resolution, rating, IPTC.
 DESCRIPTION = {*range(269, 273), 274, 282, 283, 285, 296, 305, 306, 315, 316, 18246, 18249, 33432}
 DESCRIPTION |= {IPTC, *range(40091, 40096), ifd.EXIF, ifd.GPS}
-# PNG chunks that stay true of an enlarged picture.
-PNG_KEPT = {b"gAMA", b"cHRM", b"sRGB", b"cICP", b"tEXt", b"zTXt", b"iTXt", b"pHYs"}
+# PNG chunks that stay true of an enlarged picture, and their length where it is fixed.
+PNG_KEPT = {b"gAMA": 4, b"cHRM": 32, b"sRGB": 1, b"cICP": 4, b"pHYs": 9}
+PNG_KEPT |= dict.fromkeys((b"tEXt", b"zTXt", b"iTXt"), None)
 MOST_PROFILE = 64 * 2**20  # bytes of a colour profile
 XMP_KEY = b"XML:com.adobe.xmp\0"
 JPEG_XMP, JPEG_LONG_XMP = b"http://ns.adobe.com/xap/1.0/\0", b"http://ns.adobe.com/xmp/extension/\0"
@@ -89,7 +90,7 @@ def _take_png(kind: bytes, body: bytes, carried: Carried) -> bool:
             carried.notes.append("its colour profile is broken and left out")
     elif kind == b"iTXt" and body.startswith(XMP_KEY + b"\0"):
         carried.xmp = body[len(XMP_KEY) + 2 :].split(b"\0", 2)[-1]
-    elif kind in PNG_KEPT:
+    elif kind in PNG_KEPT and PNG_KEPT[kind] in (None, len(body)):
         carried.chunks.append((kind, body))
     else:
         return False

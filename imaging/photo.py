@@ -65,7 +65,7 @@ def open_photo(
 
     Args:
         source: a path or an open file.
-        name: of the file; a suffix that is not that of its format is told in the note.
+        name: of the file, if it has one; a suffix of another format is told in the note.
         scale: what it will be enlarged by, checked against what its format can hold.
         most_pixels: of the picture; 0 for no limit but memory.
         room: bytes of memory that it may take; those available if left out.
@@ -80,10 +80,9 @@ def open_photo(
         stripped, carried = split(data, kind)
         image = _decoder(stripped, kind)
         _check(image, kind, scale, most_pixels, room)
-        named = FORMATS.get(Path(name).suffix.lower())
-        if named != kind:
-            as_what = f"saved as {saved_suffix(name, data)}"
-            carried.notes.append(f"is a {kind} file by its content and {as_what}")
+        if name and FORMATS.get(Path(name).suffix.lower()) != kind:
+            suffix = saved_suffix(name, data)
+            carried.notes.append(f"is a {kind} file by its content, saved as {suffix}")
         return _decode(stripped, kind, image, scale, carried)
     except (PictureError, MemoryError):
         raise
@@ -97,6 +96,7 @@ def open_photo(
 
 def _bytes(source: Path | BinaryIO) -> bytes:
     if not isinstance(source, Path):
+        source.seek(0)
         return source.read()
     if source.exists() and not source.is_file():
         raise PictureError("is no regular file")  # a pipe would wait for ever

@@ -52,7 +52,7 @@ def save_options(carried: Carried, info: dict, kind: str, channels: int, deep: b
         if info.get("jfif_unit") == 0 and len(set(info.get("jfif_density", ()))) > 1:
             carried.notes.append(ASPECT)
     if carried.exif and carried.exif.first and kind != "TIFF":
-        wanted["exif"] = ifd.block(carried.exif)
+        wanted["exif"] = (b"Exif\0\0" if kind == "JPEG" else b"") + ifd.block(carried.exif)
     wanted["icc_profile"] = carried.icc
     for key, value in wanted.items():
         if value and _fits(kind, {**options, key: value}):
