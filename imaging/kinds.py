@@ -40,8 +40,13 @@ class PictureError(ValueError):
     """A picture cannot be used; the message says why and what to do, but not which it is."""
 
 
+class TooLarge(PictureError):
+    """A picture has more pixels than the caller takes."""
+
+
 def by_content(head: bytes) -> str | None:
     """Return the format of a file by its first bytes, as Pillow names it."""
+    head = head[:HEAD]
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return "WEBP"
     if head[4:8] == b"ftyp":
@@ -57,7 +62,7 @@ def kind_of(data: bytes) -> str:
     Raises:
         PictureError: it is of none that can be read here.
     """
-    kind = by_content(data[:HEAD])
+    kind = by_content(data)
     if kind is None:
         raise PictureError(f"not a picture of one of these kinds: {', '.join(FORMATS)}")
     Image.init()
@@ -89,5 +94,5 @@ def saved_suffix(name: str, head: bytes = b"") -> str:
     """
     suffix = Path(name).suffix
     named = FORMATS.get(suffix.lower())
-    kind = saved_as(by_content(head[:HEAD]) or named or "PNG")
+    kind = saved_as(by_content(head) or named or "PNG")
     return suffix if kind == named else next(s for s, k in FORMATS.items() if k == kind)

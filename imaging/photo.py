@@ -10,7 +10,7 @@ from PIL import Image
 
 from imaging import decoding, ifd, memory, saving
 from imaging.containers import split
-from imaging.kinds import FORMATS, PictureError, kind_of, saved_as, saved_suffix
+from imaging.kinds import FORMATS, PictureError, TooLarge, kind_of, saved_as, saved_suffix
 from imaging.metadata import Carried
 
 LONGEST_SIDE = {"JPEG": 65500, "WEBP": 16383, "AVIF": 65535}  # what they can hold
@@ -115,7 +115,7 @@ def _check(image: Image.Image, kind: str, scale: int, most_pixels: int, room: in
     if getattr(image, "n_frames", 1) > 1:
         raise PictureError(f"has {image.n_frames} frames or pages; save the one you want alone")
     if most_pixels and megapixels * 1e6 > most_pixels:
-        raise PictureError(f"{megapixels:.1f} megapixels; at most {most_pixels / 1e6:.1f} here")
+        raise TooLarge(f"{megapixels:.1f} megapixels; at most {most_pixels / 1e6:.1f} here")
     if max(image.size) * scale > LONGEST_SIDE.get(kept, 2**31 - 1):
         raise PictureError(
             f"{kept} holds {LONGEST_SIDE.get(kept, 2**31 - 1)} pixels a side, x{scale} needs "
