@@ -14,6 +14,7 @@ from imaging.tiling import Tile, tiles
 
 # Large enough for the 8 pixels around it to matter little, small enough for every core to get some.
 TILE = 256
+FEWEST_LEVELS = 64  # with fewer, what the network would sharpen is their rounding
 REACH = 3  # pixels of the source beside a tile that its bicubic enlargement can depend on
 
 
@@ -101,7 +102,7 @@ def _levels(image: Image.Image | np.ndarray) -> Levels:
 
     Levels of 16 bits often fill a part of the range only: 10 or 12 bits of it, say. The network,
     made for 0–255, would change them by more than they differ. The least and the greatest are the
-    range, but single pixels far away from all others (hot ones, stars) are not in it.
+    range, but single pixels far away from all others (hot ones, stars) are not in it. With too few levels there is none.
     """
     if isinstance(image, Image.Image):
         extrema = [image.getchannel(band).getextrema() for band in image.mode.removesuffix("A")]
@@ -114,6 +115,8 @@ def _levels(image: Image.Image | np.ndarray) -> Levels:
     lower, upper = np.percentile(colours[::step, ::step], (0.1, 99.9))
     margin = (upper - lower) / 4
     black, white = max(low.min(), lower - margin), min(high.max(), upper + margin)
+    if white - black < FEWEST_LEVELS:
+        return Levels(0, 0, 65535)
     return Levels(float(black), float(white), 65535)
 
 

@@ -1,6 +1,7 @@
 """Opening people's pictures, of whatever mode and origin, and saving them with all they carry."""
 
 import io
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -14,6 +15,8 @@ from imaging.kinds import FORMATS, PictureError, TooLarge, kind_of, saved_as, sa
 from imaging.metadata import Carried
 
 LONGEST_SIDE = {"JPEG": 65500, "WEBP": 16383, "AVIF": 65535}  # what they can hold
+
+warnings.filterwarnings("ignore", module=r"PIL\.")  # the notes say what there is to say
 
 
 @dataclass

@@ -1,8 +1,9 @@
-"""Opening and saving pictures: modes, orientation, what they carry, and what is refused."""
+"""Opening and saving pictures: kinds, modes, orientation, what they carry, what is refused."""
 
 import io
 import os
 import struct
+import sys
 import zlib
 from pathlib import Path
 
@@ -11,7 +12,9 @@ import pytest
 from PIL import Image, ImageCms, PngImagePlugin
 from samples import coffee, pixels, through
 
+from imaging import memory
 from imaging.enlarge import bicubic_only, enlarge
+from imaging.kinds import FORMATS, saved_suffix
 from imaging.photo import PictureError, open_photo
 
 ORIENTATION, EXIF_IFD, GPS_IFD, MAKE = 0x0112, 0x8769, 0x8825, 0x010F
@@ -178,3 +181,67 @@ def test_a_pipe_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.png")
     with pytest.raises(PictureError, match="no regular file"):
         open_photo(tmp_path / "a.png", "a.png", 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "suffix"),
+    [
+        ("a.jfif", "JPEG", ".jfif"),
+        ("a.JPE", "JPEG", ".JPE"),
+        ("a.avif", "AVIF", ".avif"),
+        ("a.jpg", "WEBP", ".webp"),
+        ("a.png", "JPEG", ".jpg"),
+        ("a.tif", "TIFF", ".tif"),
+        ("a", "PNG", ".png"),
+        ("a.png", "GIF", ".png"),
+    ],
+)
+def test_the_content_decides(name: str, kind: str, suffix: str) -> None:
+    data = written(coffee(40, 30), kind)
+    photo = open_photo(io.BytesIO(data), name, 2)
+    assert photo.format == ("PNG" if kind == "GIF" else kind)
+    assert saved_suffix(name, data) == suffix
+    told = f"is a {kind} file by its content, saved as {suffix}"
+    assert photo.note == ("" if FORMATS.get(Path(name).suffix.lower()) == kind else told)
+
+
+def test_big_tiff() -> None:
+    photo = open_photo(io.BytesIO(written(coffee(40, 30), "TIFF", big_tiff=True)), "a.tif", 2)
+    assert (pixels(photo.image) == pixels(coffee(40, 30))).all()
+
+
+def test_heic_needs_its_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)  # importing it fails
+    monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)
+    data = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(99)
+    with pytest.raises(PictureError, match="HEIF needs pillow-heif, which is not installed"):
+        open_photo(io.BytesIO(data), "a.heic", 2)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "tif"])
+def test_cmyk_is_converted(suffix: str) -> None:
+    image = coffee(40, 30)
+    kind = "JPEG" if suffix == "jpg" else "TIFF"
+    data = written(image.convert("CMYK"), kind)
+    photo = open_photo(io.BytesIO(data), f"a.{suffix}", 2)
+    assert "CMYK without a colour profile" in photo.note
+    assert photo.image.mode == "RGB"
+    assert np.abs(pixels(photo.image) - pixels(image)).mean() < 5
+
+
+def test_cmyk_with_a_profile_that_is_none() -> None:
+    data = written(coffee(40, 30).convert("CMYK"), "JPEG", icc_profile=b"nonsense")
+    photo = open_photo(io.BytesIO(data), "a.jpg", 2)
+    assert "its colour profile cannot be used; CMYK without" in photo.note
+    assert "icc_profile" not in photo.metadata
+
+
+def test_memory_is_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = png(2000, 2000, 8, 2, b"")
+    with pytest.raises(
+        PictureError, match=r"4\.0 megapixels enlarged need about 0\.2 GB of memory"
+    ):
+        open_photo(io.BytesIO(data), "a.png", 3, room=100_000_000)
+    monkeypatch.setattr(memory, "available", lambda: 1000)
+    with pytest.raises(PictureError, match=r"0\.0 GB are free; cut it in pieces"):
+        open_photo(io.BytesIO(data), "a.png", 3)
