@@ -15,6 +15,7 @@ it, but fp32 for 16-bit pictures.
 
 import argparse
 import io
+import os
 import sys
 import threading
 import time
@@ -155,9 +156,13 @@ def main() -> None:
 
 def run(args: argparse.Namespace, made: Plan, piped: bytes) -> None:
     """Load what is needed, then do it."""
-    from runtime.device import choose_device  # noqa: PLC0415 - torch loads slowly
-    from runtime.upscaler import Upscaler  # noqa: PLC0415
-    from runtime.weights import SHIPPED, shipped_weights  # noqa: PLC0415
+    try:
+        from runtime.device import choose_device  # noqa: PLC0415 - torch loads slowly
+        from runtime.upscaler import Upscaler  # noqa: PLC0415
+        from runtime.weights import SHIPPED, shipped_weights  # noqa: PLC0415
+    except (ImportError, OSError, MemoryError, RuntimeError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise RunError(f"PyTorch cannot be loaded ({reason}); is memory limited?") from None
 
     device = choose_device(args.device).value
 
@@ -175,5 +180,19 @@ def run(args: argparse.Namespace, made: Plan, piped: bytes) -> None:
     enlarge_all(made, load(args.scale), args.jobs, piped)
 
 
+def guarded() -> int:
+    """Return the exit status, also where texts cannot be printed, or nobody reads them any more."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # a locale that is not UTF-8
+    try:
+        try:
+            return run_main(main)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
+        return 141  # as a shell has it for SIGPIPE
+
+
 if __name__ == "__main__":
-    sys.exit(run_main(main))
+    sys.exit(guarded())

@@ -8,6 +8,7 @@ from pathlib import Path
 from imaging.kinds import FORMATS, HEAD, PictureError, saved_suffix
 
 STREAM = "-"  # standard input, standard output
+LONGEST_NAME = 255  # bytes, on every common file system
 SHOWN = 5  # names in a note
 
 
@@ -111,6 +112,8 @@ def _trouble(target: Path, sources: list, originals: set[Path], writable: dict) 
     if len(sources) > 1:
         names = " and ".join(map(str, sources))
         return f"{names} would all become {target}; rename them"
+    if len(os.fsencode(target.name)) > LONGEST_NAME:
+        return f"the name {target.name} is longer than {LONGEST_NAME} bytes; --suffix shortens it"
     try:
         if target.resolve() in originals:
             return f"would become {target}, which is to be enlarged, too"
@@ -121,7 +124,7 @@ def _trouble(target: Path, sources: list, originals: set[Path], writable: dict) 
         pass
     except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links, before Python 3.13
         why = getattr(error, "strerror", None) or error
-        return f"would become {target.name} ({why}); --suffix shortens it, --output moves it"
+        return f"would become {target.name} ({why}); name another --output"
     folder = target.parent
     if folder not in writable:
         writable[folder] = unwritable(folder)

@@ -102,7 +102,8 @@ def _levels(image: Image.Image | np.ndarray) -> Levels:
 
     Levels of 16 bits often fill a part of the range only: 10 or 12 bits of it, say. The network,
     made for 0–255, would change them by more than they differ. The least and the greatest are the
-    range, but single pixels far away from all others (hot ones, stars) are not in it. With too few levels there is none.
+    range, but single pixels far away from all others (hot ones, stars) are not in it. There is no
+    range, either, where there are too few levels.
     """
     if isinstance(image, Image.Image):
         extrema = [image.getchannel(band).getextrema() for band in image.mode.removesuffix("A")]
