@@ -1,4 +1,4 @@
-"""Which pictures upscale.py takes, what it leaves aside and says so, names, streams, surroundings."""
+"""Which pictures upscale.py takes, what it leaves aside and says so; names, streams, limits."""
 
 import os
 import resource
@@ -119,7 +119,7 @@ def test_bytes_that_are_no_text_in_names_and_a_locale_without_utf_8(
     result = run("upscale.py", *words, env=NO_UTF_8)
     assert_one_line_error(result, "1 of 4 pictures could not", status=1)
     expected = {b"J\xf6rg_x3.png", "咖啡_x3.png".encode(), b"two\nlines_x3.png"}
-    assert set(os.listdir(os.fsencode(out))) == expected
+    assert {os.fsencode(path.name) for path in out.iterdir()} == expected
     assert run("upscale.py", "--help", env=NO_UTF_8).returncode == 0
 
 
