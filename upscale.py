@@ -1,19 +1,24 @@
 """Enlarge pictures: photographs and drawings, in colour, of any size.
 
     python upscale.py photo.jpg --scale 3 --output enlarged
-    python upscale.py album/ scan.png --scale 2 --output enlarged --jobs 4 --self-ensemble
+    python upscale.py album/ scan.png --scale 2 --output enlarged --recursive --self-ensemble
+    python upscale.py - --output - < photo.jpg > enlarged.jpg
     python upscale.py --serve
 
 The result of photo.jpg is enlarged/photo_x3.jpg. Luminance goes through the network, colour and
-transparency are bicubic; EXIF and colour profile are kept. Reads PNG, JPEG, WebP, TIFF, BMP and GIF
-(saved as PNG); of a folder, the pictures directly in it. Precision `auto` is bf16 where the CPU
-computes in it, but fp32 for 16-bit pictures.
+transparency are bicubic; EXIF, colour profile, texts and 16 bits a channel are kept, and what
+cannot be is told. Reads PNG, JPEG, WebP, TIFF, BMP, AVIF, GIF (saved as PNG), and HEIC where
+pillow-heif is installed; of a folder the pictures directly in it, with --recursive those in its
+folders, too. Results that are there are skipped. Precision `auto` is bf16 where the CPU computes in
+it, but fp32 for 16-bit pictures.
 """
 
 import runtime  # noqa: F401 - ends here on a Python that is too old
 
 # isort: split
 import argparse
+import io
+import os
 import sys
 import threading
 import time
@@ -24,8 +29,9 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from imaging.photo import PictureError, list_pictures, saved_suffix
-from runtime.errors import RunError, UserError, run_main
+from imaging.album import STREAM, Plan, plan, unwritable
+from imaging.kinds import PictureError
+from runtime.errors import RunError, UserError, printable, run_main
 from runtime.numbers import COUNT, NATURAL, number
 
 if TYPE_CHECKING:
@@ -39,11 +45,13 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("pictures", nargs="*", type=Path, help="files or folders")
+    parser.add_argument("pictures", nargs="*", type=path_or_stream, help="files, folders, or -")
+    parser.add_argument("--scale", type=SCALE, default=3, help="enlargement factor (default: 3)")
     parser.add_argument(
-        "--scale", type=number(int, 2), default=3, help="enlargement factor (default: 3)"
+        "--output", type=path_or_stream, metavar="DIR", help="folder for the results, or -"
     )
-    parser.add_argument("--output", type=Path, metavar="DIR", help="folder for the results")
+    parser.add_argument("--suffix", help="of a result's name (default: _x3, by the scale)")
+    parser.add_argument("--recursive", action="store_true", help="enter folders in folders")
     parser.add_argument("--weights", type=Path, help="state dict (default: the shipped one)")
     parser.add_argument("--self-ensemble", action="store_true", help="mean over flips, rotations")
     parser.add_argument("--force", action="store_true", help="overwrite existing files")
@@ -57,35 +65,31 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error("name pictures or folders, or --serve for the page (not both)")
     if args.pictures and not args.output:
         parser.error("--output DIR: say where the results go")
+    if args.output == STREAM and sys.stdout.isatty():
+        parser.error("--output -: standard output is a terminal; redirect it to a file")
+    if args.suffix is None:
+        args.suffix = f"_x{args.scale}"
+    if Path(f"a{args.suffix}").name != f"a{args.suffix}":
+        parser.error(f"--suffix {args.suffix}: expected a part of a file's name")
     return args
 
 
-def plan(pictures: list[Path], output: Path, scale: int) -> dict[Path, Path]:
-    """Return the source of each result; of folders, the pictures directly in them."""
-    sources = []
-    for path in pictures:
-        if path.is_dir() and output.resolve() == path.resolve():
-            raise UserError(f"--output {output} is the folder of the pictures; name another one")
-        sources += list_pictures(path) if path.is_dir() else [path]
-    work, originals = {}, {source.resolve() for source in sources}
-    for source in sources:
-        target = output / f"{source.stem}_x{scale}{saved_suffix(source.name)}"
-        if target.resolve() in originals:
-            raise UserError(f"{source} would become {target}, which is to be enlarged, too")
-        if work.get(target, source).resolve() != source.resolve():
-            raise UserError(f"{work[target]} and {source} would both become {target}; rename one")
-        work[target] = source
-    return work
+def path_or_stream(text: str) -> Path | str:
+    """Return a path, or STREAM as it is; ./- is a file."""
+    return STREAM if text == STREAM else Path(text)
 
 
-def enlarge_all(work: dict[Path, Path], upscaler: "Upscaler", jobs: int, force: bool) -> None:
+def enlarge_all(made: Plan, upscaler: "Upscaler", jobs: int, piped: bytes = b"") -> None:
     """Enlarge files side by side; what fails is told at once and counted at the end.
 
     Raises:
         RunError: some could not be enlarged.
     """
-    stopped, start, pixels, failed = threading.Event(), time.perf_counter(), 0, 0
-    bar = tqdm(total=0, unit="pixel", unit_scale=True, disable=None)
+    from inference.upscaler import what_happened
+
+    stopped, start, pixels = threading.Event(), time.perf_counter(), 0
+    failed, done, count = 0, 0, len(made.work)
+    bar = tqdm(desc=f"0 of {count} files", total=0, unit="pixel", unit_scale=True, disable=None)
 
     def advance(done: int, more: int = 0) -> None:
         if stopped.is_set():
@@ -95,44 +99,73 @@ def enlarge_all(work: dict[Path, Path], upscaler: "Upscaler", jobs: int, force: 
 
     with bar, ThreadPoolExecutor(jobs) as pool:
         try:
-            futures = {
-                pool.submit(upscaler.enlarge_file, source, target, force, advance): source
-                for target, source in work.items()
-            }
+            futures = {}
+            for target, source in made.work.items():
+                opened = io.BytesIO(piped) if source == STREAM else source
+                future = pool.submit(upscaler.enlarge_file, opened, target, advance, jobs)
+                futures[future] = source
             for future in as_completed(futures):
+                done += 1
+                bar.set_description(f"{done} of {count} files")
                 try:
                     size, note = future.result()
-                except (PictureError, RunError, MemoryError) as error:
+                except Exception as error:  # one picture's, whatever it is: the others go on
                     failed += 1
-                    note = f"error: {futures[future]}: {str(error) or 'not enough memory'}"
+                    note = f"error: {futures[future]}: {what_happened(error)}"
                 else:
                     pixels += size
                     note = note and f"warning: {futures[future]}: {note}"
                 if note:
-                    bar.write(note, file=sys.stderr)
+                    bar.write(printable(note), file=sys.stderr)
         finally:
             stopped.set()  # after an interruption, tiles in work end the others
             pool.shutdown(cancel_futures=True)
     seconds = time.perf_counter() - start
     print(
-        f"{len(work) - failed} of {len(work)} pictures enlarged: {pixels / 1e6:.1f} megapixels "
-        f"in {seconds:.1f} s, {pixels / 1e6 / seconds:.2f} megapixels/s"
+        f"{count - failed} of {count} pictures enlarged: {pixels / 1e6:.1f} megapixels "
+        f"in {seconds:.1f} s, {pixels / 1e6 / seconds:.2f} megapixels/s",
+        file=sys.stderr if STREAM in made.work else sys.stdout,
     )
     if failed:
-        raise RunError(f"{failed} of {len(work)} pictures could not be enlarged, see above")
+        raise RunError(f"{failed} of {count} pictures could not be enlarged, see above")
+
+
+def prepared(args: argparse.Namespace, piped: bytes) -> Plan:
+    """Plan the work and tell what is left aside; it ends here if nothing can be written."""
+    if args.output != STREAM and (why := unwritable(args.output)):
+        raise UserError(f"--output {args.output}: {why}")
+    options = {"force": args.force, "recursive": args.recursive, "piped": piped}
+    try:
+        made = plan(args.pictures, args.output, args.suffix, **options)
+    except PictureError as error:
+        raise UserError(error) from None
+    for note in made.notes:
+        print(f"note: {printable(note)}", file=sys.stderr)
+    for source, why in made.refused.items():
+        print(f"error: {printable(source)}: {printable(why)}", file=sys.stderr)
+    return made
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Enlarge the pictures, or serve the page."""
     args = parse_args(argv)
-    try:
-        work = {} if args.serve else plan(args.pictures, args.output, args.scale)
-    except PictureError as error:
-        raise UserError(error) from None
+    piped = sys.stdin.buffer.read() if STREAM in args.pictures else b""
+    made = Plan() if args.serve else prepared(args, piped)
+    if made.work or args.serve:
+        run(args, made, piped)
+    if made.refused:
+        raise RunError(f"{len(made.refused)} could not be enlarged, see above")
 
-    from inference.upscaler import Upscaler
-    from inference.weights import SHIPPED, shipped_weights
-    from runtime.device import choose_device
+
+def run(args: argparse.Namespace, made: Plan, piped: bytes) -> None:
+    """Load what is needed, then do it."""
+    try:
+        from inference.upscaler import Upscaler
+        from inference.weights import SHIPPED, shipped_weights
+        from runtime.device import choose_device
+    except (ImportError, OSError, MemoryError, RuntimeError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise RunError(f"PyTorch cannot be loaded ({reason}); is memory limited?") from None
 
     device = choose_device(args.device).value
 
@@ -147,8 +180,22 @@ def main(argv: Sequence[str] | None = None) -> None:
         scales = shipped if shipped and not args.weights else [args.scale]
         serve({scale: load(scale) for scale in scales}, args.port)
         return
-    enlarge_all(work, load(args.scale), args.jobs, args.force)
+    enlarge_all(made, load(args.scale), args.jobs, piped)
+
+
+def guarded() -> int:
+    """Return the exit status, also where texts cannot be printed, or nobody reads them any more."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # a locale that is not UTF-8
+    try:
+        try:
+            return run_main(main)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
+        return 141  # as a shell has it for SIGPIPE
 
 
 if __name__ == "__main__":
-    sys.exit(run_main(main))
+    sys.exit(guarded())

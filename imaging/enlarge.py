@@ -2,17 +2,28 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
+from imaging.kinds import PictureError
 from imaging.luminance import RGB_TO_Y
-from imaging.photo import PictureError
 from imaging.resize import BICUBIC
 from imaging.tiling import Tile, tiles
 
 # Large enough for the 8 pixels around it to matter little, small enough for every core to get some.
 TILE = 256
+FEWEST_LEVELS = 64  # with fewer, what the network would sharpen is their rounding
+REACH = 3  # pixels of the source beside a tile that its bicubic enlargement can depend on
+
+
+class Levels(NamedTuple):
+    """The range of a picture's levels: what the network sees as black and white."""
+
+    black: float
+    white: float
+    peak: float  # the highest level there can be
 
 
 def silent(pixels: int) -> None:
@@ -25,7 +36,7 @@ def one_by_one(function: Callable, items: Iterable) -> Iterator:
 
 
 def enlarge(
-    image: Image.Image,
+    image: Image.Image | np.ndarray,
     scale: int,
     restore: Callable[[np.ndarray], np.ndarray],
     radius: int,
@@ -33,15 +44,16 @@ def enlarge(
     tile: int = TILE,
     advance: Callable[[int], object] = silent,
     each: Callable = one_by_one,
-) -> Image.Image:
+) -> Image.Image | np.ndarray:
     """Enlarge a picture by an integer factor.
 
     Luminance goes through the network. Colour is the bicubic picture's: adding the same amount to
-    R, G and B changes Y and leaves Cb and Cr. Transparency is bicubic. The working memory beside
-    the bicubic picture and the result (4 bytes a pixel each) depends on tile and threads alone.
+    R, G and B changes Y and leaves Cb and Cr. Transparency is bicubic. The network sees the picture
+    mirrored beyond its borders, as far as it looks. A picture of one single colour stays that. The
+    working memory beside picture and result depends on tile and threads alone.
 
     Args:
-        image: mode L, LA, RGB or RGBA, or F with 0–65535 for 16-bit greyscale.
+        image: mode L, LA, RGB or RGBA; or 16 bits a channel, uint16 H×W×C with 1–4 such channels.
         scale: 2 or more.
         restore: takes and returns H×W luminance, 16–235 (the network).
         radius: how many pixels far `restore` looks.
@@ -50,25 +62,32 @@ def enlarge(
         each: the `map` of an executor, for tiles side by side.
 
     Returns:
-        The picture in the same mode, I;16 for F.
+        The enlarged picture, of the same kind.
     """
-    size = (image.width * scale, image.height * scale)
-    if image.mode in ("LA", "RGBA"):
-        colours = continued(image, 3 + radius // scale)
-        result = enlarge(colours, scale, restore, radius, tile=tile, advance=advance, each=each)
-        result.putalpha(image.getchannel("A").resize(size, BICUBIC))
-        return result
-    bicubic = image.resize(size, BICUBIC)
-    result = Image.new("I;16" if image.mode == "F" else image.mode, size)
-    parts = list(tiles(*size, tile, radius))
+    deep = isinstance(image, np.ndarray)
+    if deep:
+        height, width, channels = image.shape
+        result = np.empty((height * scale, width * scale, channels), np.uint16)
+    else:
+        width, height, channels = *image.size, len(image.mode)
+        result = Image.new(image.mode, (width * scale, height * scale))
+    levels = _levels(image)
 
-    def restored(part: Tile) -> np.ndarray:
-        pixels = np.array(bicubic.crop(part.seen), np.float32)
-        return _restored(pixels, image.mode, restore)[part.inner]
+    def enlarged(part: Tile) -> np.ndarray:
+        pixels = _bicubic(image, part, scale, radius)
+        if levels.white > levels.black:
+            _restore(pixels[..., : channels - 1 + channels % 2], levels, restore, radius, part)
+        pixels = np.clip(pixels[part.inner] + 0.5, 0, levels.peak)
+        return pixels.astype(np.uint16 if deep else np.uint8)
 
-    with closing(each(restored, parts)) as done:  # closed, it drops the tiles not begun
+    parts = list(tiles(width * scale, height * scale, tile, radius))
+    with closing(each(enlarged, parts)) as done:  # closed, it drops the tiles not begun
         for part, pixels in zip(parts, done, strict=True):
-            result.paste(Image.fromarray(pixels), part.core)
+            left, top, right, bottom = part.core
+            if deep:
+                result[top:bottom, left:right] = pixels
+            else:
+                result.paste(Image.fromarray(pixels if channels > 1 else pixels[..., 0]), part.core)
             advance(pixels.shape[0] * pixels.shape[1])
     return result
 
@@ -78,36 +97,86 @@ def bicubic_only(luminance: np.ndarray) -> np.ndarray:
     return luminance
 
 
-def continued(image: Image.Image, reach: int) -> Image.Image:
-    """Return the colours of a picture, continued to where it is transparent.
+def _levels(image: Image.Image | np.ndarray) -> Levels:
+    """Find the range of levels that the network shall see; none if there is but one colour.
+
+    Levels of 16 bits often fill a part of the range only: 10 or 12 bits of it, say. The network,
+    made for 0–255, would change them by more than they differ. The least and the greatest are the
+    range, but single pixels far away from all others (hot ones, stars) are not in it. There is no
+    range, either, where there are too few levels.
+    """
+    if isinstance(image, Image.Image):
+        extrema = [image.getchannel(band).getextrema() for band in image.mode.removesuffix("A")]
+        return Levels(0, 255 * any(low < high for low, high in extrema), 255)
+    colours = image[..., : image.shape[2] - 1 + image.shape[2] % 2]
+    low, high = colours.min(axis=(0, 1)), colours.max(axis=(0, 1))
+    if (low == high).all():
+        return Levels(0, 0, 65535)
+    step = max(int((colours.size / 2**20) ** 0.5), 1)  # a million of them tell enough
+    lower, upper = np.percentile(colours[::step, ::step], (0.1, 99.9))
+    margin = (upper - lower) / 4
+    black, white = max(low.min(), lower - margin), min(high.max(), upper + margin)
+    if white - black < FEWEST_LEVELS:
+        return Levels(0, 0, 65535)
+    return Levels(float(black), float(white), 65535)
+
+
+def _bicubic(image: Image.Image | np.ndarray, part: Tile, scale: int, radius: int) -> np.ndarray:
+    """Enlarge what a tile sees, as float32 H×W×C; the same as cut out of the enlarged whole."""
+    deep = isinstance(image, np.ndarray)
+    width, height = image.shape[1::-1] if deep else image.size
+    transparent = image.shape[2] % 2 == 0 if deep else image.mode[-1] == "A"
+    continuation = 3 + radius // scale if transparent else 0
+    left, top, right, bottom = part.seen
+    wanted = (left // scale, top // scale, -(-right // scale), -(-bottom // scale))
+    margin = REACH + continuation
+    x, y = max(wanted[0] - margin, 0), max(wanted[1] - margin, 0)
+    x_end, y_end = min(wanted[2] + margin, width), min(wanted[3] + margin, height)
+    pixels = image[y:y_end, x:x_end] if deep else np.asarray(image.crop((x, y, x_end, y_end)))
+    bands = list(np.moveaxis(np.atleast_3d(pixels), 2, 0))
+    if transparent:
+        bands = continued(bands, continuation)
+    size = ((wanted[2] - wanted[0]) * scale, (wanted[3] - wanted[1]) * scale)
+    box = (wanted[0] - x, wanted[1] - y, wanted[2] - x, wanted[3] - y)
+    enlarged = [
+        np.asarray(
+            Image.fromarray(band.astype(np.float32) if deep else band).resize(size, BICUBIC, box),
+            np.float32,
+        )
+        for band in bands
+    ]
+    left, top = left - wanted[0] * scale, top - wanted[1] * scale
+    right, bottom = left + part.seen[2] - part.seen[0], top + part.seen[3] - part.seen[1]
+    return np.stack([band[top:bottom, left:right] for band in enlarged], axis=2)
+
+
+def continued(bands: list[np.ndarray], reach: int) -> list[np.ndarray]:
+    """Continue the colours of a picture to where it is transparent.
 
     What lies under transparent pixels is arbitrary, often black. The border would be taken for an
     edge of the picture: bicubic would overshoot there, and the network sharpen it.
 
     Args:
-        image: mode LA or RGBA.
+        bands: H×W each, uint8 or uint16, the last of them the opacity.
         reach: pixels by which the visible picture is continued.
-
-    Returns:
-        The picture in mode L or RGB.
     """
-    *colours, alpha = image.split()
-    visible = np.asarray(alpha) > 8  # fainter pixels have hardly a colour, for rounding
+    *colours, alpha = bands
+    visible = alpha > np.iinfo(alpha.dtype).max / 32  # fainter pixels have hardly a colour
     if not visible.all():
-        colours = [_continued(np.array(band, np.float32), visible, reach) for band in colours]
-    return Image.merge(image.mode.removesuffix("A"), colours)
+        colours = [_continued(band, visible, reach) for band in colours]
+    return [*colours, alpha]
 
 
-def _continued(plane: np.ndarray, visible: np.ndarray, reach: int) -> Image.Image:
+def _continued(band: np.ndarray, visible: np.ndarray, reach: int) -> np.ndarray:
     """Give each pixel beside known ones their mean, again and again."""
-    known = visible.copy()
+    plane, known = band.astype(np.float32), visible.copy()
     for _ in range(reach):
         count = _neighbours(known.astype(np.float32))
         total = _neighbours(plane * known)
         new = ~known & (count > 0)
         plane[new] = total[new] / count[new]
         known |= new
-    return Image.fromarray((plane + 0.5).astype(np.uint8))
+    return (plane + 0.5).astype(band.dtype)
 
 
 def _neighbours(plane: np.ndarray) -> np.ndarray:
@@ -116,15 +185,22 @@ def _neighbours(plane: np.ndarray) -> np.ndarray:
     return padded[:-2, 1:-1] + padded[2:, 1:-1] + padded[1:-1, :-2] + padded[1:-1, 2:]
 
 
-def _restored(pixels: np.ndarray, mode: str, restore: Callable) -> np.ndarray:
-    """Put the luminance of pixels in mode L, RGB or F through the network; uint8 or uint16."""
-    peak, dtype = (65535.0, np.uint16) if mode == "F" else (255.0, np.uint8)
-    if mode == "RGB":
-        luminance = 16.0 + pixels @ (RGB_TO_Y.astype(np.float32) / np.float32(255.0))
-    else:
-        luminance = 16.0 + pixels * np.float32(219.0 / peak)
-    change = ((restore(luminance) - luminance) * (peak / 219.0)).astype(np.float32)
+def _restore(
+    pixels: np.ndarray, levels: Levels, restore: Callable, radius: int, part: Tile
+) -> None:
+    """Put the luminance of H×W×1 or H×W×3 float32 pixels through the network, in place."""
+    scaled = np.clip((pixels - levels.black) * (1 / (levels.white - levels.black)), 0, 1)
+    weights = RGB_TO_Y if pixels.shape[2] == 3 else np.array([219.0])
+    luminance = 16 + scaled @ weights.astype(np.float32)
+    rows, columns = part.inner
+    beyond = [  # pixels of the mirrored picture, where the tile sees less far than the network
+        (radius - rows.start, radius - (luminance.shape[0] - rows.stop)),
+        (radius - columns.start, radius - (luminance.shape[1] - columns.stop)),
+    ]
+    seen = restore(np.pad(luminance, beyond, mode="symmetric"))
+    (top, _), (left, _) = beyond
+    seen = seen[top : top + luminance.shape[0], left : left + luminance.shape[1]]
+    change = ((seen - luminance) * ((levels.white - levels.black) / 219.0)).astype(np.float32)
     if not np.isfinite(change).all():
         raise PictureError("the network makes values that are not finite of it; other weights?")
-    pixels += change[..., None] if mode == "RGB" else change
-    return np.clip(pixels + 0.5, 0.0, peak).astype(dtype)
+    pixels += change[..., None]

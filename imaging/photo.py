@@ -1,195 +1,156 @@
 """Opening people's pictures, of whatever mode and origin, and saving them with all they carry."""
 
-import struct
+import io
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, PngImagePlugin
+from PIL import Image
 
-FORMATS = {
-    ".png": "PNG",
-    ".jpg": "JPEG",
-    ".jpeg": "JPEG",
-    ".webp": "WEBP",
-    ".tif": "TIFF",
-    ".tiff": "TIFF",
-    ".bmp": "BMP",
-    ".gif": "GIF",
-}
-LONGEST_SIDE = {"JPEG": 65500, "WEBP": 16383}  # what the formats can hold
-QUALITY = {
-    "JPEG": {"quality": 95, "subsampling": 0},
-    "WEBP": {"quality": 95},
-    "TIFF": {"compression": "raw"},  # Pillow's compressed TIFF cannot hold EXIF
-}
-# The tags of a TIFF file's EXIF that are not about how its pixels are stored.
-TIFF_TAGS = {
-    ExifTags.Base.ImageDescription,
-    ExifTags.Base.Make,
-    ExifTags.Base.Model,
-    ExifTags.Base.Software,
-    ExifTags.Base.DateTime,
-    ExifTags.Base.Artist,
-    ExifTags.Base.Copyright,
-    ExifTags.IFD.Exif,
-    ExifTags.IFD.GPSInfo,
-}
-SIZE_TAGS = (ExifTags.Base.ExifImageWidth, ExifTags.Base.ExifImageHeight)
-BROKEN = (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, struct.error)
+from imaging import decoding, ifd, memory, saving
+from imaging.containers import split
+from imaging.kinds import FORMATS, PictureError, TooLarge, kind_of, saved_as, saved_suffix
+from imaging.metadata import Carried
 
+LONGEST_SIDE = {"JPEG": 65500, "WEBP": 16383, "AVIF": 65535}  # what they can hold
 
-class PictureError(ValueError):
-    """A picture cannot be used; the message says why and what to do, but not which it is."""
+warnings.filterwarnings("ignore", module=r"PIL\.")  # the notes say what there is to say
 
 
 @dataclass
 class Photo:
-    """A picture, upright, in mode L, LA, RGB or RGBA, or F with 0–65535 for 16-bit greyscale."""
+    """A picture, upright: mode L, LA, RGB or RGBA, or 16 bits a channel as uint16 H×W×C."""
 
-    image: Image.Image
+    image: Image.Image | np.ndarray
     format: str  # in which the enlarged picture is saved
     metadata: dict[str, object]  # for the enlarged picture, as Pillow's `save` takes it
     note: str = ""  # what a person should know of the conversion
+    carried: Carried = field(default_factory=Carried)
 
-    def save(self, image: Image.Image, file: Path | BinaryIO) -> None:
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels."""
+        deep = isinstance(self.image, np.ndarray)
+        return self.image.shape[1::-1] if deep else self.image.size
+
+    def save(self, image: Image.Image | np.ndarray, file: Path | BinaryIO) -> None:
         """Write `image`, which was made of this photo, with the metadata of this photo.
 
         Raises:
-            PictureError: the format cannot hold the picture or its metadata.
+            PictureError: the format cannot hold the picture.
             OSError: the file cannot be written.
         """
         try:
-            image.save(file, self.format, **QUALITY.get(self.format, {}), **self.metadata)
-        except (ValueError, TypeError, RuntimeError, struct.error) as error:
-            raise PictureError(f"cannot be saved as {self.format} ({error})") from None
+            saving.write(image, self.format, file, self.metadata)
+            if self.format == "TIFF":
+                tags = self.carried.exif or ifd.Tiff("<")
+                saving.add_tags(file, tags, self.carried.xmp)
+        except (OSError, MemoryError) as error:
+            if getattr(error, "errno", None) is not None or isinstance(error, MemoryError):
+                raise
+            raise PictureError(f"cannot be saved as {self.format} ({one_line(error)})") from None
+        except Exception as error:
+            raise PictureError(f"cannot be saved as {self.format} ({one_line(error)})") from None
 
 
-def saved_suffix(name: str) -> str:
-    """Return the suffix under which the enlarged picture is saved: its own, but .png for GIF."""
-    suffix = Path(name).suffix
-    return ".png" if suffix.lower() == ".gif" else suffix
+def one_line(error: BaseException) -> str:
+    """Return what an exception says, or is, on one line."""
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return str(text).strip().splitlines()[0]
 
 
-def list_pictures(folder: Path) -> list[Path]:
-    """Return the pictures that lie directly in a folder, sorted.
-
-    Raises:
-        PictureError: there are none, or the folder cannot be read.
-    """
-    try:
-        found = sorted(p for p in folder.iterdir() if p.suffix.lower() in FORMATS and p.is_file())
-    except OSError as error:
-        raise PictureError(f"{folder} cannot be read ({error.strerror})") from None
-    if not found:
-        raise PictureError(f"no pictures in {folder}; expected {', '.join(FORMATS)}")
-    return found
-
-
-def open_photo(file: Path | BinaryIO, name: str, scale: int, most_pixels: int = 0) -> Photo:
+def open_photo(
+    source: Path | BinaryIO, name: str, scale: int, most_pixels: int = 0, room: int | None = None
+) -> Photo:
     """Read a picture that is to be enlarged.
 
     Args:
-        file: a path or an open file.
-        name: of the file; its suffix must be that of the format.
+        source: a path or an open file.
+        name: of the file, if it has one; a suffix of another format is told in the note.
         scale: what it will be enlarged by, checked against what its format can hold.
-        most_pixels: of the picture; 0 for Pillow's own limit against decompression bombs.
+        most_pixels: of the picture; 0 for no limit but memory.
+        room: bytes of memory that it may take; those available if left out.
 
     Raises:
         PictureError: not a still picture in one of FORMATS, broken, too large, or in a colour
-            space that has no RGB luminance (CMYK, Lab).
+            space that has no RGB luminance (Lab).
     """
-    named = FORMATS.get(Path(name).suffix.lower())
-    if named is None:
-        raise PictureError(f"not one of {', '.join(FORMATS)}")
-    if isinstance(file, Path) and file.exists() and not file.is_file():
-        raise PictureError("is no regular file")  # a pipe would wait for ever
-    warnings.simplefilter("error", Image.DecompressionBombWarning)
     try:
-        with Image.open(file, formats=sorted(set(FORMATS.values()))) as image:
-            _check(image, named, scale, most_pixels)
-            return _decode(image, scale)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise PictureError(
-            f"more than {Image.MAX_IMAGE_PIXELS / 1e6:.0f} megapixels; cut it in pieces first"
-        ) from None
-    except Image.UnidentifiedImageError:
-        raise PictureError("not a picture, or a broken one") from None
-    except PictureError:
+        data = _bytes(source)
+        kind = kind_of(data)
+        stripped, carried = split(data, kind)
+        image = _decoder(stripped, kind)
+        _check(image, kind, scale, most_pixels, room)
+        if name and FORMATS.get(Path(name).suffix.lower()) != kind:
+            suffix = saved_suffix(name, data)
+            carried.notes.append(f"is a {kind} file by its content, saved as {suffix}")
+        return _decode(stripped, kind, image, scale, carried)
+    except (PictureError, MemoryError):
         raise
     except FileNotFoundError:
         raise PictureError("no such file") from None
-    except BROKEN as error:
-        raise PictureError(f"cannot be read ({getattr(error, 'strerror', 0) or error})") from None
+    except SyntaxError:
+        raise PictureError("not a picture, or a broken one") from None
+    except Exception as error:  # a decoder may raise anything at a broken file
+        raise PictureError(f"cannot be read ({one_line(error)})") from None
 
 
-def _check(image: Image.Image, named: str, scale: int, most_pixels: int) -> None:
-    kept = "PNG" if named == "GIF" else named
-    found = "JPEG" if image.format == "MPO" else image.format  # a phone's JPEG with a preview
-    if found != named:
-        raise PictureError(f"a {found} file by its content, not {named}; correct its name")
-    if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
+def _bytes(source: Path | BinaryIO) -> bytes:
+    if not isinstance(source, Path):
+        source.seek(0)
+        return source.read()
+    if source.exists() and not source.is_file():
+        raise PictureError("is no regular file")  # a pipe would wait for ever
+    if source.stat().st_size > memory.available():
+        raise PictureError("the file alone is larger than the memory that is free")
+    return source.read_bytes()
+
+
+def _decoder(data: bytes, kind: str) -> Image.Image:
+    """Open a picture without Pillow's limit of pixels: `_check` has one of memory."""
+    return Image.OPEN[kind][0](io.BytesIO(data), "")
+
+
+def _check(image: Image.Image, kind: str, scale: int, most_pixels: int, room: int | None) -> None:
+    kept, megapixels = saved_as(kind), image.width * image.height / 1e6
+    if getattr(image, "n_frames", 1) > 1:
         raise PictureError(f"has {image.n_frames} frames or pages; save the one you want alone")
-    if most_pixels and image.width * image.height > most_pixels:
-        megapixels = image.width * image.height / 1e6
-        raise PictureError(f"{megapixels:.1f} megapixels; at most {most_pixels / 1e6:.1f} here")
-    if max(image.size) * scale > LONGEST_SIDE.get(kept, 2**31):
+    if most_pixels and megapixels * 1e6 > most_pixels:
+        raise TooLarge(f"{megapixels:.1f} megapixels; at most {most_pixels / 1e6:.1f} here")
+    if max(image.size) * scale > LONGEST_SIDE.get(kept, 2**31 - 1):
         raise PictureError(
-            f"{kept} holds {LONGEST_SIDE[kept]} pixels a side, x{scale} needs "
+            f"{kept} holds {LONGEST_SIDE.get(kept, 2**31 - 1)} pixels a side, x{scale} needs "
             f"{max(image.size) * scale}; save it as PNG first"
         )
-    if image.mode in ("CMYK", "LAB", "HSV", "I", "F"):
-        kind = {"I": "32-bit", "F": "floating-point"}.get(image.mode, image.mode)
-        raise PictureError(f"{kind} pixels; convert it to RGB or greyscale first")
+    deep = len(image.getbands()) if ";16" in decoding.rawmode(image) else 0
+    need = memory.needed(*image.size, scale, kept, deep)
+    room = memory.available() if room is None else room
+    if need > room:
+        raise PictureError(
+            f"{megapixels:.1f} megapixels enlarged need about {need / 1e9:.1f} GB of memory, "
+            f"{room / 1e9:.1f} GB are free; cut it in pieces first"
+        )
+    if image.mode in ("LAB", "HSV", "F") or (
+        image.mode == "I" and not decoding.is_deep_grey(image)
+    ):
+        shown = {"I": "32-bit", "F": "floating-point"}.get(image.mode, image.mode)
+        raise PictureError(f"{shown} pixels; convert it to RGB or greyscale first")
 
 
-def _decode(image: Image.Image, scale: int) -> Photo:
-    deep = image.format in ("PNG", "TIFF") and any(";16" in str(tile.args) for tile in image.tile)
-    exif = image.getexif()
-    for directory in {ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo} & set(exif):
-        exif.get_ifd(directory)  # now, as a TIFF file is closed once its pixels are read
-    upright = ImageOps.exif_transpose(image)
-    _adapt(exif, image.format, (upright.width * scale, upright.height * scale))
-    metadata = _metadata(upright.info, image.format)
-    if exif:
-        metadata["exif"] = exif.tobytes()
-    saved_as = {"MPO": "JPEG", "GIF": "PNG"}.get(image.format, image.format)
-    if upright.mode.startswith("I;16"):
-        if upright.has_transparency_data:
-            raise PictureError("16-bit greyscale with a transparent level; save it without")
-        levels = np.asarray(upright).astype(np.float32)
-        return Photo(Image.fromarray(levels), saved_as, metadata)
-    mode = "L" if upright.mode in ("1", "L", "LA", "La") else "RGB"
-    mode += "A" if upright.has_transparency_data else ""
-    note = "16 bits per channel are read as 8; only greyscale keeps 16" if deep else ""
-    return Photo(upright.convert(mode), saved_as, metadata, note)
+def _decode(stripped: bytes, kind: str, image: Image.Image, scale: int, carried: Carried) -> Photo:
+    def again() -> Image.Image:
+        return _decoder(stripped, kind)
 
-
-def _adapt(exif: Image.Exif, found: str, size: tuple[int, int]) -> None:
-    """Make the EXIF of a picture true of its enlarged, upright copy of that size."""
-    exif.pop(ExifTags.Base.Orientation, None)
-    if found == "TIFF":
-        for tag in set(exif) - TIFF_TAGS:
-            del exif[tag]
-    details = exif.get_ifd(ExifTags.IFD.Exif) if ExifTags.IFD.Exif in exif else {}
-    for tag, length in zip(SIZE_TAGS, size, strict=True):
-        if tag in details:
-            details[tag] = length
-
-
-def _metadata(info: dict, found: str) -> dict[str, object]:
-    """Choose from Pillow's `info` of a picture in format `found` what `save` can write again."""
-    keys = {"icc_profile", "dpi"}
-    if found in ("JPEG", "MPO"):
-        keys |= {"xmp", "comment"}
-    if found == "WEBP":
-        keys |= {"xmp"}
-    kept = {key: info[key] for key in keys if info.get(key)}
-    if found == "PNG":
-        kept["pnginfo"] = PngImagePlugin.PngInfo()
-        for key, text in info.items():
-            if isinstance(text, str):
-                kept["pnginfo"].add_text(key, text)
-    return kept
+    if kind not in ("PNG", "JPEG", "TIFF"):
+        carried.take_info(image.info)
+    turn = 1 if kind in ("AVIF", "HEIF") else carried.orientation()  # those decoders turn it
+    picture = decoding.turned(decoding.pixels(image, again, kind, carried), turn)
+    photo = Photo(picture, saved_as(kind), {}, carried=carried)
+    carried.settle(*(scale * length for length in photo.size))
+    deep = isinstance(picture, np.ndarray)
+    channels = picture.shape[2] if deep else len(picture.mode)
+    photo.metadata = saving.save_options(carried, image.info, photo.format, channels, deep)
+    photo.note = "; ".join(dict.fromkeys(carried.notes))
+    return photo

@@ -1,22 +1,32 @@
 """The network ready to enlarge pictures: on its device, as fast as that allows."""
 
+import io
+import re
+import sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import BinaryIO
 
+import numpy as np
 import torch
 from PIL import Image
 
+from imaging.album import STREAM
 from imaging.enlarge import enlarge, one_by_one, silent
-from imaging.photo import Photo, PictureError, open_photo
+from imaging.kinds import PictureError
+from imaging.memory import available
+from imaging.photo import Photo, one_line, open_photo
 from inference.fast_cpu import for_cpu
 from inference.restore import restore
 from inference.weights import load_luminance_weights
 from runtime.device import has_bf16
+from runtime.errors import RunError
 from runtime.files import whole_file
 
 Advance = Callable[..., object]
-MOST_THREADS = 16  # each holds the feature maps of a tile, 40 MB
+MOST_THREADS = 16
+TILE_BYTES = 40_000_000  # the feature maps of a tile, of which each thread holds one
 
 
 class Upscaler:
@@ -43,9 +53,10 @@ class Upscaler:
         model = load_luminance_weights(weights)
         self.scale, self.ensemble, self.radius = scale, ensemble, model.receptive_radius
         self.each: Callable[..., Iterable] = one_by_one
+        self.threads = 1
         if device.type == "cpu":  # a thread per tile: layers need not wait for the slowest thread
-            threads = min(torch.get_num_threads(), MOST_THREADS)
-            pool = ThreadPoolExecutor(threads, "tile", torch.set_num_threads, (1,))
+            self.threads = min(torch.get_num_threads(), MOST_THREADS)
+            pool = ThreadPoolExecutor(self.threads, "tile", torch.set_num_threads, (1,))
             self.each = pool.map
         self.exact = for_cpu(model, bf16=False) if device.type == "cpu" else model.to(device)
         self.model = self.exact
@@ -53,9 +64,9 @@ class Upscaler:
             self.model = for_cpu(model, bf16=True)
         self.deep = self.model if precision == "bf16" else self.exact
 
-    def enlarge(self, photo: Photo, advance: Advance = silent) -> Image.Image:
+    def enlarge(self, photo: Photo, advance: Advance = silent) -> Image.Image | np.ndarray:
         """Return the picture enlarged; `advance` is told of each piece that is done."""
-        model = self.deep if photo.image.mode == "F" else self.model
+        model = self.model if isinstance(photo.image, Image.Image) else self.deep
         return enlarge(
             photo.image,
             self.scale,
@@ -66,15 +77,15 @@ class Upscaler:
         )
 
     def enlarge_file(
-        self, source: Path, target: Path, force: bool, advance: Advance
+        self, source: Path | BinaryIO, target: Path | str, advance: Advance, share: int = 1
     ) -> tuple[int, str]:
         """Enlarge one file into another.
 
         Args:
             source: the picture.
-            target: the result.
-            force: overwrite what is there.
+            target: the result, or STREAM for standard output.
             advance: called with the pixels done and, once, with 0 and those that are to be done.
+            share: how many pictures share the memory.
 
         Returns:
             The pixels of the result, and what a person should know of it, or nothing.
@@ -82,12 +93,30 @@ class Upscaler:
         Raises:
             PictureError, RunError: the picture cannot be read, or the result not written.
         """
-        if target.exists() and not force:
-            raise PictureError(f"{target} exists; --force overwrites it")
-        photo = open_photo(source, source.name, self.scale)
-        pixels = photo.image.width * photo.image.height * self.scale**2
+        name = source.name if isinstance(source, Path) else ""
+        photo = open_photo(source, name, self.scale, room=self.room() // share)
+        pixels = photo.size[0] * photo.size[1] * self.scale**2
         advance(0, pixels)
         result = self.enlarge(photo, advance)
-        with whole_file(target) as temporary:
-            photo.save(result, temporary)
+        if target == STREAM:
+            file = io.BytesIO()
+            photo.save(result, file)
+            sys.stdout.buffer.write(file.getbuffer())
+            sys.stdout.buffer.flush()
+        else:
+            with whole_file(target) as temporary:
+                photo.save(result, temporary)
         return pixels, photo.note
+
+    def room(self) -> int:
+        """Return the bytes of memory that are left for pictures."""
+        return available() - self.threads * TILE_BYTES
+
+
+def what_happened(error: Exception) -> str:
+    """Return on one line what a picture's exception says; torch's go on over many."""
+    if isinstance(error, (PictureError, RunError)):
+        return str(error)
+    if isinstance(error, MemoryError) or re.search("allocate|out of memory|thread", str(error)):
+        return "not enough memory; cut it in pieces, or end other programs"
+    return f"failed ({type(error).__name__}: {one_line(error)})"

@@ -4,6 +4,7 @@ import contextlib
 import os
 import pickle
 import warnings
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -23,7 +24,8 @@ def whole_file(path: Path | str) -> Iterator[Path]:
     path = Path(path)
     if path.is_dir():
         raise RunError(f"cannot write {path}: it is a folder")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    short = zlib.crc32(os.fsencode(path.name))  # the name may be as long as names can be
+    temporary = path.with_name(f".{short:08x}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary

@@ -11,6 +11,7 @@ import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from flask import Flask, Response, abort, render_template, request
 from jinja2 import FileSystemLoader
@@ -18,7 +19,8 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.serving import make_server
 
 from imaging.enlarge import bicubic_only, enlarge
-from imaging.photo import PictureError, open_photo, saved_suffix
+from imaging.kinds import PictureError, TooLarge, by_content, saved_suffix
+from imaging.photo import one_line, open_photo
 from runtime.errors import RunError
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ MOST_BYTES = 32 * 2**20
 MOST_PIXELS = 50_000_000  # of a result: about 0.7 GB of memory
 MOST_WAITING = 8  # requests beside the one in work; their pictures wait in memory
 TYPES = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp", "BMP": "image/bmp"}
+TYPES["AVIF"] = "image/avif"
 SECURITY = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; "
     "script-src 'unsafe-inline'; img-src blob: data:; connect-src 'self'; "
@@ -73,10 +76,12 @@ def create_app(upscalers: "dict[int, Upscaler]") -> Flask:
             data = request.get_data(cache=False)
             with turn:  # one at a time, as it uses every core and much memory
                 return _enlarged(data, request.args.get("name", ""), upscalers[scale], method)
-        except PictureError as error:
-            abort(422, f"The picture was not taken: {error}.")
+        except HTTPException:
+            raise
         except MemoryError:
             abort(503, "There is not enough memory for this picture.")
+        except Exception as error:  # whatever a picture does to a decoder or to torch
+            abort(422, f"The picture was not taken: {one_line(error)}.")
         finally:
             places.release()
 
@@ -84,7 +89,7 @@ def create_app(upscalers: "dict[int, Upscaler]") -> Flask:
     def sentence(error: HTTPException) -> Response:
         text = error.description
         if error.code == 413:
-            text = f"The file is larger than {MOST_BYTES // 2**20} MB."
+            text = f"The file is larger than {MOST_BYTES // 2**20} MB; python upscale.py takes it."
         return Response(text, error.code, mimetype="text/plain")
 
     @app.after_request
@@ -125,11 +130,15 @@ def serve(upscalers: "dict[int, Upscaler]", port: int) -> None:
 
 
 def _enlarged(data: bytes, name: str, upscaler: "Upscaler", method: str) -> Response:
-    if Path(name).suffix.lower() in (".tif", ".tiff"):
-        raise PictureError("browsers do not show TIFF; use python upscale.py for it")
+    kind, how = by_content(data), f"python upscale.py FILE --scale {upscaler.scale} --output DIR"
+    if kind in ("TIFF", "HEIF"):
+        raise PictureError(f"browsers do not show {kind}; {how} enlarges it")
     start = time.perf_counter()
     most_pixels = MOST_PIXELS // upscaler.scale**2
-    photo = open_photo(io.BytesIO(data), name, upscaler.scale, most_pixels)
+    try:
+        photo = open_photo(io.BytesIO(data), name, upscaler.scale, most_pixels)
+    except TooLarge as error:
+        raise PictureError(f"{error}; {how} takes larger ones") from None
     if method == "srcnn":
         image = upscaler.enlarge(photo)
     else:
@@ -138,7 +147,8 @@ def _enlarged(data: bytes, name: str, upscaler: "Upscaler", method: str) -> Resp
     photo.save(image, file)
     response = Response(file.getvalue(), mimetype=TYPES[photo.format])
     response.headers["X-Seconds"] = f"{time.perf_counter() - start:.2f}"
-    response.headers["X-Suffix"] = saved_suffix(name)
+    response.headers["X-Suffix"] = saved_suffix(name, data)
+    response.headers["X-Note"] = quote(photo.note)
     return response
 
 

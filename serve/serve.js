@@ -1,6 +1,7 @@
 // Sends a picture to the server, twice: for the bicubic and for the network's enlargement.
 const $ = (id) => document.getElementById(id);
 const mostBytes = Number(document.body.dataset.mostBytes);
+let pictures = []; // all that were given; `picture` is the one that is shown
 let picture = null;
 let running = new AbortController();
 let urls = [];
@@ -18,6 +19,7 @@ const request = async (method, scale, file, signal) => {
     blob: await response.blob(),
     seconds: Number(response.headers.get("X-Seconds")),
     suffix: response.headers.get("X-Suffix"),
+    note: decodeURIComponent(response.headers.get("X-Note") || ""),
   };
 };
 
@@ -48,7 +50,7 @@ const enlarge = async () => {
   const { signal } = running;
   $("result").hidden = true;
   if (file.size > mostBytes) {
-    say(`The file is larger than ${mostBytes / 2 ** 20} MB.`, "error");
+    say(`The file is larger than ${mostBytes / 2 ** 20} MB; python upscale.py takes it.`, "error");
     return;
   }
   say(`Enlarging ${file.name} …`, "busy");
@@ -67,7 +69,7 @@ const enlarge = async () => {
     $("download").download = file.name.replace(/\.[^.]*$/, "") + `_x${scale}${srcnn.suffix}`;
     $("result").hidden = false;
     document.body.classList.add("loaded");
-    say("");
+    say(srcnn.note && `Note: ${srcnn.note}.`);
     lay();
   } catch (error) {
     if (signal.aborted) return;
@@ -77,21 +79,39 @@ const enlarge = async () => {
   }
 };
 
-const take = (file) => {
-  if (!file) return;
+const choose = (file) => {
   picture = file;
+  for (const button of $("pictures").children) {
+    button.setAttribute("aria-pressed", pictures[button.value] === file);
+  }
   enlarge();
 };
 
+const take = (files) => {
+  if (!files.length) return;
+  pictures = [...files];
+  const buttons = pictures.map((file, number) => {
+    const button = document.createElement("button");
+    button.textContent = file.name;
+    button.value = number;
+    button.addEventListener("click", () => choose(file));
+    return button;
+  });
+  $("pictures").replaceChildren(...buttons);
+  $("pictures").hidden = buttons.length < 2;
+  choose(pictures[0]);
+};
+
 $("file").addEventListener("change", () => {
-  take($("file").files[0]);
+  take([...$("file").files]);
   $("file").value = "";
 });
+document.addEventListener("paste", (event) => take(event.clipboardData.files));
 for (const name of ["dragover", "dragleave", "drop"]) {
   document.addEventListener(name, (event) => {
     event.preventDefault();
     document.body.classList.toggle("over", name === "dragover");
-    if (name === "drop") take(event.dataTransfer.files[0]);
+    if (name === "drop") take(event.dataTransfer.files);
   });
 }
 for (const radio of document.querySelectorAll("[name=scale]")) {

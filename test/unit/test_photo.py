@@ -1,8 +1,9 @@
-"""Opening and saving pictures: modes, orientation, what they carry, and what is refused."""
+"""Opening and saving pictures: kinds, modes, orientation, what they carry, what is refused."""
 
 import io
 import os
 import struct
+import sys
 import zlib
 from pathlib import Path
 
@@ -11,7 +12,9 @@ import pytest
 from PIL import Image, ImageCms, PngImagePlugin
 from samples import coffee, pixels, through
 
+from imaging import memory
 from imaging.enlarge import bicubic_only, enlarge
+from imaging.kinds import FORMATS, saved_suffix
 from imaging.photo import PictureError, open_photo
 
 ORIENTATION, EXIF_IFD, GPS_IFD, MAKE = 0x0112, 0x8769, 0x8825, 0x010F
@@ -57,15 +60,6 @@ def test_a_transparent_colour_becomes_alpha(mode: str, key: object) -> None:
     assert result.mode == {"L": "LA"}.get(mode, "RGBA")
     assert (pixels(result.getchannel("A"))[:, :50] == 0).all()
     assert (pixels(result.getchannel("A"))[:, 70:] > 200).mean() > 0.9
-
-
-def test_colours_of_16_bits_are_told() -> None:
-    rows = b"".join(b"\0" + np.arange(12, dtype=">u2").tobytes() for _ in range(4))
-    grey = b"".join(b"\0" + np.arange(4, dtype=">u2").tobytes() for _ in range(4))
-    photo = open_photo(io.BytesIO(png(4, 4, 16, 2, rows)), "a.png", 3)
-    assert photo.image.mode == "RGB"
-    assert "16 bits per channel are read as 8" in photo.note
-    assert not open_photo(io.BytesIO(png(4, 4, 16, 0, grey)), "a.png", 3).note
 
 
 def png(width: int, height: int, bits: int, colour: int, rows: bytes) -> bytes:
@@ -155,17 +149,14 @@ def refused() -> dict[str, tuple[str, bytes, str]]:
         "apng": ("a.png", written(image, "PNG", **more), "2 frames"),
         "webp": ("a.webp", written(image, "WEBP", **more), "2 frames"),
         "pages": ("a.tif", written(image, "TIFF", **more), "2 frames or pages"),
-        "cmyk": ("a.jpg", written(image.convert("CMYK"), "JPEG"), "CMYK pixels; convert it"),
         "lab": ("a.tif", written(image.convert("LAB"), "TIFF"), "LAB pixels"),
         "float": ("a.tif", written(image.convert("F"), "TIFF"), "floating-point pixels"),
         "truncated png": ("a.png", written(image, "PNG")[:900], "cannot be read"),
         "truncated jpeg": ("a.jpg", written(image, "JPEG")[:800], "truncated"),
         "empty": ("a.png", b"", "not a picture"),
         "text": ("a.jpg", b"hello", "not a picture"),
-        "misnamed": ("a.jpg", written(image, "PNG"), "a PNG file by its content, not JPEG"),
-        "suffix": ("a.txt", written(image, "PNG"), "not one of .png"),
-        "bomb": ("a.png", png(20000, 20000, 8, 2, b""), "more than 89 megapixels"),
-        "small bomb": ("a.png", png(10000, 10000, 8, 2, b""), "more than 89 megapixels"),
+        "bomb": ("a.png", png(90000, 90000, 8, 2, b""), "8100.0 megapixels enlarged need about 4"),
+        "gif bomb": ("a.gif", written(image, "GIF").replace(b"\x28\0\x1e\0", b"\xff" * 4), "need"),
         "long": ("a.jpg", written(Image.new("L", (22000, 1)), "JPEG"), "JPEG holds 65500 pixels"),
         "webp long": ("a.webp", written(Image.new("L", (6000, 1)), "WEBP"), "WEBP holds 16383"),
     }
@@ -190,3 +181,67 @@ def test_a_pipe_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.png")
     with pytest.raises(PictureError, match="no regular file"):
         open_photo(tmp_path / "a.png", "a.png", 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "suffix"),
+    [
+        ("a.jfif", "JPEG", ".jfif"),
+        ("a.JPE", "JPEG", ".JPE"),
+        ("a.avif", "AVIF", ".avif"),
+        ("a.jpg", "WEBP", ".webp"),
+        ("a.png", "JPEG", ".jpg"),
+        ("a.tif", "TIFF", ".tif"),
+        ("a", "PNG", ".png"),
+        ("a.png", "GIF", ".png"),
+    ],
+)
+def test_the_content_decides(name: str, kind: str, suffix: str) -> None:
+    data = written(coffee(40, 30), kind)
+    photo = open_photo(io.BytesIO(data), name, 2)
+    assert photo.format == ("PNG" if kind == "GIF" else kind)
+    assert saved_suffix(name, data) == suffix
+    told = f"is a {kind} file by its content, saved as {suffix}"
+    assert photo.note == ("" if FORMATS.get(Path(name).suffix.lower()) == kind else told)
+
+
+def test_big_tiff() -> None:
+    photo = open_photo(io.BytesIO(written(coffee(40, 30), "TIFF", big_tiff=True)), "a.tif", 2)
+    assert (pixels(photo.image) == pixels(coffee(40, 30))).all()
+
+
+def test_heic_needs_its_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)  # importing it fails
+    monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)
+    data = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(99)
+    with pytest.raises(PictureError, match="HEIF needs pillow-heif, which is not installed"):
+        open_photo(io.BytesIO(data), "a.heic", 2)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "tif"])
+def test_cmyk_is_converted(suffix: str) -> None:
+    image = coffee(40, 30)
+    kind = "JPEG" if suffix == "jpg" else "TIFF"
+    data = written(image.convert("CMYK"), kind)
+    photo = open_photo(io.BytesIO(data), f"a.{suffix}", 2)
+    assert "CMYK without a colour profile" in photo.note
+    assert photo.image.mode == "RGB"
+    assert np.abs(pixels(photo.image) - pixels(image)).mean() < 5
+
+
+def test_cmyk_with_a_profile_that_is_none() -> None:
+    data = written(coffee(40, 30).convert("CMYK"), "JPEG", icc_profile=b"nonsense")
+    photo = open_photo(io.BytesIO(data), "a.jpg", 2)
+    assert "its colour profile cannot be used; CMYK without" in photo.note
+    assert "icc_profile" not in photo.metadata
+
+
+def test_memory_is_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = png(2000, 2000, 8, 2, b"")
+    with pytest.raises(
+        PictureError, match=r"4\.0 megapixels enlarged need about 0\.2 GB of memory"
+    ):
+        open_photo(io.BytesIO(data), "a.png", 3, room=100_000_000)
+    monkeypatch.setattr(memory, "available", lambda: 1000)
+    with pytest.raises(PictureError, match=r"0\.0 GB are free; cut it in pieces"):
+        open_photo(io.BytesIO(data), "a.png", 3)

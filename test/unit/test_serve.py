@@ -79,11 +79,10 @@ def test_both_enlargements(client, upscalers: dict[int, Upscaler], scale: int) -
     [
         ("a.jpg", b"hello", "not a picture"),
         ("a.png", b"", "not a picture"),
-        ("", b"hello", "not one of"),
-        ("a.tif", b"II*\0", "browsers do not show TIFF"),
-        ("a.jpg", png(coffee(9, 9)), "correct its name"),
+        ("", b"hello", "not a picture of one of these kinds"),
+        ("a.tif", b"II*\0", "browsers do not show TIFF; python upscale.py FILE --scale 3"),
         ("a.png", png(coffee(60, 40))[:-400], "cannot be read"),
-        ("a.png", png(Image.new("1", (2400, 2400))), "5.8 megapixels; at most 5.6 here"),
+        ("a.png", png(Image.new("1", (2400, 2400))), "5.8 megapixels; at most 5.6 here; python u"),
     ],
 )
 def test_wrong_files(client, name: str, data: bytes, words: str) -> None:
@@ -98,7 +97,10 @@ def test_wrong_requests(client) -> None:
     assert post(client, data, where="3/nearest").status_code == 404
     assert client.get("/enlarge/3/srcnn").status_code == 405
     large = post(client, bytes(server.MOST_BYTES + 1))
-    assert (large.status_code, large.text) == (413, "The file is larger than 32 MB.")
+    assert (large.status_code, large.text) == (
+        413,
+        "The file is larger than 32 MB; python upscale.py takes it.",
+    )
 
 
 def test_other_hosts_and_other_pages_are_refused(client) -> None:
@@ -129,6 +131,30 @@ def test_nothing_is_written_to_disk(
     recording.clear()  # a hook cannot be taken away
     assert not [path for path, mode, _ in opened_files if mode and set(mode) & set("wax+")]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_misnamed_picture_comes_back_with_its_own_suffix(client) -> None:
+    response = post(client, png(coffee(9, 9)), "a.jpg")
+    assert (response.status_code, response.headers["X-Suffix"]) == (200, ".png")
+    assert "PNG%20file%20by%20its%20content" in response.headers["X-Note"]
+
+
+@pytest.mark.parametrize("fault", [RuntimeError("two\nlines"), KeyError(7), RecursionError()])
+def test_whatever_a_picture_does_the_page_answers(fault: Exception) -> None:
+    class Broken:
+        """Stands for an upscaler that fails in its own way."""
+
+        scale = 2
+
+        def enlarge(self, photo: Photo) -> Image.Image:
+            raise fault
+
+    answer = post(
+        server.create_app({2: Broken()}).test_client(), png(coffee(9, 9)), where="2/srcnn"
+    )
+    assert (answer.status_code, answer.mimetype) == (422, "text/plain")
+    assert "was not taken" in answer.text
+    assert "\n" not in answer.text
 
 
 class Slow:
@@ -232,6 +258,28 @@ const data = new DataTransfer();
 data.items.add(new File([bytes], arguments[1]));
 document.dispatchEvent(new DragEvent("drop", { dataTransfer: data, cancelable: true }));
 """
+
+
+SEVERAL = """
+const files = new DataTransfer();
+for (const [name, text] of arguments[0]) {
+  files.items.add(new File([Uint8Array.from(atob(text), (c) => c.charCodeAt(0))], name));
+}
+document.dispatchEvent(new ClipboardEvent("paste", { clipboardData: files }));
+"""
+
+
+def test_several_pictures_are_pasted(browser: Chrome) -> None:
+    files = {"one.png": coffee(30, 20), "two.png": coffee(20, 10)}
+    encoded = [(name, base64.b64encode(png(image)).decode()) for name, image in files.items()]
+    browser.execute_script(SEVERAL, encoded)
+    facts, wait = browser.find_element(By.ID, "facts"), WebDriverWait(browser, 60)
+    wait.until(lambda _: "30×20 → 90×60" in facts.text)
+    buttons = browser.find_elements(By.CSS_SELECTOR, "#pictures button")
+    assert [button.text for button in buttons] == ["one.png", "two.png"]
+    buttons[1].click()
+    wait.until(lambda _: "20×10 → 60×30" in facts.text)
+    assert browser.find_element(By.ID, "name").text == "two.png"
 
 
 def shown(browser: Chrome) -> list[np.ndarray]:

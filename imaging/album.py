@@ -1,0 +1,173 @@
+"""Which pictures are to be enlarged, where each result goes, and what is left aside, and why."""
+
+import os
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from imaging.kinds import FORMATS, HEAD, PictureError, saved_suffix
+
+STREAM = "-"  # standard input, standard output
+LONGEST_NAME = 255  # bytes, on every common file system
+SHOWN = 5  # names in a note
+
+
+@dataclass
+class Plan:
+    """What is to be done, and what is not."""
+
+    work: dict[Path | str, Path | str] = field(default_factory=dict)  # the source of each result
+    refused: dict[Path | str, str] = field(default_factory=dict)  # why, by source
+    notes: list[str] = field(default_factory=list)
+
+
+def plan(
+    sources: list[Path | str],
+    output: Path | str,
+    ending: str,
+    *,
+    force: bool = False,
+    recursive: bool = False,
+    piped: bytes = b"",
+) -> Plan:
+    """Find pictures, and name their results: those of a folder as they lie in it.
+
+    Args:
+        sources: files, folders, STREAM.
+        output: the folder of the results, or STREAM.
+        ending: of a result's name, before its suffix.
+        force: overwrite results that are there.
+        recursive: enter folders in folders.
+        piped: what came through STREAM.
+
+    Raises:
+        PictureError: nothing can be done at all.
+    """
+    made = Plan()
+    wanted = _wanted(sources, output, ending, recursive, piped, made)
+    if output == STREAM:
+        if len(wanted) != 1:
+            raise PictureError(f"standard output takes one picture, not {len(wanted)}")
+        made.work = {STREAM: next(iter(wanted))}
+        return made
+    originals = {source.resolve() for source in wanted if source != STREAM}
+    takers: dict[Path, list[Path | str]] = {}
+    for source, target in wanted.items():
+        if not any(_same(source, other) for other in takers.setdefault(target, [])):
+            takers[target].append(source)
+    writable: dict[Path, str] = {}
+    present = 0
+    for target, several in takers.items():
+        trouble = _trouble(target, several, originals, writable)
+        if trouble:
+            made.refused |= dict.fromkeys(several, trouble)
+        elif os.path.lexists(target) and not force:
+            present += 1
+        else:
+            made.work[target] = several[0]
+    if present:
+        made.notes.append(f"{present} skipped, as the result is there; --force overwrites it")
+    return made
+
+
+def _wanted(
+    sources: list[Path | str],
+    output: Path | str,
+    ending: str,
+    recursive: bool,
+    piped: bytes,
+    made: Plan,
+) -> dict[Path | str, Path]:
+    """Return the result of each picture; of those to STREAM it does not matter."""
+    wanted: dict[Path | str, Path] = {}
+    folder = Path() if output == STREAM else output
+    for source in sources:
+        if source == STREAM:
+            wanted[source] = folder / f"stdin{ending}{saved_suffix('', piped)}"
+        elif source.is_dir():
+            for path, below in _pictures_in(source, output, recursive, made).items():
+                wanted.setdefault(path, folder / below / _result(path, ending))
+        else:
+            wanted.setdefault(source, folder / _result(source, ending))
+    return wanted
+
+
+def _result(path: Path, ending: str) -> str:
+    head = b""
+    if path.is_file():
+        try:
+            with path.open("rb") as file:
+                head = file.read(HEAD)
+        except OSError:
+            pass  # told when it is opened
+    return f"{path.stem}{ending}{saved_suffix(path.name, head)}"
+
+
+def _same(one: Path | str, other: Path | str) -> bool:
+    return one == other or (STREAM not in (one, other) and one.resolve() == other.resolve())
+
+
+def _trouble(target: Path, sources: list, originals: set[Path], writable: dict) -> str:
+    """Return why a result cannot be written, or nothing."""
+    if len(sources) > 1:
+        names = " and ".join(map(str, sources))
+        return f"{names} would all become {target}; rename them"
+    if len(os.fsencode(target.name)) > LONGEST_NAME:
+        return f"the name {target.name} is longer than {LONGEST_NAME} bytes; --suffix shortens it"
+    try:
+        if target.resolve() in originals:
+            return f"would become {target}, which is to be enlarged, too"
+        if target.is_dir():
+            return f"would become {target}, which is a folder"
+        target.lstat()
+    except FileNotFoundError:
+        pass
+    except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links, before Python 3.13
+        why = getattr(error, "strerror", None) or error
+        return f"would become {target.name} ({why}); name another --output"
+    folder = target.parent
+    if folder not in writable:
+        writable[folder] = unwritable(folder)
+    return writable[folder]
+
+
+def unwritable(folder: Path) -> str:
+    """Return why no file can be written into a folder, which may be still to be made."""
+    there = next((f for f in (folder, *folder.parents) if os.path.lexists(f)), Path())
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            return ""
+    except OSError as error:
+        return f"{there} cannot be written to ({error.strerror})"
+
+
+def _pictures_in(folder: Path, output: Path | str, recursive: bool, made: Plan) -> dict[Path, Path]:
+    """Return the pictures of a folder, sorted, and where in it they lie."""
+    found, others, unentered = {}, [], 0
+
+    def unreadable(error: OSError) -> None:
+        made.refused[Path(error.filename)] = f"cannot be read ({error.strerror})"
+
+    avoided = None if output == STREAM else output.resolve()
+    if avoided == folder.resolve():
+        raise PictureError(f"--output {output} is the folder of the pictures; name another one")
+    for place, folders, files in os.walk(folder, onerror=unreadable):
+        here = Path(place)
+        for name in sorted(files):
+            path = here / name
+            if path.suffix.lower() in FORMATS and path.is_file():
+                found[path] = here.relative_to(folder)
+            else:
+                others.append(name)
+        if not recursive:
+            unentered = len(folders)
+            break
+        folders[:] = sorted(f for f in folders if (here / f).resolve() != avoided)
+    if others:
+        names = ", ".join(others[:SHOWN]) + (", …" if len(others) > SHOWN else "")
+        made.notes.append(f"{folder}: skipped {len(others)} that are no pictures: {names}")
+    if unentered:
+        made.notes.append(f"{folder}: {unentered} subfolders not entered; --recursive does")
+    if not found and folder not in made.refused:
+        made.refused[folder] = f"no pictures in it; expected {', '.join(FORMATS)}"
+    return found

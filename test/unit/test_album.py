@@ -1,0 +1,215 @@
+"""Which pictures upscale.py takes, what it leaves aside and says so; names, streams, limits."""
+
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from commands import ROOT, assert_one_line_error, run
+from PIL import Image
+from samples import coffee, opened, png, save_weights
+
+import upscale
+from imaging import album
+from imaging.kinds import PictureError
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_weights(tmp_path_factory.mktemp("weights") / "w.pth")
+
+
+def save(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    coffee(20, 10).save(path, "PNG")
+    return path
+
+
+def test_only_sources_of_one_result_are_refused(tmp_path: Path) -> None:
+    a, b, out = tmp_path / "a", tmp_path / "b", tmp_path / "out"
+    for path in (a / "x.png", b / "x.png", b / "y.png"):
+        save(path)
+    made = album.plan([a, b, a / "x.png"], out, "_x2")
+    assert made.work == {out / "y_x2.png": b / "y.png"}
+    assert set(made.refused) == {a / "x.png", b / "x.png"}
+    assert "would all become" in made.refused[a / "x.png"]
+    assert album.plan([a, a / "x.png"], out, "_x2").work == {out / "x_x2.png": a / "x.png"}
+
+
+def test_what_would_overwrite_a_picture_is_refused(tmp_path: Path) -> None:
+    one, two = save(tmp_path / "a.png"), save(tmp_path / "a_x3.png")
+    made = album.plan([one, two], tmp_path, "_x3")
+    assert made.work == {tmp_path / "a_x3_x3.png": two}
+    assert "which is to be enlarged, too" in made.refused[one]
+    assert album.plan([one], tmp_path, "").refused, "would overwrite itself"
+    with pytest.raises(PictureError, match="is the folder of the pictures"):
+        album.plan([tmp_path], tmp_path, "_x3")
+
+
+def test_a_folder_is_mirrored_and_what_is_skipped_is_named(tmp_path: Path) -> None:
+    folder, out = tmp_path / "album", tmp_path / "album" / "out"
+    for name in ("a.png", "more/a.png", "more/b.jpg", "out/old.png"):
+        save(folder / name)
+    for name in ("Thumbs.db", "notes.txt"):
+        (folder / name).touch()
+    (folder / "loop.png").symlink_to("loop.png")
+    (folder / "more" / "up").symlink_to(folder)
+    made = album.plan([folder], out, "_x2")
+    assert list(made.work) == [out / "a_x2.png"]
+    assert made.notes == [
+        f"{folder}: skipped 3 that are no pictures: Thumbs.db, loop.png, notes.txt",
+        f"{folder}: 2 subfolders not entered; --recursive does",
+    ]
+    made = album.plan([folder], out, "_x2", recursive=True)
+    assert set(made.work) == {out / "a_x2.png", out / "more/a_x2.png", out / "more/b_x2.png"}
+    assert not made.refused
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert "no pictures in it" in album.plan([empty], out, "").refused[empty]
+
+
+def test_a_folder_without_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(tmp_path / "in/a.png")
+    save(tmp_path / "in/locked/b.png")
+    scandir = os.scandir
+
+    def guarded(path: str) -> object:
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+    made = album.plan([tmp_path / "in"], tmp_path / "out", "", recursive=True)
+    assert list(made.work.values()) == [tmp_path / "in/a.png"]
+    assert made.refused == {tmp_path / "in/locked": "cannot be read (Permission denied)"}
+
+
+def test_names_of_every_length(tmp_path: Path, weights: Path) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    long, longer = save(folder / ("x" * 240 + ".png")), save(folder / ("y" * 251 + ".png"))
+    result = run("upscale.py", folder, "--output", out, "--weights", weights, "--suffix=")
+    assert result.returncode == 0, result.stderr
+    assert {p.name for p in out.iterdir()} == {long.name, longer.name}
+    shutil.rmtree(out)
+    result = run("upscale.py", folder, "--output", out, "--weights", weights)
+    assert_one_line_error(result, "1 could not be enlarged", status=1)
+    assert "is longer than 255 bytes; --suffix shortens it" in result.stderr
+    assert [p.name for p in out.iterdir()] == ["x" * 240 + "_x3.png"]
+
+
+NO_UTF_8 = {
+    "LC_ALL": "C",
+    "PYTHONUTF8": "0",
+    "PYTHONCOERCECLOCALE": "0",
+    "PYTHONIOENCODING": "ascii",
+}
+
+
+def test_bytes_that_are_no_text_in_names_and_a_locale_without_utf_8(
+    tmp_path: Path, weights: Path
+) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    for name in (b"J\xf6rg.png", "咖啡.png".encode(), b"two\nlines.png"):
+        save(folder / os.fsdecode(name))
+    (folder / os.fsdecode(b"\xff.png")).write_bytes(b"no picture")
+    words = [folder, "--output", out, "--weights", weights]
+    result = run("upscale.py", *words, env=NO_UTF_8)
+    assert_one_line_error(result, "1 of 4 pictures could not", status=1)
+    expected = {b"J\xf6rg_x3.png", "咖啡_x3.png".encode(), b"two\nlines_x3.png"}
+    assert {os.fsencode(path.name) for path in out.iterdir()} == expected
+    assert run("upscale.py", "--help", env=NO_UTF_8).returncode == 0
+
+
+def test_from_and_to_streams(tmp_path: Path, weights: Path) -> None:
+    image = coffee(40, 30)
+    command = [sys.executable, ROOT / "upscale.py", "-", "--weights", weights, "--output"]
+    piped = subprocess.run([*command, "-"], input=png(image), capture_output=True, check=False)
+    assert piped.returncode == 0, piped.stderr
+    assert opened(piped.stdout).shape == (90, 120, 3)
+    assert b"1 of 1 pictures enlarged" in piped.stderr
+    filed = subprocess.run([*command, tmp_path], input=png(image), capture_output=True, check=False)
+    assert filed.returncode == 0, filed.stderr
+    assert (tmp_path / "stdin_x3.png").read_bytes() == piped.stdout
+    two = run("upscale.py", tmp_path / "a.png", tmp_path / "b.png", "--output", "-")
+    assert_one_line_error(two, "standard output takes one picture, not 2")
+
+
+@pytest.mark.parametrize("words", [["--help"], ["-", "--output", "-"]])
+def test_a_reader_that_leaves(words: list[str], weights: Path) -> None:
+    command = [sys.executable, ROOT / "upscale.py", *words, "--weights", weights]
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        result = subprocess.run(
+            command, input=png(coffee(40, 30)), stdout=write, stderr=subprocess.PIPE, check=False
+        )
+    finally:
+        os.close(write)
+    assert b"Traceback" not in result.stderr
+    assert b"Exception ignored" not in result.stderr
+
+
+def test_whether_the_output_can_be_written_is_known_first(tmp_path: Path) -> None:
+    picture = save(tmp_path / "a.png")
+    (tmp_path / "file").touch()
+    for output in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/nothing")):
+        result = run("upscale.py", picture, "--output", output, "--weights", "no such weights")
+        assert_one_line_error(result, f"--output {output}: ", "cannot be written to")
+    (tmp_path / "out" / "a_x3.png").mkdir(parents=True)
+    result = run("upscale.py", picture, "--output", tmp_path / "out", "--weights", "none")
+    assert_one_line_error(result, "1 could not be enlarged", status=1)
+    assert "which is a folder" in result.stderr
+
+
+def test_whatever_a_picture_does_the_others_are_enlarged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    faults = [RuntimeError("DefaultCPUAllocator: can't allocate memory\nmore"), KeyError(3)]
+    faults += [RecursionError("too deep"), MemoryError(), None]
+
+    class Failing:
+        """Stands for an upscaler that fails in many ways."""
+
+        def enlarge_file(self, source: Path, *_: object) -> tuple[int, str]:
+            fault = faults[int(source.name)]
+            if fault:
+                raise fault
+            return 1, ""
+
+    made = album.Plan({Path(f"out{i}"): Path(str(i)) for i in range(5)})
+    with pytest.raises(upscale.RunError, match="4 of 5 pictures could not"):
+        upscale.enlarge_all(made, Failing(), jobs=2)
+    out, err = capsys.readouterr()
+    assert "1 of 5 pictures enlarged" in out
+    assert len(err.splitlines()) == 4
+    assert err.count("not enough memory") == 2
+
+
+def test_a_memory_limit_costs_the_picture_that_is_too_large(tmp_path: Path, weights: Path) -> None:
+    save(tmp_path / "in/small.png")
+    Image.new("L", (9000, 9000)).save(tmp_path / "in/large.png")
+    limit = 4 * 2**30
+    result = run(
+        *("upscale.py", tmp_path / "in", "--output", tmp_path / "out", "--weights", weights),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
+    )
+    assert_one_line_error(result, "1 of 2 pictures could not be enlarged", status=1)
+    assert "81.0 megapixels enlarged need about" in result.stderr
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["small_x3.png"]
+
+
+@pytest.mark.parametrize("megabytes", [200, 900])
+def test_a_memory_limit_too_small_for_anything(
+    tmp_path: Path, weights: Path, megabytes: int
+) -> None:
+    save(tmp_path / "a.png")
+    limit = megabytes * 2**20
+    result = run(
+        *("upscale.py", tmp_path / "a.png", "--output", tmp_path / "out", "--weights", weights),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
+    )
+    assert result.returncode != 0
+    assert "Traceback" not in result.stderr, result.stderr[-2000:]

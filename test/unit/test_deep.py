@@ -1,0 +1,200 @@
+"""More than 8 bits a channel, and pictures of extreme shapes, through the shipped network."""
+
+import io
+import struct
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+from odd_pictures import directory, png_file
+from PIL import Image
+from samples import coffee, network, pixels
+
+from imaging.enlarge import bicubic_only, enlarge
+from imaging.metrics import psnr
+from imaging.photo import open_photo
+from inference.restore import restore
+from inference.upscaler import Upscaler
+from inference.weights import shipped_weights
+
+
+@pytest.fixture(scope="module", params=[2, 3, 4])
+def shipped(request: pytest.FixtureRequest) -> Upscaler:
+    scale = request.param
+    return Upscaler(shipped_weights(scale), scale, torch.device("cpu"), "fp32")
+
+
+def grey(levels: np.ndarray) -> np.ndarray:
+    """Return a 16-bit greyscale PNG file's pixels as `enlarge` takes them."""
+    return open_photo(io.BytesIO(png_file(levels, colour=0)), "a.png", 3).image
+
+
+def tiff_16(levels: np.ndarray, **options: object) -> bytes:
+    file = io.BytesIO()
+    tifffile.imwrite(file, levels, **options)
+    return file.getvalue()
+
+
+def read_back(photo, picture: np.ndarray) -> np.ndarray:
+    """Save a result; return what tifffile, or Pillow, reads of it."""
+    file = io.BytesIO()
+    photo.save(picture, file)
+    file.seek(0)
+    if photo.format == "TIFF":
+        return tifffile.imread(file)
+    again = open_photo(file, "a.png", 2)
+    assert isinstance(again.image, np.ndarray), "16 bits became 8"
+    return again.image
+
+
+COLOURS = np.random.default_rng(5).integers(0, 65536, (20, 24, 4)).astype(np.uint16)
+
+
+@pytest.mark.parametrize(("channels", "colour"), [(1, 0), (2, 4), (3, 2), (4, 6)])
+def test_png_of_16_bits_is_read_and_written_whole(channels: int, colour: int) -> None:
+    levels = COLOURS[..., :channels]
+    photo = open_photo(io.BytesIO(png_file(levels, colour=colour)), "a.png", 2)
+    assert (photo.image == levels).all()
+    assert not photo.note
+    assert (read_back(photo, levels) == levels).all()
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_tiff_of_16_bits(channels: int, order: str, compression: str | None) -> None:
+    levels = COLOURS[..., :channels]
+    options = {"byteorder": order, "compression": compression, "metadata": None}
+    options["photometric"] = "rgb" if channels > 2 else "minisblack"
+    if channels == 4:
+        options["extrasamples"] = ["unassalpha"]
+    data = tiff_16(levels[..., 0] if channels == 1 else levels, **options)
+    photo = open_photo(io.BytesIO(data), "a.tif", 2)
+    assert (photo.image == levels).all()
+    assert not photo.note
+    result = read_back(photo, enlarge(photo.image, 2, bicubic_only, 0))
+    assert result.dtype == np.uint16
+    assert (result.reshape(40, 48, -1) == enlarge(levels, 2, bicubic_only, 0)).all()
+
+
+def test_colours_are_enlarged_in_16_bits(shipped: Upscaler) -> None:
+    levels = (
+        np.asarray(coffee(40, 30)).astype(np.uint16) * 257 + np.arange(40, dtype=np.uint16)[:, None]
+    )
+    photo = open_photo(io.BytesIO(png_file(levels)), "a.png", shipped.scale)
+    result = shipped.enlarge(photo)
+    assert len(np.unique(result)) > 5000
+    coarse = shipped.enlarge(
+        open_photo(io.BytesIO(png_file((levels >> 8).astype(np.uint8))), "", 2)
+    )
+    assert np.abs(result / 257 - pixels(coarse)).max() < 3
+
+
+def test_12_bits_keep_their_brightness() -> None:
+    levels = (np.asarray(coffee(40, 30).convert("L")).astype(np.uint32) * 4095 // 255)[:, :40]
+    pairs = levels.reshape(30, 20, 2)
+    packed = np.stack(
+        [pairs[..., 0] >> 4, (pairs[..., 0] & 15) << 4 | pairs[..., 1] >> 8, pairs[..., 1] & 255], 2
+    )
+    tags = [(256, 3, 40), (257, 3, 30), (258, 3, 12), (259, 3, 1), (262, 3, 1), (277, 3, 1)]
+    tags += [(278, 3, 30), (279, 4, 1800)]
+    fields = [(t, k, struct.pack("<H" if k == 3 else "<I", n)) for t, k, n in tags]
+    start = 8 + len(directory(8, [*fields, (273, 4, bytes(4))]))
+    data = b"II*\0\x08\0\0\0" + directory(8, [*fields, (273, 4, struct.pack("<I", start))])
+    photo = open_photo(io.BytesIO(data + packed.astype(np.uint8).tobytes()), "a.tif", 2)
+    assert np.abs(photo.image[..., 0] / 65535 - levels / 4095).max() < 1e-4
+    assert photo.note == "12 bits per pixel are saved as 16"
+
+
+def test_white_is_zero() -> None:
+    levels = COLOURS[..., 0]
+    data = tiff_16(levels, photometric="miniswhite", metadata=None)
+    assert (open_photo(io.BytesIO(data), "a.tif", 2).image[..., 0] == 65535 - levels).all()
+
+
+def low_and_high(scale: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return a photograph's luminance made small, and itself; 0 to 1."""
+    image = coffee(240, 180).convert("F")
+    small = image.resize((240 // scale, 180 // scale), Image.Resampling.BICUBIC)
+    return np.asarray(small).clip(0, 255) / 255, np.asarray(image) / 255
+
+
+@pytest.mark.parametrize("peak", [3, 64, 100, 1023, 4095, 20000, 65535])
+@pytest.mark.parametrize("black", [0, 30000])
+def test_a_part_of_the_range_is_never_worse_than_bicubic(
+    shipped: Upscaler, peak: int, black: int
+) -> None:
+    peak = min(peak, 65535 - black)
+    low, high = low_and_high(shipped.scale)
+    levels = grey((black + low * peak).round().astype(np.uint16))
+    bicubic, result = (
+        enlarge(levels, shipped.scale, how, 8)[..., 0].astype(float) - black
+        for how in (bicubic_only, lambda y: restore(shipped.exact, y))
+    )
+    measured = [psnr(picture / peak * 255, high * 255) for picture in (bicubic, result)]
+    assert measured[1] > measured[0] + (0.5 if peak > 500 else -0.05)
+
+
+def test_hot_pixels_do_not_widen_the_range(shipped: Upscaler) -> None:
+    low, high = low_and_high(shipped.scale)
+    levels = (low * 1023).round().astype(np.uint16)
+    levels[3, 3] = 65535
+    photo = open_photo(io.BytesIO(png_file(levels, colour=0)), "a.png", shipped.scale)
+    bicubic = enlarge(photo.image, shipped.scale, bicubic_only, 0)[..., 0]
+    away = np.s_[40:, 40:]
+    measured = [
+        psnr(picture[away] / 1023 * 255, high[away] * 255)
+        for picture in (bicubic, shipped.enlarge(photo)[..., 0])
+    ]
+    assert measured[1] > measured[0] + 0.5
+
+
+@pytest.mark.parametrize("level", [0, 1, 777, 65535])
+def test_flat_stays_flat(shipped: Upscaler, level: int) -> None:
+    result = shipped.enlarge(
+        open_photo(io.BytesIO(png_file(np.full((9, 7), level, np.uint16), colour=0)), "", 2)
+    )
+    assert (result == level).all()
+
+
+@pytest.mark.parametrize(("width", "height"), [(1, 1), (1, 300), (300, 1), (2, 3), (1, 20)])
+@pytest.mark.parametrize("colour", [(128, 128, 128), (10, 200, 30), (0, 0, 0), (255, 255, 255)])
+def test_flat_pictures_of_any_shape(
+    shipped: Upscaler, width: int, height: int, colour: tuple[int, int, int]
+) -> None:
+    image = Image.new("RGB", (width, height), colour)
+    result = enlarge(image, shipped.scale, lambda y: restore(shipped.exact, y), 8)
+    assert set(result.get_flattened_data()) == {colour}
+
+
+@pytest.mark.parametrize(("width", "height"), [(1, 200), (200, 1), (2, 200)])
+def test_narrow_pictures_do_not_end_darker_or_brighter(
+    shipped: Upscaler, width: int, height: int
+) -> None:
+    """Beside a border the network would see black, of which a narrow picture has nothing else."""
+    ramp = Image.linear_gradient("L").resize((width, height)).point(lambda v: 100 + v // 8)
+    bicubic, result = (
+        pixels(enlarge(ramp, shipped.scale, how, 8))
+        for how in (bicubic_only, lambda y: restore(shipped.exact, y))
+    )
+    assert np.abs(result - bicubic).max() <= 3
+
+
+def test_the_border_of_a_picture_is_as_its_middle() -> None:
+    model = network()
+    image = Image.new("L", (40, 40), 100)
+    image.putpixel((20, 20), 101)
+    result = pixels(enlarge(image, 2, lambda y: restore(model, y), 8))
+    assert np.abs(result[0] - result[20, 5]).max() <= 1
+
+
+def test_a_tiff_of_16_bits_keeps_its_tags() -> None:
+    data = tiff_16(COLOURS[..., :3], photometric="rgb", description="a text", metadata=None)
+    photo = open_photo(io.BytesIO(data), "a.tif", 2)
+    file = io.BytesIO()
+    photo.save(photo.image, file)
+    file.seek(0)
+    with tifffile.TiffFile(file) as tiff:
+        assert tiff.pages[0].description == "a text"
+        assert len(tiff.pages) == 1
