@@ -53,7 +53,7 @@ def script_options() -> dict[str, set[str]]:
     for script in SCRIPTS:
         for line in re.findall(r"^  --.*$", help_of(script), re.MULTILINE):
             found.setdefault(OPTION.findall(line)[0], set()).update(
-                re.findall(r"\(default:? ?(\d+)\)", line)
+                re.findall(r"\(default: (?:\w+, or )?(\d+)\)", line)
             )
     return {name: defaults for name, defaults in found.items() if name != "--help"}
 
@@ -161,7 +161,7 @@ def test_links_lead_somewhere(page: str) -> None:
 
 @each_page
 def test_each_file_that_is_named_exists(page: str) -> None:
-    elsewhere = {"set_env.sh", "NpuVariables.h", "index.html"}
+    elsewhere = {"set_env.sh", "COMPATIBILITY.md", "NpuVariables.h", "index.html"}
     tests = {path.name for path in (ROOT / "test").rglob("*.py")}
     paths = [code.partition("::")[0] for code in inline_code(PAGES[page])]
     files = {p for p in paths if re.fullmatch(r"[\w./-]+\.(py|sh|md|txt|toml|sha256|h)", p)}
