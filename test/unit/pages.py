@@ -123,7 +123,7 @@ def check(line: str) -> None:
     Raises:
         AssertionError: there is no such program, file, option or value.
     """
-    words = shlex.split(line)
+    words = shlex.split(re.sub(r" [<>] \S+", "", line))  # without redirections
     while re.match(r"[A-Z_]+=", words[0]):
         words.pop(0)
     program, *rest = words
