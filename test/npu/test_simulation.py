@@ -6,6 +6,7 @@ The checks under inside/ run in the simulation, all of one simulation in one pro
 import sys
 from pathlib import Path
 
+import pytest
 from simulator import Simulator
 
 INSIDE = Path(__file__).parent / "inside"
@@ -19,6 +20,24 @@ def test_a_card_and_apex_on_it(each_npu: Simulator) -> None:
     assert result.kernel_calls["convolution.default"] > 100
     assert result.kernel_calls["convolution_backward.default"] > 100
     assert {"O1", "O2"} <= {call["opt_level"] for call in result.apex_initialize}
+
+
+@pytest.mark.parametrize("soc", ["Ascend910A", "Ascend910_9391"])
+def test_other_chips(each_npu: Simulator, soc: str) -> None:
+    """On 910A apex finds an overflow by the flag; convolutions are not the CPU's there."""
+    checks = [INSIDE / "check_chip.py"]
+    if soc == "Ascend910A":
+        checks += [INSIDE / "check_apex.py", "-k", "not plain_twins and not static_scale"]
+    result = each_npu.run([*PYTEST, *checks], devices=2, soc=soc).checked()
+    assert " passed" in result.stdout
+    assert result.kernel_calls["npu_get_float_status"] > 0 or soc != "Ascend910A"
+
+
+def test_a_chip_that_nobody_knows(each_npu: Simulator) -> None:
+    code = "import torch; torch.ones(1).npu()"
+    result = each_npu.run([sys.executable, "-c", code], soc="Ascend910C")
+    assert result.returncode != 0
+    assert "Unsupported soc version" in result.stderr
 
 
 def test_two_processes_over_hccl(each_npu: Simulator) -> None:

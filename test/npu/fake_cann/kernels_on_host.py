@@ -33,6 +33,7 @@ def install() -> None:
     npu_library = torch.library.Library("npu", "IMPL")
     _libraries.extend([library, npu_library])
     _replace_aten_kernels(library)
+    _refuse_what_would_fall_back(library)
     _drop_autograd_shortcuts(library)
     _replace_npu_kernels(npu_library)
     hccl.register()
@@ -51,6 +52,22 @@ def _registered(namespace: str, key: str) -> list[str]:
 def _overload(name: str) -> Any | None:
     packet, _, overload = name.partition(".")
     return getattr(getattr(aten, packet, None), overload or "default", None)
+
+
+def _refuse_what_would_fall_back(library: torch.library.Library) -> None:
+    """Let an operator that torch_npu has no kernel for fail: a card would go to the CPU for it."""
+    keys = ("PrivateUse1", "CompositeImplicitAutograd", "CompositeExplicitAutograd")
+    keys += ("CompositeExplicitAutogradNonFunctional",)
+    for name in _registered("aten", "CPU"):
+        has = functools.partial(torch._C._dispatch_has_kernel_for_dispatch_key, f"aten::{name}")
+        if not any(map(has, keys)):
+            library.impl(name, functools.partial(_refuse, name), "PrivateUse1")
+
+
+def _refuse(name: str, *_: Any, **__: Any) -> None:
+    raise RuntimeError(
+        f"aten::{name}: torch_npu has no kernel for it, a card falls back to the CPU"
+    )
 
 
 def _replace_aten_kernels(library: torch.library.Library) -> None:

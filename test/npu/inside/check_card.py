@@ -3,6 +3,7 @@
 import io
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ REAL = os.environ["NPU_SIM_WAY"] == "real"
 def test_torch_finds_the_cards() -> None:
     assert torch.npu.is_available()
     assert torch.npu.device_count() == 2
-    assert torch.npu.get_device_name(0) == "Ascend910B1"
+    assert torch.npu.get_device_name(0) == os.environ["NPU_SIM_SOC"]
     assert torch.accelerator.current_accelerator().type == "npu"
 
 
@@ -184,6 +185,30 @@ def test_a_kernel_that_was_not_replaced_fails_loudly() -> None:
         for _ in range(500):
             torch.npu.synchronize()
             time.sleep(0.01)
+
+
+@pytest.mark.skipif(not REAL, reason="the pure-Python device has one kernel for everything")
+def test_an_operator_that_would_fall_back_to_the_cpu_fails() -> None:
+    with pytest.raises(RuntimeError, match=r"aten::cholesky_inverse: torch_npu has no kernel"):
+        torch.cholesky_inverse(torch.eye(3, device=CARD))
+
+
+@pytest.mark.parametrize(
+    ("waits", "work"),
+    [
+        (0, lambda tensor: (tensor + 1).sum()),
+        (1, lambda tensor: tensor.sum().item()),
+        (1, lambda tensor: tensor.cpu()),
+        (1, lambda tensor: bool(tensor.sum() > 0)),
+        (1, lambda tensor: torch.equal(tensor, tensor)),
+        (1, lambda tensor: tensor[tensor > 0]),
+    ],
+)
+def test_waits_of_the_host_are_counted(waits: int, work: Callable) -> None:
+    tensor = torch.rand(3).to(CARD)
+    before = record.kernel_calls["host wait"]
+    work(tensor)
+    assert record.kernel_calls["host wait"] - before == waits
 
 
 @pytest.mark.skipif(not REAL, reason="there is no CANN behind the pure-Python device")

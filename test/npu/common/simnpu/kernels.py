@@ -58,9 +58,7 @@ def run(op: Any, *args: Any, **kwargs: Any) -> Any:
     # An operator may resize what it writes to: it gets an empty tensor, copied back afterwards.
     stand_ins = {name: torch.empty(0, dtype=tensor.dtype) for name, tensor in outputs.items()}
     result = chip.compute(op, args, {**kwargs, **stand_ins})
-    record.kernel_calls["host wait"] += op.name() in _WAITING or isinstance(
-        result, (bool, int, float)
-    )
+    record.kernel_calls["host wait"] += _waits(op, args, result)
     map_nested(chip.saturate, [*_written(op, args, kwargs), *stand_ins.values()])
     for name, tensor in outputs.items():
         if tensor.shape != stand_ins[name].shape:
@@ -68,6 +66,14 @@ def run(op: Any, *args: Any, **kwargs: Any) -> Any:
         alias(tensor).copy_(stand_ins[name])
         call.lent.append((tensor, stand_ins[name]))
     return map_nested(call.to_card, result)
+
+
+def _waits(op: Any, args: Any, result: Any) -> bool:
+    """Whether the host needs the answer: a value, or the size of a result."""
+    if op.name() in _WAITING or isinstance(result, (bool, int, float)):
+        return True
+    by_mask = op.name() in ("aten::index.Tensor", "aten::index_put_", "aten::index_put")
+    return by_mask and any(index is not None and index.dtype == torch.bool for index in args[1])
 
 
 def copy(destination: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
