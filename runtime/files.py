@@ -3,12 +3,15 @@
 import contextlib
 import os
 import pickle
+import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from runtime.errors import RunError
+
+SHOWN = 60  # characters of a name in that of its temporary file: at most 240 of 255 bytes
 
 
 @contextlib.contextmanager
@@ -21,10 +24,10 @@ def whole_file(path: Path | str) -> Iterator[Path]:
         RunError: it cannot be written; the former file, if any, is untouched.
     """
     path = Path(path)
-    if path.is_dir():
-        raise RunError(f"cannot write {path}: it is a folder")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name[:SHOWN]}.{os.getpid()}.tmp")
     try:
+        if path.is_dir():
+            raise OSError("it is a folder")
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         with temporary.open("rb+") as file:
@@ -38,6 +41,23 @@ def whole_file(path: Path | str) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def check_writable(path: Path | str) -> None:
+    """Fail now where `whole_file(path)` would fail after hours; leaves nothing behind.
+
+    Raises:
+        RunError: no file can be made there.
+    """
+    path = Path(path)
+    try:
+        if path.is_dir():
+            raise OSError("it is a folder")
+        folder = next(folder for folder in path.absolute().parents if folder.exists())
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise RunError(f"cannot write {path}: {error.strerror or error}") from None
+
+
 def _flush_name(folder: Path) -> None:
     """Have a rename on the disk, too; not every file system can."""
     with contextlib.suppress(OSError):
@@ -49,9 +69,9 @@ def _flush_name(folder: Path) -> None:
 
 
 def write_text(path: Path | str, text: str) -> None:
-    """Write a UTF-8 file as a whole, or raise RunError."""
+    """Write a UTF-8 file as a whole, or raise RunError; names that are not UTF-8 are escaped."""
     with whole_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_bytes(path: Path | str, data: bytes) -> None:
