@@ -136,6 +136,8 @@ def set_up(
     steps = recipe.num_epochs * data.batches.steps_per_epoch
     torch.manual_seed(args.seed)
     model = new_model(recipe, precision)
+    if args.init_weights and not resumed:
+        checkpoint.start_from(args.init_weights, model)
     optimizer = build_optimizer(recipe, model, world.device, isinstance(precision, Apex))
     state = TrainingState(
         model, optimizer, recipe, world, precision, min(steps, args.num_steps or steps)
@@ -182,6 +184,7 @@ def deciding_options(args: argparse.Namespace, state: TrainingState) -> dict[str
     """Return what decides the mathematics of a run, for its checkpoints."""
     return {
         **asdict(state.recipe),
+        "init_weights": args.init_weights and str(args.init_weights),
         "scale": args.scale,
         "seed": args.seed,
         "select": args.select,

@@ -83,7 +83,7 @@ def write_bytes(path: Path | str, data: bytes) -> None:
 def load_tensors(source: Path | str | BinaryIO) -> object:
     """Return the tensors, numbers, texts and containers in a file of torch.save, on the CPU.
 
-    No code from the file is run.
+    No code from the file is run. A file named `.safetensors` is read as that.
 
     Raises:
         FileNotFoundError: no such file.
@@ -94,9 +94,15 @@ def load_tensors(source: Path | str | BinaryIO) -> object:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on odd pickle protocols; the error says enough
+            if isinstance(source, str | Path) and str(source).endswith(".safetensors"):
+                from safetensors.torch import load_file  # noqa: PLC0415 - optional
+
+                return load_file(source)
             return torch.load(source, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise
+    except ImportError:
+        raise ValueError("safetensors is not installed; pip install safetensors") from None
     except pickle.UnpicklingError:
         raise ValueError("it holds more than tensors, or is damaged") from None
     except Exception as error:  # damaged bytes make the unpickler raise whatever they lead to
