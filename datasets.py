@@ -2,24 +2,18 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import EllipsisType
 
 import h5py
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from arrays import IMAGES, PATCHES, Part, StoredPair, member, members, open_file, reading
 from runtime.errors import UserError
 
 Pair = tuple[torch.Tensor, torch.Tensor]
-Part = slice | list[int] | tuple[slice, slice] | EllipsisType  # of a dataset in a file
-
-# What h5py raises on a file with wrong bytes.
-DAMAGE = (OSError, RuntimeError, ValueError, KeyError, TypeError, OverflowError, MemoryError)
 BLOCK = 1024  # patches that are read in one go
-MOST_COMPRESSED = 1100  # gzip shrinks no data to less than a thousandth
 
 
 def find_file(data_path: Path | str, split: str, scale: int, suffix: str = "") -> Path:
@@ -61,7 +55,7 @@ class _FileDataset(Dataset):
 
     def _opened(self) -> h5py.File:
         if self._opened_by != os.getpid():
-            self._file, self._opened_by = _open(self.path), os.getpid()
+            self._file, self._opened_by = open_file(self.path), os.getpid()
         return self._file
 
     def _close(self) -> None:
@@ -70,7 +64,9 @@ class _FileDataset(Dataset):
 
 
 class TrainDataset(_FileDataset):
-    """Low and high resolution patches of one HDF5 file: `lr` and `hr`, float, N×H×W, 0–255.
+    """Low and high resolution patches of one HDF5 file: `lr` and `hr`, N×H×W, 0–255.
+
+    Other names, axes and ranges that are known are read as what they are, and named in the log.
 
     Raises:
         UserError: not such a file. A value that is not finite is found when it is read.
@@ -78,10 +74,11 @@ class TrainDataset(_FileDataset):
 
     def __init__(self, path: Path | str) -> None:
         super().__init__(path)
-        with _reading(self.path), _open(self.path) as file:
-            lr, hr = (_member(file, self.path, name, h5py.Dataset) for name in ("lr", "hr"))
-            _check_shapes(self.path, "lr and hr", lr, hr, dimensions=3)
-            self.shape: tuple[int, int, int] = lr.shape
+        with reading(self.path), open_file(self.path) as file:
+            self.pair = StoredPair(self.path, *members(file, self.path, h5py.Dataset), PATCHES)
+            self.pair.find_units(file)
+        self.pair.print_notes()
+        self.shape = (self.pair.sides[1].sizes["n"], *self.pair.plane)
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -112,10 +109,9 @@ class TrainDataset(_FileDataset):
         places = order.argsort()
         return lr[places], hr[places]
 
-    def _read(self, part: Part) -> Pair:
-        with _reading(self.path):
-            members = [self._opened()[name] for name in ("lr", "hr")]
-            lr, hr = (_tensor(self.path, member, part) for member in members)
+    def _read(self, numbers: Part) -> Pair:
+        with reading(self.path):
+            lr, hr = self.pair.read(self._opened(), n=numbers)
         return lr.unsqueeze(1), hr.unsqueeze(1)
 
     @property
@@ -137,9 +133,10 @@ class TrainDataset(_FileDataset):
 class ImageDataset(_FileDataset):
     """Whole images, read when asked for: groups `lr` and `hr` with datasets "0", "1", …, H×W.
 
-    Floats, 0–255. `shapes` are the images' (height, width). `names` are those that prepare.py
-    stored; the numbers where they are not different, plain names of files. `images` is the number
-    of different images, which come first; what follows are the same in other sizes, in this order.
+    Values are 0–255, or 0–1 if those of the first image are. `shapes` are the images' (height,
+    width). `names` are those that prepare.py stored; the numbers where they are not different,
+    plain names of files. `images` is the number of different images, which come first; what follows
+    are the same in other sizes, in this order.
 
     Raises:
         UserError: not such a file. A value that is not finite is found when it is read.
@@ -147,14 +144,17 @@ class ImageDataset(_FileDataset):
 
     def __init__(self, path: Path | str) -> None:
         super().__init__(path)
-        with _reading(self.path), _open(self.path) as file:
-            lr, hr = (_member(file, self.path, name, h5py.Group) for name in ("lr", "hr"))
+        with reading(self.path), open_file(self.path) as file:
+            lr, hr = members(file, self.path, h5py.Group)
             if not len(lr) or set(lr) != set(hr) or set(lr) != set(map(str, range(len(lr)))):
                 raise UserError(
                     f"{self.path}: groups lr and hr hold {len(lr)} and {len(hr)} entries; "
                     f'expected the same datasets "0", "1", … in both'
                 )
-            self.shapes = [_image_shape(self.path, lr, hr, str(i)) for i in range(len(lr))]
+            sides = [[member(side, self.path, str(i), h5py.Dataset) for side in (lr, hr)]
+                     for i in range(len(lr))]  # fmt: skip
+            self.stored = [StoredPair(self.path, low, high, IMAGES) for low, high in sides]
+            units = self.stored[0].find_units(file)
             names = [str(name) for name in file.attrs.get("names", ())]
             self.images = int(file.attrs.get("images", len(self)))
         if self.images < 1 or len(self) % self.images:
@@ -162,33 +162,36 @@ class ImageDataset(_FileDataset):
                 f"{self.path} says that its {len(self)} images are {self.images} in several sizes; "
                 f"make it again"
             )
+        for pair in self.stored:
+            pair.units = units
+        self.stored[0].print_notes()
+        self.shapes = [pair.plane for pair in self.stored]
         usable = len(set(names)) == len(self) == len(names) and all(map(_is_plain, names))
         self.names = names if usable else [str(i) for i in range(len(self))]
 
     def __len__(self) -> int:
-        return len(self.shapes)
+        return len(self.stored)
 
     def __getitem__(self, index: int) -> Pair:
         """Return image `index` as (lr, hr), each 1×H×W float32, 0–1."""
-        return self._read(index, ...)
+        return self._read(index)
 
     def __iter__(self) -> Iterator[Pair]:
         return (self[index] for index in range(len(self)))
 
     def crop(self, index: int, top: int, left: int, size: int) -> Pair:
         """Return a square piece of image `index`, each 1×size×size float32, 0–1."""
-        return self._read(index, (slice(top, top + size), slice(left, left + size)))
+        return self._read(index, h=slice(top, top + size), w=slice(left, left + size))
 
     @property
     def nbytes(self) -> int:
         """Bytes that all images take in memory as float32."""
         return 2 * 4 * sum(height * width for height, width in self.shapes)
 
-    def _read(self, index: int, part: Part) -> Pair:
-        with _reading(self.path):
-            members = [self._opened()[f"{name}/{index}"] for name in ("lr", "hr")]
-            low, high = (_tensor(self.path, member, part).unsqueeze(0) for member in members)
-        return low, high
+    def _read(self, index: int, **part: Part) -> Pair:
+        with reading(self.path):
+            lr, hr = self.stored[index].read(self._opened(), **part)
+        return lr.unsqueeze(0), hr.unsqueeze(0)
 
 
 class EvalDataset(ImageDataset):
@@ -196,7 +199,7 @@ class EvalDataset(ImageDataset):
 
     def __init__(self, path: Path | str) -> None:
         super().__init__(path)
-        self.pairs = [self._read(index, ...) for index in range(len(self))]
+        self.pairs = [self._read(index) for index in range(len(self))]
         self._close()
 
     def __getitem__(self, index: int) -> Pair:
@@ -204,64 +207,6 @@ class EvalDataset(ImageDataset):
         return self.pairs[index]
 
 
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """Turn what h5py raises on a damaged file into a UserError."""
-    try:
-        yield
-    except DAMAGE as error:
-        reason = str(error).split("\n")[0]
-        raise UserError(f"{path} cannot be read ({reason}); it is damaged, make it again") from None
-
-
 def _is_plain(name: str) -> bool:
     """Whether a name from a file may become part of a file's name, and be printed."""
     return name.isprintable() and not {"/", "\\"} & set(name) and 0 < len(name.encode()) <= 200
-
-
-def _open(path: Path) -> h5py.File:
-    try:
-        return h5py.File(path, "r")
-    except FileNotFoundError:
-        raise UserError(f"no dataset file {path}; prepare.py makes it") from None
-    except OSError as error:
-        raise UserError(f"{path} is no readable HDF5 file ({error}); make it again") from None
-
-
-def _member(parent: h5py.Group, path: Path, name: str, kind: type) -> h5py.Dataset | h5py.Group:
-    """Return `parent[name]`, which must lie in this very file: links could lead anywhere."""
-    link = parent.get(name, getlink=True)
-    member = parent[name] if isinstance(link, h5py.HardLink) else None
-    if not isinstance(member, kind):
-        raise UserError(f"{path} has no {kind.__name__.lower()} {name!r}; see docs/data.md")
-    external = isinstance(member, h5py.Dataset) and (member.external or member.is_virtual)
-    if external:
-        raise UserError(f"{path}: {name!r} keeps its values in another file, which is not followed")
-    return member
-
-
-def _check_shapes(
-    path: Path, what: str, lr: h5py.Dataset, hr: h5py.Dataset, dimensions: int
-) -> None:
-    if lr.shape != hr.shape:
-        raise UserError(f"{path}: shapes of {what} differ, {lr.shape} and {hr.shape}")
-    if len(lr.shape) != dimensions or 0 in lr.shape:
-        raise UserError(f"{path}: {what} have shape {lr.shape}, expected {dimensions} sizes, no 0")
-    if any(member.dtype.kind not in "fui" for member in (lr, hr)):
-        raise UserError(f"{path}: {what} hold {lr.dtype} and {hr.dtype}, expected numbers")
-    if any(member.nbytes > MOST_COMPRESSED * member.id.get_storage_size() for member in (lr, hr)):
-        raise UserError(f"{path}: {what} claim more values than the file holds; make it again")
-
-
-def _tensor(path: Path, member: h5py.Dataset, part: Part) -> torch.Tensor:
-    """Read a part of a dataset as float32, scaled from 0–255 to 0–1."""
-    values = torch.from_numpy(np.asarray(member[part], dtype=np.float32))
-    if not torch.isfinite(values).all():
-        raise UserError(f"{path}: {member.name} holds values that are not finite; make it again")
-    return values.div_(255.0)
-
-
-def _image_shape(path: Path, lr: h5py.Group, hr: h5py.Group, name: str) -> tuple[int, int]:
-    low, high = (_member(group, path, name, h5py.Dataset) for group in (lr, hr))
-    _check_shapes(path, f"lr/{name} and hr/{name}", low, high, dimensions=2)
-    return low.shape

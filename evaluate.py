@@ -23,10 +23,14 @@ from pathlib import Path
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # which PYTHONSAFEPATH leaves out
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # which PYTHONSAFEPATH leaves out
+
 from imaging.metrics import PROTOCOLS, Protocol
 from inference.samples import Sample, read_dataset, read_folder
-from runtime.errors import RunError, run_main
-from runtime.files import write_text
+from runtime.errors import RunError, check_memory_limit, run_main
+from runtime.files import check_writable, write_text
 from runtime.numbers import COUNT
 
 FIGURES = ("bicubic_psnr", "srcnn_psnr", "bicubic_ssim", "srcnn_ssim")
@@ -96,6 +100,10 @@ def to_json(result: dict) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure, print the table, write what was asked for."""
     args = parse_args(argv)
+    for path in (args.json, args.report and args.report / "index.html"):
+        if path:
+            check_writable(path)
+    check_memory_limit()
 
     from inference.restore import restore
     from inference.weights import load_luminance_weights, shipped_weights

@@ -18,8 +18,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runtime.errors import RunError, UserError, run_main
-from runtime.files import write_bytes
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # which PYTHONSAFEPATH leaves out
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # which PYTHONSAFEPATH leaves out
+
+from runtime.errors import RunError, UserError, check_memory_limit, run_main
+from runtime.files import check_writable, write_bytes
 from runtime.numbers import COUNT
 
 if TYPE_CHECKING:
@@ -75,6 +79,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     missing = [name for name in ("onnx", "onnxruntime") if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(f"export needs {' and '.join(missing)}; pip install {' '.join(missing)}")
+    check_writable(args.output)
+    check_memory_limit()
 
     from inference.onnx_graph import build, largest_difference
     from inference.weights import load_weights, shipped_weights

@@ -26,6 +26,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # which PYTHONSAFEPATH leaves out
+
 from imaging.sources import (
     ImageError,
     NoNetworkError,
@@ -36,6 +38,7 @@ from imaging.sources import (
 from preparing.hdf5 import Sizes, write_images, write_patches
 from preparing.pairs import pair_size
 from runtime.errors import UserError, run_main
+from runtime.files import check_writable
 from runtime.numbers import COUNT
 
 Whole = tuple[float, ...]  # the sizes in which whole images are written; none: patches instead
@@ -119,6 +122,8 @@ def fill_folder(args: argparse.Namespace) -> Iterator[tuple[Path, Sizes | list[P
         print(f"{path}: kept as it is; --force makes it anew")
     if len(kept) == 3:
         return
+    for path in {patches, whole, measured} - set(kept):
+        check_writable(path)
     train_paths, eval_paths = find_images(args)
     sizes = patch_sources(train_paths, args.scale, args.patch_size)
     plan = (patches, sizes, ()), (whole, list(sizes), SIZES), (measured, eval_paths, (1.0,))
@@ -127,6 +132,7 @@ def fill_folder(args: argparse.Namespace) -> Iterator[tuple[Path, Sizes | list[P
 
 def one_file(args: argparse.Namespace) -> Iterator[tuple[Path, Sizes | list[Path], Whole]]:
     """Yield the file of --output-path, as `fill_folder` does."""
+    check_writable(args.output_path)
     paths = folder_images(args.images_dir)
     images = paths if args.eval else patch_sources(paths, args.scale, args.patch_size)
     yield args.output_path, images, (1.0,) if args.eval else ()

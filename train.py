@@ -19,9 +19,13 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runtime.errors import run_main
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # which PYTHONSAFEPATH leaves out
+
+from runtime.errors import check_memory_limit, run_main
+from runtime.files import check_writable
 from training.options import parse_args
 from training.recipes import MUON, RECIPES, Recipe, apply_overrides
 from training.stopping import Interrupted, StopRequest
@@ -55,6 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return check(
             training_step, RECIPES[args.recipe], args.device, args.precision, args.loss_scale
         )
+    check_memory_limit()
     from runtime.device import be_deterministic, choose_device
     from runtime.distributed import joined, read_environment
 
@@ -105,9 +110,12 @@ def set_up(
     from training.results import Results
     from training.state import TrainingState, new_model
 
+    folder = args.outputs_dir / f"x{args.scale}"
+    if world.is_main:
+        check_writable(folder / "best.pth")
+        check_writable((args.profile or folder) / "trace.json")
     whole_images = has_whole_images(args.data_path, args.scale)
     recipe = apply_overrides(RECIPES[args.recipe], vars(args), world.size, whole_images)
-    folder = args.outputs_dir / f"x{args.scale}"
     resumed = checkpoint.find(args.resume, folder)
     choice = choose_precision(
         checkpoint.same_precision(resumed, args.precision),
@@ -131,6 +139,8 @@ def set_up(
     steps = recipe.num_epochs * data.batches.steps_per_epoch
     torch.manual_seed(args.seed)
     model = new_model(recipe, precision)
+    if args.init_weights and not resumed:
+        checkpoint.start_from(args.init_weights, model)
     optimizer = build_optimizer(recipe, model, world.device, isinstance(precision, Apex))
     state = TrainingState(
         model, optimizer, recipe, world, precision, min(steps, args.num_steps or steps)
@@ -177,6 +187,7 @@ def deciding_options(args: argparse.Namespace, state: TrainingState) -> dict[str
     """Return what decides the mathematics of a run, for its checkpoints."""
     return {
         **asdict(state.recipe),
+        "init_weights": args.init_weights and str(args.init_weights),
         "scale": args.scale,
         "seed": args.seed,
         "select": args.select,

@@ -1,6 +1,8 @@
-"""Trained weights: plain state dicts, read without ever running code from the file."""
+"""Trained weights, as many kinds of code save them, read without ever running code of the file."""
 
+from itertools import islice, permutations
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -9,6 +11,13 @@ from runtime.errors import UserError
 from runtime.files import load_tensors
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+# What training code puts a state dict into; an average of the weights comes before the weights.
+WRAPPERS = (
+    "params_ema", "params", "state_dict", "model_state_dict", "model", "net", "network", "weights",
+)  # fmt: skip
+KINDS = ("weight", "bias")
+CHANNELS = (1, 3)
+SHOWN = 8  # keys that a message lists
 SHIPPED = Path(__file__).resolve().parent.parent / "weights"
 
 
@@ -29,21 +38,18 @@ def shipped_weights(scale: int) -> Path:
 
 
 def load_weights(path: Path | str) -> SRCNN:
-    """Build the SRCNN whose state dict lies at `path`, in fp32 on the CPU, in evaluation mode.
+    """Build the SRCNN whose weights lie at `path`, in fp32 on the CPU, in evaluation mode.
 
-    Layer widths and kernel sizes are read off the weights, so every shape of the paper loads;
-    so do files saved from DistributedDataParallel (`module.` before each key).
+    A state dict of torch.save or a safetensors file, alone or in one of the `WRAPPERS`. Names do
+    not matter: any three convolutions whose shapes chain are taken, as other repositories, parallel
+    and compiled networks name them otherwise. Widths and kernel sizes are read off the weights.
 
     Raises:
-        UserError: no such file, not a state dict, keys missing or of wrong shape, NaN within.
+        UserError: no such file, or no such three layers, or NaN within.
     """
-    state = _read(Path(path))
-    expected = [f"conv{i}.{kind}" for i in (1, 2, 3) for kind in ("weight", "bias")]
-    if set(state) != set(expected):
-        missing = ", ".join(k for k in expected if k not in state) or "none"
-        extra = ", ".join(sorted(map(str, set(state) - set(expected)))[:6]) or "none"
-        raise UserError(f"{path} is no SRCNN state dict; missing: {missing}; not known: {extra}")
-    for key in expected:
+    found = _read(Path(path))
+    state = _layers(path, found)
+    for key in state:
         _check_tensor(path, key, state)
     weights = [state[f"conv{i}.weight"] for i in (1, 2, 3)]
     model = SRCNN(
@@ -51,12 +57,6 @@ def load_weights(path: Path | str) -> SRCNN:
         kernel_sizes=[w.shape[2] for w in weights],
         num_channels=weights[0].shape[1],
     )
-    for key, parameter in model.state_dict().items():
-        if state[key].shape != parameter.shape:
-            raise UserError(
-                f"{path}: {key} has shape {tuple(state[key].shape)}, "
-                f"expected {tuple(parameter.shape)} beside the other layers"
-            )
     model.load_state_dict(state)
     return model.eval()
 
@@ -74,7 +74,7 @@ def load_luminance_weights(path: Path | str) -> SRCNN:
     return model
 
 
-def _read(path: Path) -> dict:
+def _read(path: Path) -> dict[str, Any]:
     try:
         state = load_tensors(path)
     except FileNotFoundError:
@@ -82,21 +82,66 @@ def _read(path: Path) -> dict:
     except ValueError as error:
         raise UserError(
             f"{path} is no weights file that can be read safely ({error}); "
-            f"expected a state dict saved by torch.save"
+            f"expected a state dict saved by torch.save, or safetensors"
         ) from None
-    if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
+    while isinstance(state, dict) and (names := [w for w in WRAPPERS if _is_dict(state.get(w))]):
+        state = state[names[0]]
+    if not _is_dict(state):
         raise UserError(f"{path} holds a {type(state).__name__}; expected a state dict")
-    return {key.removeprefix("module."): value for key, value in state.items()}
+    return state
 
 
-def _check_tensor(path: Path | str, key: str, state: dict) -> None:
-    tensor, dimensions = state[key], 4 if key.endswith("weight") else 1
+def _is_dict(value: object) -> bool:
+    return isinstance(value, dict) and all(isinstance(key, str) for key in value)
+
+
+def _layers(path: Path | str, found: dict[str, Any]) -> dict[str, Any]:
+    """Return the three layers under this project's names.
+
+    Their order is that in which their shapes chain, from 1 or 3 channels back to these.
+    """
+    names = list(dict.fromkeys(key.rpartition(".")[0] for key in found))
+    if len(names) == 3 and set(found) == {f"{name}.{kind}" for name in names for kind in KINDS}:
+        for order in permutations(names):
+            if _chain([getattr(found[f"{name}.weight"], "shape", ()) for name in order]):
+                return {
+                    f"conv{i}.{kind}": found[f"{name}.{kind}"]
+                    for i, name in enumerate(order, start=1) for kind in KINDS
+                }  # fmt: skip
+    listed = [f"{key} {_shape(value)}" for key, value in islice(found.items(), SHOWN)]
+    more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+    raise UserError(
+        f"{path} is no SRCNN; expected weight and bias of three convolutions, n1×c×k×k, n2×n1×k×k, "
+        f"c×n2×k×k, where c is 1 or 3; found {', '.join(listed) or 'nothing'}{more}"
+    )
+
+
+def _chain(shapes: list[tuple[int, ...]]) -> bool:
+    if any(len(shape) != 4 for shape in shapes):
+        return False
+    inputs, outputs = [shape[1] for shape in shapes], [shape[0] for shape in shapes]
+    return inputs[0] in CHANNELS and inputs == [outputs[-1], *outputs[:-1]]
+
+
+def _shape(value: object) -> str:
+    if isinstance(value, torch.Tensor):
+        return "×".join(map(str, value.shape)) or "1 number"
+    return f"({type(value).__name__})"
+
+
+def _check_tensor(path: Path | str, key: str, state: dict[str, Any]) -> None:
+    """See that a tensor whose layer has a fitting weight can be taken."""
+    tensor, weight = state[key], state[key.partition(".")[0] + ".weight"]
     if not isinstance(tensor, torch.Tensor) or tensor.dtype not in FLOATS or tensor.is_meta:
         raise UserError(f"{path}: {key} is no floating-point tensor of 16, 32 or 64 bits")
-    if tensor.dim() != dimensions or 0 in tensor.shape:
-        raise UserError(f"{path}: {key} has shape {tuple(tensor.shape)}, not {dimensions} sizes")
-    if dimensions == 4 and (tensor.shape[2] != tensor.shape[3] or tensor.shape[2] % 2 == 0):
+    if tensor is weight and (
+        0 in tensor.shape or len({*tensor.shape[2:]}) > 1 or tensor.shape[2] % 2 == 0
+    ):
         raise UserError(f"{path}: {key} has shape {tuple(tensor.shape)}; kernels are square, odd")
+    if tensor is not weight and tensor.shape != weight.shape[:1]:
+        raise UserError(
+            f"{path}: {key} has shape {tuple(tensor.shape)}, expected ({weight.shape[0]},)"
+        )
     if tensor.layout != torch.strided or tensor.nbytes > tensor.untyped_storage().nbytes():
         raise UserError(f"{path}: {key} claims to be larger than what the file holds")
     if not torch.isfinite(tensor.float()).all():

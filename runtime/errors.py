@@ -1,7 +1,23 @@
 """How a command ends: one line for the user's mistakes, never a traceback."""
 
+import io
+import os
+import resource
+import signal
 import sys
 from collections.abc import Callable
+
+PIPE_CLOSED = 128 + signal.SIGPIPE  # as a shell reports it
+PYTORCH_ALONE = 700 * 2**20  # bytes of address space; with less, its libraries abort as they load
+MORE_MEMORY = "raise its limit, or lower --batch-size, --memory-share or --jobs"
+NO_MEMORY = (  # how libraries say it
+    "annot allocate memory",
+    "can't allocate memory",
+    "can't start new thread",
+    "could not create a primitive",
+    "failed to map segment",
+    "out of memory",
+)
 
 
 class UserError(Exception):
@@ -19,9 +35,27 @@ class RunError(UserError):
 def run_main(main: Callable[[], int | None]) -> int:
     """Call `main` and return the exit status of the process.
 
-    A UserError becomes one line `error: …` on standard error; Ctrl-C becomes status 130. Other
-    exceptions are bugs and keep their traceback.
+    A UserError becomes one line `error: …` on standard error, and so does memory that runs out;
+    Ctrl-C becomes status 130. A stream whose reader is gone ends the process without a word.
+    What the streams' encoding lacks is printed escaped. Other exceptions are bugs and keep their
+    traceback.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        try:
+            return _status(main)
+        finally:
+            print(end="", flush=True)  # here it can still be caught that nobody reads it
+    except BrokenPipeError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)  # for what Python still flushes as it ends
+        for descriptor in (1, 2):
+            os.dup2(nowhere, descriptor)
+        return PIPE_CLOSED
+
+
+def _status(main: Callable[[], int | None]) -> int:
     try:
         return main() or 0
     except UserError as error:
@@ -30,6 +64,27 @@ def run_main(main: Callable[[], int | None]) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except (MemoryError, OSError, RuntimeError, ImportError) as error:
+        reason = str(error).partition("\n")[0]
+        if not isinstance(error, MemoryError) and not any(word in reason for word in NO_MEMORY):
+            raise
+        print(f"error: not enough memory ({printable(reason) or 'none left'}); {MORE_MEMORY}",
+              file=sys.stderr)  # fmt: skip
+        return RunError.exit_status
+
+
+def check_memory_limit() -> None:
+    """Fail while that is still possible in one line where PyTorch has no room to load.
+
+    Raises:
+        RunError: `ulimit -v` is lower than what its libraries take.
+    """
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if 0 <= limit < PYTORCH_ALONE:
+        raise RunError(
+            f"not enough memory: this process may take {limit / 1e6:.0f} MB (ulimit -v), "
+            f"PyTorch alone takes {PYTORCH_ALONE / 1e6:.0f}; raise the limit"
+        )
 
 
 def printable(value: object) -> str:

@@ -3,13 +3,15 @@
 import contextlib
 import os
 import pickle
+import tempfile
 import warnings
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from runtime.errors import RunError
+
+SHOWN = 60  # characters of a name in that of its temporary file: at most 240 of 255 bytes
 
 
 @contextlib.contextmanager
@@ -22,11 +24,10 @@ def whole_file(path: Path | str) -> Iterator[Path]:
         RunError: it cannot be written; the former file, if any, is untouched.
     """
     path = Path(path)
-    if path.is_dir():
-        raise RunError(f"cannot write {path}: it is a folder")
-    short = zlib.crc32(os.fsencode(path.name))  # the name may be as long as names can be
-    temporary = path.with_name(f".{short:08x}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name[:SHOWN]}.{os.getpid()}.tmp")
     try:
+        if path.is_dir():
+            raise OSError("it is a folder")
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         with temporary.open("rb+") as file:
@@ -40,6 +41,23 @@ def whole_file(path: Path | str) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def check_writable(path: Path | str) -> None:
+    """Fail now where `whole_file(path)` would fail after hours; leaves nothing behind.
+
+    Raises:
+        RunError: no file can be made there.
+    """
+    path = Path(path)
+    try:
+        if path.is_dir():
+            raise OSError("it is a folder")
+        folder = next(folder for folder in path.absolute().parents if folder.exists())
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise RunError(f"cannot write {path}: {error.strerror or error}") from None
+
+
 def _flush_name(folder: Path) -> None:
     """Have a rename on the disk, too; not every file system can."""
     with contextlib.suppress(OSError):
@@ -51,9 +69,9 @@ def _flush_name(folder: Path) -> None:
 
 
 def write_text(path: Path | str, text: str) -> None:
-    """Write a UTF-8 file as a whole, or raise RunError."""
+    """Write a UTF-8 file as a whole, or raise RunError; names that are not UTF-8 are escaped."""
     with whole_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_bytes(path: Path | str, data: bytes) -> None:
@@ -65,7 +83,7 @@ def write_bytes(path: Path | str, data: bytes) -> None:
 def load_tensors(source: Path | str | BinaryIO) -> object:
     """Return the tensors, numbers, texts and containers in a file of torch.save, on the CPU.
 
-    No code from the file is run.
+    No code from the file is run. A file named `.safetensors` is read as that.
 
     Raises:
         FileNotFoundError: no such file.
@@ -76,9 +94,15 @@ def load_tensors(source: Path | str | BinaryIO) -> object:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on odd pickle protocols; the error says enough
+            if isinstance(source, str | Path) and str(source).endswith(".safetensors"):
+                from safetensors.torch import load_file  # noqa: PLC0415 - optional
+
+                return load_file(source)
             return torch.load(source, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise
+    except ImportError:
+        raise ValueError("safetensors is not installed; pip install safetensors") from None
     except pickle.UnpicklingError:
         raise ValueError("it holds more than tensors, or is damaged") from None
     except Exception as error:  # damaged bytes make the unpickler raise whatever they lead to

@@ -1,4 +1,4 @@
-"""Checkpoints to go on from: written as a whole, the newest two kept, damage noticed."""
+"""What a run starts from: weights, or checkpoints, whole, the newest two kept, damage noticed."""
 
 import io
 import re
@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
+from inference.weights import load_weights
 from runtime.errors import UserError, printable
 from runtime.files import load_tensors, write_bytes
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from training.state import TrainingState
 
 KEEP = 2
+LENGTH = ("num_epochs", "total_steps")  # options that may grow
 PARTS = ("options", "training", "recorder")  # what results.py puts into a checkpoint
 # What reading an archive with wrong bytes leads to.
 DAMAGE = (OSError, ValueError, zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError,
@@ -96,7 +99,11 @@ def find(wanted: str | None, folder: Path) -> dict[str, Any] | None:
         return None
     if wanted != "auto":
         print(f"resuming from {printable(wanted)}", file=sys.stderr)
-        return load(wanted)
+        try:
+            return load(wanted)
+        except UserError:
+            _refuse_weights(wanted)
+            raise
     found = load_newest(folder)
     if found is None:
         print(f"warning: no checkpoint in {printable(folder)} to resume from; starting",
@@ -104,6 +111,35 @@ def find(wanted: str | None, folder: Path) -> dict[str, Any] | None:
         return None
     print(f"resuming from {printable(found[0])}", file=sys.stderr)
     return found[1]
+
+
+def _refuse_weights(path: str) -> None:
+    """Say it where what should be a checkpoint is a file of weights."""
+    try:
+        load_weights(path)
+    except UserError:
+        return
+    raise UserError(
+        f"--resume: {path} holds weights, not the state of a run; "
+        f"start from them with --init-weights {path}"
+    )
+
+
+def start_from(path: Path, model: nn.Module) -> None:
+    """Put the weights of a file into a network that is to be trained.
+
+    Raises:
+        UserError: they are not there, or of a network of another shape.
+    """
+    weights = load_weights(path).state_dict()
+    for name, own in model.state_dict().items():
+        if weights[name].shape != own.shape:
+            raise UserError(
+                f"--init-weights: {path} has {name} of shape {tuple(weights[name].shape)}; "
+                f"what is trained has {tuple(own.shape)}"
+            )
+    model.load_state_dict(weights)
+    print(f"start: the weights of {printable(path)}")
 
 
 def same_precision(resumed: dict[str, Any] | None, wanted: str) -> str:
@@ -122,14 +158,23 @@ def restore(resumed: dict[str, Any], options: dict[str, Any], state: "TrainingSt
         state: takes over the state.
 
     Raises:
-        UserError: the options are others than the checkpoint's, or it is of another kind of run.
+        UserError: the options are others than the checkpoint's, or it is of another kind of run. A
+            run may become longer where its schedule does not depend on the length.
     """
+    recipe = state.recipe
+    planned = recipe.cosine or recipe.ema_share > 0
     for name, value in options.items():
-        if value != (earlier := resumed["options"].get(name)):
-            raise UserError(
-                f"--resume: {name} is {value}, in the checkpoint {earlier}; "
-                f"use the same, or start anew without --resume"
+        earlier = resumed["options"].get(name)
+        longer = name in LENGTH and isinstance(earlier, int) and value > earlier
+        if value == earlier or (longer and not planned):
+            continue
+        advice = "use the same, or start anew without --resume"
+        if longer:
+            advice = (
+                f"the schedule of the recipe {recipe.name} is planned for the whole run; "
+                f"start anew, or go on from its best.pth with --init-weights"
             )
+        raise UserError(f"--resume: {name} is {value}, in the checkpoint {earlier}; {advice}")
     try:
         state.load_state_dict(resumed["training"])
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError):

@@ -10,7 +10,6 @@ from typing import NamedTuple
 import torch
 
 from datasets import Pair
-from runtime.errors import UserError
 from training.batches import Batches, BatchPlan
 
 
@@ -30,25 +29,23 @@ class RandomCrops:
 
     Args:
         shapes: (height, width) of each image.
-        size: side of a crop in pixels.
+        size: side of a crop in pixels. Where every image is smaller, it is what half of them hold.
         steps_per_epoch: an epoch is this long, as crops never run out.
         plan: how crops become batches.
 
     Attributes:
+        size: side of a crop.
         large: of each image, whether a crop fits in; the others are left out. Crops number the
             large ones.
-
-    Raises:
-        UserError: no image is as large as a crop.
     """
 
     def __init__(
         self, shapes: list[tuple[int, int]], size: int, steps_per_epoch: int, plan: BatchPlan
     ) -> None:
-        self.size, self.steps_per_epoch, self.plan = size, steps_per_epoch, plan
-        self.large = [min(shape) >= size for shape in shapes]
-        if not any(self.large):
-            raise UserError(f"no training image is as large as a crop, {size}×{size}")
+        sides = sorted(map(min, shapes))
+        self.size = size if sides[-1] >= size else sides[len(sides) // 2]
+        self.steps_per_epoch, self.plan = steps_per_epoch, plan
+        self.large = [min(shape) >= self.size for shape in shapes]
         self.heights, self.widths = torch.tensor(list(compress(shapes, self.large))).unbind(1)
 
     def __len__(self) -> int:

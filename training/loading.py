@@ -81,6 +81,8 @@ def load_training_data(
         kept = [not hold_out or i % images.images % HELD_OUT > 0 for i in range(len(images))]
         shapes = list(compress(images.shapes, kept))
         crops = RandomCrops(shapes, size, recipe.steps_per_epoch, plan)
+        if crops.size < size:
+            what += f" (smaller than {size}×{size}, as all images are)"
         data = _crops(images, what, kept, crops, place)
     if not data.batches.steps_per_epoch:
         raise UserError(f"{data.description}: too few for one batch; lower --batch-size")

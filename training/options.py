@@ -36,6 +36,8 @@ def parse_args(description: str | None, argv: Sequence[str] | None = None) -> ar
     add("--scale", type=COUNT, default=3, help="enlargement factor (default: %(default)s)")
     add("--resume", nargs="?", const="auto", metavar="FILE",
         help="go on from this checkpoint, or from the newest one in the results")
+    add("--init-weights", type=Path, metavar="FILE",
+        help="start from the weights in this file, trained here or elsewhere (fine-tuning)")
     add("--save-every", type=COUNT, default=1, metavar="N",
         help="write epoch_{n}.pth every N epochs (default: %(default)s)")
     add("--select", choices=("eval", "held-out"), default="eval",

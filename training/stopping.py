@@ -1,5 +1,6 @@
-"""SIGTERM and Ctrl-C: training stops after a step that all processes agree on."""
+"""SIGTERM, SIGHUP and Ctrl-C: training stops after a step that all processes agree on."""
 
+import os
 import signal
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -19,19 +20,31 @@ class Interrupted(Exception):
 
 
 class StopRequest:
-    """Notes SIGTERM and SIGINT; a second Ctrl-C ends the process at once."""
+    """Notes SIGTERM, SIGINT and SIGHUP, not those ignored (nohup); a second Ctrl-C ends at once."""
 
     def __init__(self) -> None:
         self.signum = 0
-        signal.signal(signal.SIGTERM, self._note)
-        signal.signal(signal.SIGINT, self._note)
+        for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            if signal.getsignal(signum) != signal.SIG_IGN:
+                signal.signal(signum, self._note)
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
         self.signum = signum
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        if signum == signal.SIGHUP:
+            _leave_terminal()
 
     def agreed(self, world: "World", step: int) -> int:
         """Return the signal to stop for after `step`, or 0; all processes get the same answer."""
         if world.size > 1 and step % LOOK_EVERY:
             return 0
         return world.highest(self.signum)
+
+
+def _leave_terminal() -> None:
+    """Print into nothing from now on where the terminal that was printed on is gone."""
+    for descriptor in (1, 2):
+        try:
+            os.write(descriptor, b"")
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)

@@ -6,11 +6,12 @@ They are the same as from memory, of patches and of crops alike.
 from collections.abc import Callable, Iterator
 from functools import partial
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from datasets import ImageDataset, Pair, TrainDataset
-from runtime.errors import UserError
+from runtime.errors import RunError, UserError
 from training.batches import Batches, BatchPlan, shuffled
 from training.crops import Crops, RandomCrops
 
@@ -43,12 +44,27 @@ class StreamedBatches(Batches):
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Pair]:
         batches = _Steps(self.reader(epoch), self.plan)
         steps = range(start, self.steps_per_epoch)
-        loader = DataLoader(batches, None, sampler=steps, num_workers=self.num_workers)
+        loader = DataLoader(
+            batches, None, sampler=steps, num_workers=self.num_workers, collate_fn=_as_arrays
+        )
         try:
-            for lr, hr in loader:
-                yield lr.to(self.device), hr.to(self.device)
+            for pair in loader:
+                lr, hr = (torch.from_numpy(side).to(self.device) for side in pair)
+                yield lr, hr
         except UserError as error:  # of a worker, which hands on its traceback as text
             raise UserError(str(error).strip().rsplit("UserError: ", maxsplit=1)[-1]) from None
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise RunError(
+                "a process that reads the training set was killed, most likely for want of memory; "
+                "lower --num-workers or --batch-size"
+            ) from None
+
+
+def _as_arrays(pair: Pair) -> list[np.ndarray]:
+    """Let a worker send a batch through its pipe; tensors would need room in /dev/shm."""
+    return [side.numpy() for side in pair]
 
 
 class _Steps(Dataset):

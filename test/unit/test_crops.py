@@ -48,9 +48,12 @@ def test_crops_are_pieces_of_the_images_in_all_eight_views() -> None:
     assert seen == {(number, view) for number in (0, 1) for view in range(8)}
 
 
-def test_no_image_as_large_as_a_crop_is_an_error() -> None:
-    with pytest.raises(UserError, match="as large as a crop, 12×12"):
-        RandomCrops([(9, 30)], 12, 10, BatchPlan(2))
+def test_crops_are_smaller_where_all_images_are() -> None:
+    shapes = [(64, 64), (48, 90), (51, 70), (10, 10)]
+    crops = RandomCrops(shapes, 96, 10, BatchPlan(2))
+    assert crops.size == 51
+    assert crops.large == [True, False, True, False]
+    assert RandomCrops([*shapes, (96, 100)], 96, 10, BatchPlan(2)).size == 96
 
 
 def write(path: Path, *, whole: bool) -> Path:
@@ -94,7 +97,7 @@ def test_a_worker_that_reads_crops_passes_on_the_users_error(tmp_path: Path) -> 
             file[f"hr/{number}"][:] = np.nan
     dataset = ImageDataset(path)
     batches = from_disk(dataset, RandomCrops(dataset.shapes, 10, 4, BatchPlan(1)), 1)
-    with pytest.raises(UserError, match=r"images\.h5: /hr/\d holds values that") as error:
+    with pytest.raises(UserError, match=r"images\.h5: hr/\d holds values that") as error:
         next(batches.epoch(0))
     assert "\n" not in str(error.value)
 
@@ -111,3 +114,14 @@ def test_what_is_held_out_is_held_out_in_all_sizes(tmp_path: Path) -> None:
     crops = data.batches.crops
     assert list(zip(crops.heights, crops.widths, strict=True)) == [(30, 12), (15, 15)]
     assert [tuple(lr.shape) for lr, _ in data.held_out] == [(1, 1, 12, 20)]
+
+
+def test_small_images_and_the_fast_recipe(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    write(tmp_path / "train" / "T91_x3_images.h5", whole=True)
+    place = Place(CPU, lambda _: 1e9, 0)
+    data = load_training_data(tmp_path, 3, FAST, BatchPlan(2), place, hold_out=False)
+    lr, _ = next(data.batches.epoch(0))
+    assert lr.shape == (2, 1, 12, 12)
+    expected = "random crops of 12×12 from 3 whole images (smaller than 96×96, as all images are)"
+    assert data.description.startswith(expected)

@@ -1,12 +1,14 @@
 """The HDF5 files as tensors, and what is wrong with those that are none."""
 
 import pickle
+import subprocess
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 import torch
+from runs import start
 
 from datasets import EvalDataset, ImageDataset, TrainDataset, find_file
 from runtime.errors import UserError
@@ -76,8 +78,8 @@ BAD_TRAIN = {
     "no hr": ({"lr": patches()}, "no dataset 'hr'"),
     "a group": ({"lr": {"0": patches()}, "hr": patches()}, "no dataset 'lr'"),
     "shapes differ": ({"lr": patches(4), "hr": patches(5)}, "differ"),
-    "none": ({"lr": patches(0), "hr": patches(0)}, "no 0"),
-    "flat": ({"lr": patches()[0], "hr": patches()[0]}, "expected 3 sizes"),
+    "none": ({"lr": patches(0), "hr": patches(0)}, "no size 0"),
+    "flat": ({"lr": patches()[0], "hr": patches()[0]}, "expected luminance as N×H×W, "),
     "text": ({"lr": np.full((2, 3, 3), b"x"), "hr": np.full((2, 3, 3), b"x")}, "numbers"),
 }
 
@@ -106,7 +108,7 @@ BAD_EVAL = {
     "missing": ({"lr": {"0": patches()[0]}, "hr": {}}, "1 and 0 entries"),
     "names": ({"lr": {"a": patches()[0]}, "hr": {"a": patches()[0]}}, '"0", "1"'),
     "shape": ({"lr": {"0": patches()[0]}, "hr": {"0": patches()[0, 1:]}}, "differ"),
-    "cube": ({"lr": {"0": patches()}, "hr": {"0": patches()}}, "expected 2 sizes"),
+    "cube": ({"lr": {"0": patches()}, "hr": {"0": patches()}}, "expected luminance as H×W, "),
 }
 
 
@@ -153,3 +155,110 @@ def test_the_public_set_comes_before_the_samples(tmp_path: Path) -> None:
     for name in ("sample_x3.h5", "T91_x3.h5"):
         (tmp_path / "train" / name).touch()
         assert find_file(tmp_path, "train", 3).name == name
+
+
+def smooth(count: int, size: int = 33) -> np.ndarray:
+    return np.random.default_rng(3).uniform(16, 235, (count, size, size)).astype("f4")
+
+
+KINDS = {  # names, change of the input, of the target, what the log says
+    "plain": (("lr", "hr"), lambda a: a, []),
+    "0-1": (("lr", "hr"), lambda a: a / 255, ["lr holds 0–1", "hr holds 0–1"]),
+    "float64 0-1": (("lr", "hr"), lambda a: a.astype("f8") / 255, ["lr holds 0–1", "hr holds 0–1"]),
+    "float16": (("lr", "hr"), lambda a: a.astype("f2"), []),
+    "big endian": (("lr", "hr"), lambda a: a.astype(">f4"), []),
+    "capitals": (("LR", "HR"), lambda a: a, []),
+    "n1hw": (("lr", "hr"), lambda a: a[:, None], []),
+    "nhw1": (("lr", "hr"), lambda a: a[..., None], []),
+    "matlab": (("lr", "hr"), lambda a: a.transpose(1, 2, 0), ["lr has its", "hr has its"]),
+    "matlab, 1": (("lr", "hr"), lambda a: a[None].transpose(2, 3, 0, 1),
+                  ["lr has its", "hr has its"]),
+    "caffe": (("data", "label"), lambda a: a[:, None] / 255, ["data holds 0–1", "label holds 0–1"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("cut", [0, 6])
+@pytest.mark.parametrize(
+    ("case", "count"),  # 33×33×33 tells nothing of MATLAB's order, and is read as usual
+    [(case, count) for case in KINDS for count in (5, 33, 252) if (case, count) != ("matlab", 33)],
+)
+def test_patches_as_other_code_writes_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture, case: str, count: int, cut: int
+) -> None:
+    """All are the same patches, in other names, axes and ranges."""
+    names, change, said = KINDS[case]
+    lr, hr = smooth(count), smooth(count) + 1
+    middle = np.s_[:, cut : 33 - cut, cut : 33 - cut]
+    path = write(tmp_path / "a.h5", **{names[0]: change(lr), names[1]: change(hr[middle])})
+    dataset = TrainDataset(path)
+    log = capsys.readouterr().out
+    assert dataset.shape == (count, 33 - 2 * cut, 33 - 2 * cut)
+    tolerance = 0.1 if case == "float16" else 1e-4
+    for values, side in zip((lr, hr), dataset.read(0, count), strict=True):
+        np.testing.assert_allclose(side[:, 0] * 255, values[middle], atol=tolerance)
+    low, high = dataset.take(torch.tensor([4, 1]))
+    np.testing.assert_allclose(low[:, 0] * 255, lr[middle][[4, 1]], atol=tolerance)
+    assert torch.equal(high[1], dataset[1][1])
+    crop = dataset.crop(2, 3, 1, 9)
+    np.testing.assert_allclose(crop[0][0] * 255, lr[middle][2, 3:12, 1:10], atol=tolerance)
+    said = said + ([f"{names[0]} is cut to its middle, 21×21"] if cut else [])
+    if count == 33 and case == "matlab":  # 33 × 33 × 33: either way it is 33 patches
+        return
+    assert len(log.splitlines()) == len(said), log
+    assert all(f"note: {path}: {line}" in log for line in said)
+
+
+@pytest.mark.parametrize("unit", [1, 255])
+@pytest.mark.parametrize("axes", [(), (0,), (-1,), (0, 1), (0, -1)])
+def test_images_as_other_code_writes_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture, axes: tuple[int, ...], unit: int
+) -> None:
+    wide = {str(i): smooth(1, 40 + i)[0, :33] for i in range(3)}
+    wide["1"][:] = 0  # flat black tells nothing, whichever range it is of
+    stored = {name: np.expand_dims(image / unit, axes) for name, image in wide.items()}
+    dataset = EvalDataset(write(tmp_path / "a.h5", lr=stored, hr=stored))
+    assert dataset.shapes == [(33, 40), (33, 41), (33, 42)]
+    for name, (lr, hr) in zip(wide, dataset, strict=True):
+        np.testing.assert_allclose(lr[0] * (255 / unit), wide[name] / unit, atol=1e-4)
+        assert torch.equal(lr, hr)
+    assert capsys.readouterr().out.count("holds 0–1") == (0 if unit == 1 else 2)
+
+
+def test_flat_black_and_integers_are_0_to_255(tmp_path: Path) -> None:
+    ones = np.ones((5, 33, 33), "u1")
+    low, high = TrainDataset(write(tmp_path / "a.h5", lr=ones, hr=ones * 0.0)).read(0, 5)
+    assert (float(low.max()), float(high.max())) == (np.float32(1 / 255), 0.0)
+
+
+def test_a_range_that_changes_in_the_file_is_refused(tmp_path: Path) -> None:
+    images = {"0": smooth(1)[0] / 255, "1": smooth(1)[0]}
+    with pytest.raises(UserError, match=r"a\.h5: lr/1 begins with values of 0–1 and goes on"):
+        EvalDataset(write(tmp_path / "a.h5", lr=images, hr=images))
+
+
+SIZES = {
+    "smaller input": ((5, 11, 11), (5, 33, 33), "differ, 5×11×11 and 5×33×33; expected"),
+    "odd margin": ((5, 33, 33), (5, 20, 20), "differ"),
+    "other margins": ((5, 33, 33), (5, 21, 23), "differ"),
+    "other number": ((5, 33, 33), (6, 33, 33), "differ"),
+    "colour": ((5, 3, 33, 33), (5, 3, 33, 33), "expected luminance as N×H×W, H×W×N, N×1×H×W, "),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", SIZES)
+def test_sizes_that_do_not_fit_are_named(tmp_path: Path, case: str) -> None:
+    low, high, message = SIZES[case]
+    path = write(tmp_path / "a.h5", lr=np.ones(low), hr=np.ones(high))
+    with pytest.raises(UserError, match=message):
+        TrainDataset(path)
+
+
+def test_a_file_that_another_program_writes(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.h5", lr=patches(), hr=patches())
+    writer = "import h5py, sys; f = h5py.File(sys.argv[1], 'a'); print('open', flush=True); input()"
+    with start("-c", writer, path, stdin=subprocess.PIPE) as process:
+        process.stdout.readline()
+        with pytest.raises(UserError, match=r"a\.h5 is open in another program"):
+            TrainDataset(path)
+        process.stdin.close()
+    assert len(TrainDataset(path)) == 5

@@ -7,7 +7,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 LAYERS = (  # each may import from itself and from those before it
     ("runtime",),
-    ("imaging", "model"),
+    ("imaging", "model", "arrays"),
     ("datasets", "preparing", "report"),
     ("inference",),
     ("training", "serve"),

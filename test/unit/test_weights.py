@@ -3,11 +3,14 @@
 import hashlib
 import os
 import re
+import sys
+from itertools import permutations
 from pathlib import Path
 
 import pytest
 import torch
 from commands import ROOT
+from safetensors.torch import save_file
 
 from inference.weights import load_weights, shipped_weights
 from model import SRCNN
@@ -37,6 +40,67 @@ def test_parallel_and_half_precision_files_load(tmp_path: Path) -> None:
     assert model.conv1.weight.dtype == torch.float32
 
 
+PLAIN = SRCNN(kernel_sizes=(9, 1, 5)).state_dict()
+
+
+def renamed(*names: str) -> dict:
+    """Return the state dict with other names for the three layers."""
+    return {
+        f"{name}.{kind}": PLAIN[f"conv{i}.{kind}"]
+        for i, name in enumerate(names, start=1) for kind in ("weight", "bias")
+    }  # fmt: skip
+
+
+OTHERS = {
+    "parallel": {f"module.{name}": w for name, w in PLAIN.items()},
+    "compiled": {f"_orig_mod.{name}": w for name, w in PLAIN.items()},
+    "compiled, parallel": {f"_orig_mod.module.{name}": w for name, w in PLAIN.items()},
+    "sequential": renamed("0", "2", "4"),
+    "layers": renamed("layers.0", "layers.2", "layers.4"),
+    "other names": renamed("features.0", "map.0", "reconstruction"),
+    "sorted by name": dict(sorted(renamed("head", "body", "end").items())),
+    "parameters": {name: torch.nn.Parameter(w) for name, w in PLAIN.items()},
+    "state_dict": {"epoch": 5, "best_psnr": 30.0, "state_dict": PLAIN},
+    "model": {"model": PLAIN},
+    "model_state_dict": {"model_state_dict": PLAIN, "optimizer_state_dict": {"state": {}}},
+    "params": {"params": PLAIN},
+    "average": {"params": renamed("no"), "params_ema": PLAIN},
+    "lightning": {"state_dict": {f"model.{name}": w for name, w in PLAIN.items()}},
+    "twice": {"model": {"state_dict": PLAIN}},
+}
+
+
+@pytest.mark.parametrize("case", OTHERS)
+def test_files_of_other_code_are_the_same_network(tmp_path: Path, case: str) -> None:
+    loaded = load_weights(save(tmp_path / "w.pth", OTHERS[case])).state_dict()
+    assert list(loaded) == list(PLAIN)
+    assert all(torch.equal(loaded[name], weight) for name, weight in PLAIN.items())
+
+
+def test_layers_in_any_order_are_put_in_that_of_their_shapes(tmp_path: Path) -> None:
+    for names in permutations(("conv1", "conv2", "conv3")):
+        shuffled = {key: w for name in names for key, w in PLAIN.items() if key.startswith(name)}
+        loaded = load_weights(save(tmp_path / "w.pth", shuffled)).state_dict()
+        assert all(torch.equal(loaded[name], weight) for name, weight in PLAIN.items())
+
+
+def test_safetensors(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    save_file(PLAIN, path)
+    loaded = load_weights(path).state_dict()
+    assert all(torch.equal(loaded[name], weight) for name, weight in PLAIN.items())
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(UserError, match=r"w\.safetensors is no weights file that can be read"):
+        load_weights(path)
+
+
+def test_without_safetensors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "safetensors.torch", None)
+    (tmp_path / "w.safetensors").touch()
+    with pytest.raises(UserError, match="not installed; pip install safetensors"):
+        load_weights(tmp_path / "w.safetensors")
+
+
 def changed(**tensors: torch.Tensor | None) -> dict:
     state = SRCNN().state_dict() | {name.replace("_", "."): t for name, t in tensors.items()}
     return {name: tensor for name, tensor in state.items() if tensor is not None}
@@ -48,12 +112,18 @@ class Mischief:
 
 
 NO_WEIGHTS = {
-    "missing": (changed(conv2_bias=None), r"missing: conv2\.bias; not known: none"),
-    "extra": (changed(extra=torch.zeros(1)), "missing: none; not known: extra"),
-    "shape": (changed(conv2_weight=torch.zeros(32, 60, 5, 5)), r"conv2\.weight has shape"),
+    "missing": (
+        changed(conv2_bias=None),
+        r"found conv1\.weight 64×1×9×9, .*, conv2\.weight 32×64×5×5, conv3\.w",
+    ),
+    "extra": (changed(extra=torch.zeros(1)), r"conv3\.bias 1, extra 1$"),
+    "shape": (changed(conv2_weight=torch.zeros(32, 60, 5, 5)), r"conv2\.weight 32×60×5×5"),
     "bias": (changed(conv1_bias=torch.zeros(63)), r"conv1\.bias has shape \(63,\), expected"),
     "even": (changed(conv3_weight=torch.zeros(1, 32, 4, 4)), "kernels are square, odd"),
-    "flat": (changed(conv3_weight=torch.zeros(800)), "not 4 sizes"),
+    "flat": (changed(conv3_weight=torch.zeros(800)), r"no SRCNN; .*conv3\.weight 800"),
+    "nested": ({"state_dict": {"a": 1, "b": [2]}}, r"no SRCNN; .* found a \(int\), b \(list\)"),
+    "empty": ({}, "found nothing"),
+    "many": ({f"a{i}": torch.zeros(i) for i in range(20)}, "a7 7 and 12 more"),
     "whole": (changed(conv3_bias=torch.zeros(1, dtype=torch.long)), "no floating-point"),
     "nan": (changed(conv3_bias=torch.tensor([float("nan")])), "not finite"),
     "huge": (changed(conv3_bias=torch.tensor([1e300], dtype=torch.float64)), "not finite"),

@@ -1,0 +1,159 @@
+"""How commands begin and end: in any locale, from any path, into a closed pipe, without room."""
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from commands import ROOT, assert_one_line_error, run, train
+from runs import start
+
+from runtime.errors import RunError, run_main
+from runtime.files import check_writable, whole_file, write_text
+
+STAGES = ("train", "prepare", "evaluate", "export")
+ASCII = {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": ""}
+# As PYTHONSAFEPATH leaves it: without the folder of the script, nor of a clone that is installed.
+SAFE_PATH = """
+import runpy, sys
+from pathlib import Path
+sys.path = [folder for folder in sys.path if folder and not Path(folder, "train.py").is_file()]
+sys.argv = [sys.argv[1], "--help"]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("encoding", ["", "ascii:strict"])
+@pytest.mark.parametrize("stage", STAGES)
+def test_help_in_a_locale_that_is_not_utf_8(stage: str, encoding: str) -> None:
+    result = run(f"{stage}.py", "--help", env={**ASCII, "PYTHONIOENCODING": encoding})
+    assert result.returncode == 0, result.stderr
+    assert "--scale" in result.stdout
+
+
+def test_the_log_of_a_run_in_a_locale_that_is_not_utf_8(dataset: Path, tmp_path: Path) -> None:
+    options = ("--recipe=fast", "--batch-size=1", "--num-steps=2", "--device=cpu")
+    result = train(dataset, tmp_path / "Größe", *options, env=ASCII)
+    assert result.returncode == 0, result.stderr
+    assert r"random crops of 96\xd796" in result.stdout
+    assert (tmp_path / "Größe/x3/best.pth").is_file()
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_path_without_the_folder_of_the_script(stage: str) -> None:
+    command = [sys.executable, "-c", SAFE_PATH, str(ROOT / f"{stage}.py")]
+    result = subprocess.run(
+        command, cwd="/", capture_output=True, text=True, check=False, timeout=60
+    )
+    assert result.returncode == 0, result.stderr
+    assert "--scale" in result.stdout
+
+
+@pytest.mark.parametrize("streams", [("stdout",), ("stdout", "stderr")])
+@pytest.mark.parametrize("words", [["--help"], ["--num-steps=2"]])
+def test_a_reader_that_has_enough(
+    dataset: Path, tmp_path: Path, words: list[str], streams: tuple[str, ...]
+) -> None:
+    """As with `| head`, and with `2>&1 | head`."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    process = start(
+        ROOT / "train.py", f"--data_url={dataset}", f"--train_url={tmp_path}", *words,
+        **dict.fromkeys(streams, writing),
+    )  # fmt: skip
+    os.close(writing)
+    _, errors = process.communicate(timeout=120)
+    closed = 128 + signal.SIGPIPE
+    assert process.returncode in ({closed, 0} if words == ["--help"] else {closed})  # argparse: 0
+    assert "Error" not in (errors or "")
+    assert "Exception" not in (errors or "")
+
+
+UNWRITABLE = {
+    "train": ("--data_url={data}", "--train_url={no}", "--num-steps=2", "--device=cpu"),
+    "train profile": ("--data_url={data}", "--train_url={yes}", "--profile={no}", "--device=cpu"),
+    "prepare a file": ("--images-dir={pictures}", "--output-path={no}/a.h5"),
+    "prepare a folder": ("--data-path={no}", "--sample"),
+    "evaluate json": ("--data-path={data}", "--json={no}/a.json"),
+    "evaluate report": ("--data-path={data}", "--report={no}"),
+    "export": ("--output={no}/a.onnx",),
+}
+
+
+@pytest.mark.parametrize("case", UNWRITABLE)
+def test_where_nothing_can_be_written_nothing_is_computed(
+    dataset: Path, images: Path, tmp_path: Path, case: str
+) -> None:
+    stage = case.partition(" ")[0]
+    (tmp_path / "file").touch()
+    places = {"data": dataset, "pictures": images, "yes": tmp_path, "no": tmp_path / "file/a"}
+    result = run(f"{stage}.py", *(word.format(**places) for word in UNWRITABLE[case]))
+    assert_one_line_error(result, "cannot write", str(tmp_path / "file/a"), status=1)
+    assert len(result.stderr.splitlines()) == 1
+    assert not result.stdout, "found out before anything else"
+
+
+def test_looking_whether_a_place_can_be_written_leaves_nothing(tmp_path: Path) -> None:
+    check_writable(tmp_path / "new/folder/file")
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(RunError, match="it is a folder"):
+        check_writable(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match="Not a directory"):
+        check_writable(tmp_path / "file/a/b")
+
+
+@pytest.mark.parametrize("name", ["n" * 251 + ".txt", "ü" * 125 + ".txt", "\udce9.txt"])
+def test_names_as_long_and_odd_as_they_may_be(tmp_path: Path, name: str) -> None:
+    check_writable(tmp_path / name)
+    write_text(tmp_path / name, f"of {name}")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    with pytest.raises(RunError, match="File name too long"), whole_file(tmp_path / ("n" * 256)):
+        pass
+
+
+FAULTS = (
+    MemoryError(),
+    MemoryError("Unable to allocate 3.1 GiB for an array"),
+    OSError(12, "Cannot allocate memory"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory"),
+    RuntimeError("CUDA out of memory. Tried to allocate 2 GiB.\nMore text."),
+    RuntimeError("NPU out of memory. Tried to allocate 2 GiB"),
+    RuntimeError("can't start new thread"),
+    ImportError("libtorch_cpu.so: failed to map segment from shared object"),
+)
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=repr)
+def test_too_little_memory_is_one_line(fault: Exception, capsys: pytest.CaptureFixture) -> None:
+    def main() -> None:
+        raise fault
+
+    assert run_main(main) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: not enough memory")
+
+
+@pytest.mark.parametrize("fault", [RuntimeError("a bug"), OSError(5, "x"), ImportError("x")])
+def test_other_faults_are_bugs(fault: Exception) -> None:
+    def main() -> None:
+        raise fault
+
+    with pytest.raises(type(fault)):
+        run_main(main)
+
+
+@pytest.mark.parametrize("megabytes", [100, 400, 700, 1000, 1500])
+def test_a_limit_of_memory_that_is_too_low(dataset: Path, tmp_path: Path, megabytes: int) -> None:
+    """`ulimit -v`: while libraries load, and while the run starts."""
+    limit = (megabytes * 2**20,) * 2
+    result = train(
+        dataset, tmp_path, "--num-steps=2", "--device=cpu", "--recipe=fast",
+        env={"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, limit),
+    )  # fmt: skip
+    if result.returncode:
+        assert_one_line_error(result, "not enough memory", status=1)
