@@ -99,7 +99,12 @@ def _take_png(kind: bytes, body: bytes, carried: Carried) -> bool:
 
 def _jpeg(data: bytes, carried: Carried) -> bytes:
     kept, left_out, profile, place = [data[:2]], set(), {}, 2
-    while place + 4 <= len(data) and data[place] == 0xFF:
+    while place + 4 <= len(data):
+        if data[place] != 0xFF:  # a segment of the wrong length
+            following = data.find(b"\xff", place)
+            place = len(data) if following < 0 else following
+            left_out.add("what follows a segment of the wrong length")
+            continue
         marker = data[place + 1]
         if marker == 0xFF:  # a fill byte
             place += 1
@@ -183,6 +188,9 @@ def _tiff(data: bytes, carried: Carried) -> bytes:
     if others:
         carried.notes.append(f"left out: TIFF tags {', '.join(map(str, sorted(others)))}")
     carried.tidy()
+    if tiff.following >= len(data):
+        carried.notes.append("its next page is outside the file")
+        tiff.following = 0
     start = len(data) + len(data) % 2
     number = "Q" if tiff.big else "I"
     head = data[: 8 if tiff.big else 4] + struct.pack(tiff.order + number, start)

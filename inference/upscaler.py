@@ -110,7 +110,7 @@ class Upscaler:
 
     def room(self) -> int:
         """Return the bytes of memory that are left for pictures."""
-        return available() - self.threads * TILE_BYTES
+        return max(available() - self.threads * TILE_BYTES, 0)
 
 
 def what_happened(error: Exception) -> str:

@@ -149,6 +149,22 @@ def test_broken_segments(segment: tuple[int, bytes]) -> None:
     enlarged(with_segments(written(scene(), "JPEG"), segment), "a.jpg")
 
 
+def test_a_segment_of_the_wrong_length() -> None:
+    jpeg = with_segments(written(scene(), "JPEG"), (0xED, PHOTOSHOP + bytes(40)), (0xFE, b"after"))
+    short = jpeg.replace(b"\xff\xed" + struct.pack(">H", 56), b"\xff\xed" + struct.pack(">H", 50))
+    assert short != jpeg
+    data, photo = enlarged(short, "a.jpg")
+    assert "segment of the wrong length" in photo.note
+    assert b"after" in data
+
+
+def test_a_tiff_whose_next_page_is_nowhere() -> None:
+    data = tiff_with("<")
+    end = 8 + 2 + 12 * int.from_bytes(data[8:10], "little")
+    _, photo = enlarged(data[:end] + b"\xff\xff\xff\x7f" + data[end + 4 :], "a.tif")
+    assert photo.note == "its next page is outside the file"
+
+
 def test_png_carries() -> None:
     long_text = zlib.compress(b"x" * 1_500_000)
     kept = [
