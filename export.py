@@ -3,9 +3,10 @@
     python export.py --scale 3 --output srcnn_x3.onnx
     python export.py --weights outputs/x3/best.pth --output srcnn.onnx --size 720 1280 --fp16
 
-Input and output are named `input` and `output`: luminance, 1×1×H×W in fp32, 0–1, of a picture that
-is already enlarged bicubically. Height and width are free unless --size fixes them. Ascend's ATC
-reads opsets 9–13 in CANN 6.0 and 9–18 in CANN 7.0; the default, 11, suits both.
+Input and output are named `input` and `output`: luminance, N×1×H×W in fp32, 0–1, of pictures that
+are already enlarged bicubically. Batch, height and width are free unless --size fixes them, the
+batch to 1. Each of the photographs that come with scikit-image is tried. Ascend's ATC reads opsets
+9–13 in CANN 6.0 and 9–18 in CANN 7.0; the default, 11, suits both.
 """
 
 import runtime  # noqa: F401 - ends here on a Python that is too old
@@ -62,10 +63,10 @@ def photographs(scale: int, size: list[int] | None) -> Iterator[tuple[str, "np.n
     from imaging.sources import ImageError, sample_images
 
     try:
-        paths = sample_images()[1]
+        train, evaluation = sample_images()
     except ImageError as error:
         raise UserError(error) from None
-    for path in paths:
+    for path in evaluation + train:
         with Image.open(path) as image:
             width, height = size[::-1] if size else image.size
             small = (max(width // scale, 1), max(height // scale, 1))

@@ -3,11 +3,14 @@
 import importlib.util
 import os
 import struct
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from PIL import Image
+
+from runtime.errors import printable
 
 # The SHA-256 of each file: public_images.sha256, for `sha256sum -c` as well.
 PUBLIC_IMAGES = (
@@ -36,6 +39,9 @@ SAMPLE_TRAIN = (
 SAMPLE_EVAL = ("camera.png", "chelsea.png", "coffee.png")
 
 
+# Lists and notes beside images; Thumbs.db and desktop.ini. (.DS_Store is hidden.)
+NO_IMAGES = {".csv", ".db", ".ini", ".json", ".md", ".txt"}
+
 UNREADABLE = (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
 
 
@@ -50,16 +56,27 @@ class NoNetworkError(ImageError):
 def folder_images(folder: Path) -> list[Path]:
     """Return the files of a folder, sorted by path; hidden files and folders are left out.
 
+    So are lists, notes and what file managers leave, which are named on standard error.
+
     Raises:
-        ImageError: no such folder, or nothing in it.
+        ImageError: no such folder, or no image in it.
     """
     try:
         entries = sorted(folder.iterdir())
     except OSError as error:
         raise ImageError(f"no images in {folder}: {error.strerror}") from None
-    paths = [path for path in entries if path.is_file() and not path.name.startswith(".")]
+    files = [path for path in entries if path.is_file() and not path.name.startswith(".")]
+    paths = [path for path in files if path.suffix.lower() not in NO_IMAGES]
+    aside = ", ".join(printable(path.name) for path in files if path not in paths)
     if not paths:
-        raise ImageError(f"no images in {folder}: the folder is empty")
+        folders = ", ".join(path.name for path in entries if path.is_dir())
+        what = f"only {aside}" if aside else "the folder is empty"
+        raise ImageError(
+            f"no images in {folder}: "
+            + (f"only folders ({folders}), which are not entered; name one" if folders else what)
+        )
+    if aside:
+        print(f"skipped in {printable(folder)}, as no images: {aside}", file=sys.stderr)
     return paths
 
 

@@ -15,7 +15,7 @@ def build(model: SRCNN, size: list[int] | None, fp16: bool, opset: int) -> Model
 
     Args:
         model: any SRCNN.
-        size: height and width of the input, or None for free ones.
+        size: height and width of the input, or None for free ones, and a free batch.
         fp16: cast the input to half precision, compute, and cast the output back.
         opset: version of the operator set.
     """
@@ -39,7 +39,8 @@ def build(model: SRCNN, size: list[int] | None, fp16: bool, opset: int) -> Model
             nodes.append(helper.make_node("Relu", [y], [f"relu{i}"]))
     if fp16:
         nodes.append(helper.make_node("Cast", ["y3"], ["output"], to=TensorProto.FLOAT))
-    shape = [1, model.conv1.in_channels, *(size or ("height", "width"))]
+    batch, *sides = [1, *size] if size else ["batch", "height", "width"]
+    shape = [batch, model.conv1.in_channels, *sides]
     x, y = (
         helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
         for name in ("input", "output")

@@ -1,6 +1,7 @@
 """ONNX files: what is in them, and that they do what PyTorch does."""
 
 import importlib.util
+import re
 import sys
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from commands import assert_one_line_error, run
 from samples import network, save_weights
 
 import export
+from imaging.sources import SAMPLE_EVAL, SAMPLE_TRAIN
 from inference import onnx_graph
 from runtime.errors import RunError, UserError
 
@@ -48,7 +50,8 @@ def test_command_line(tmp_path: Path) -> None:
     path = tmp_path / "new" / "x.onnx"
     result = run("export.py", "--weights", weights, "--output", path)
     assert result.returncode == 0, result.stderr
-    assert "camera, 512×512: largest difference from PyTorch" in result.stdout
+    checked = re.findall(r"^(\w+), \d+×\d+: largest difference from PyTorch", result.stdout, re.M)
+    assert checked == [Path(name).stem for name in (*SAMPLE_EVAL, *SAMPLE_TRAIN)]
     assert [p.name for p in path.parent.iterdir()] == ["x.onnx"]
     graph = onnx.load(path)
     assert [(i.domain, i.version) for i in graph.opset_import] == [("", 11)]
@@ -56,9 +59,9 @@ def test_command_line(tmp_path: Path) -> None:
     for end, name in ((graph.graph.input, "input"), (graph.graph.output, "output")):
         assert [value.name for value in end] == [name]
         dimensions = end[0].type.tensor_type.shape.dim
-        assert [d.dim_value or d.dim_param for d in dimensions] == [1, 1, "height", "width"]
-    for shape in ((33, 70), (1, 1)):
-        x = picture(*shape)
+        assert [d.dim_value or d.dim_param for d in dimensions] == ["batch", 1, "height", "width"]
+    for shape, count in (((33, 70), 1), ((1, 1), 1), ((20, 31), 3)):
+        x = np.concatenate([picture(*shape) * (1 - i / 5) for i in range(count)])
         np.testing.assert_allclose(output(path, x), expected(x), rtol=0, atol=1e-5)
     assert_one_line_error(run("export.py", "--weights", tmp_path / "no.pth"), "no.pth")
 
@@ -120,6 +123,17 @@ def test_a_file_that_differs_is_not_written(
     with pytest.raises(RunError, match=r"differs by 1\.0e-03 on camera"):
         export.main()
     assert path.read_bytes() == b"earlier"
+
+
+def test_fp16_is_tried_on_every_photograph(
+    arguments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = arguments("--weights", save_weights(tmp_path / "w.pth"), "--size", 9, 9, "--fp16")
+    differences = iter([0.0] * (len(SAMPLE_EVAL + SAMPLE_TRAIN) - 1) + [1.0])
+    monkeypatch.setattr(onnx_graph, "largest_difference", lambda *_: next(differences))
+    with pytest.raises(RunError, match=r"fp16 differs by 1.* on text, "):
+        export.main()
+    assert not path.exists()
 
 
 def test_without_onnxruntime(arguments, monkeypatch: pytest.MonkeyPatch) -> None:

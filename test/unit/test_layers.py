@@ -13,7 +13,7 @@ LAYERS = (  # each may import from itself and from those before it
     ("training", "serve"),
     ("ascend",),
     ("train", "prepare", "evaluate", "upscale", "export", "modelarts_entry_acc",
-     "modelarts_entry_perf"),
+     "modelarts_entry_perf", "hubconf"),
     ("benchmarks",),
 )  # fmt: skip
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

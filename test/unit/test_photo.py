@@ -29,7 +29,7 @@ WIDTH_TAG, HEIGHT_TAG, DATE_TAG = 0xA002, 0xA003, 0x9003
         ("RGBA", "a.webp", "RGBA"),
         ("LA", "a.tif", "LA"),
         ("RGBA", "a.tiff", "RGBA"),
-        ("YCbCr", "a.tif", "RGB"),
+        ("YCbCr", "a.jpg", "RGB"),
         ("P", "a.png", "RGB"),
         ("P", "a.gif", "RGB"),
         ("1", "a.bmp", "L"),

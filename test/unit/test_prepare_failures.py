@@ -29,7 +29,7 @@ BAD_FOLDERS = {
     ),
     "truncated": (truncate, [], "t10.bmp cannot be read"),
     "truncated, whole images": (truncate, ["--eval"], "t10.bmp cannot be read"),
-    "no image": (lambda images: (images / "x.txt").write_text("?"), [], "x.txt cannot be read"),
+    "no image": (lambda images: (images / "x.dat").write_text("?"), [], "x.dat cannot be read"),
     "empty file": (lambda images: (images / "x.png").touch(), [], "x.png cannot be read"),
     "smaller than the scale": (
         lambda images: save_image(images / "dot.png", 3, 3),

@@ -266,3 +266,26 @@ def test_folder_images_are_sorted_files(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     (tmp_path / "folder.png").mkdir()
     assert [path.name for path in folder_images(tmp_path)] == ["a10.png", "a2.png", "b.png"]
+
+
+def test_files_beside_images_are_left_out_and_named(
+    images: Path, capsys: pytest.CaptureFixture
+) -> None:
+    paths = folder_images(images)
+    assert not capsys.readouterr().err
+    for name in ("Thumbs.db", "desktop.ini", ".DS_Store", "train.txt", "LIST.CSV"):
+        (images / name).write_text("no image")
+    assert folder_images(images) == paths
+    assert capsys.readouterr().err == (
+        f"skipped in {images}, as no images: LIST.CSV, Thumbs.db, desktop.ini, train.txt\n"
+    )
+
+
+def test_a_folder_of_folders_or_of_lists_is_told_so(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").touch()
+    with pytest.raises(ImageError, match=r"no images in .*: only list\.txt"):
+        folder_images(tmp_path)
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(ImageError, match=r"only folders \(a, b\), which are not entered; name one"):
+        folder_images(tmp_path)
