@@ -245,3 +245,26 @@ def test_memory_is_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "available", lambda: 1000)
     with pytest.raises(PictureError, match=r"0\.0 GB are free; cut it in pieces"):
         open_photo(io.BytesIO(data), "a.png", 3)
+
+
+def grey_ink_profile() -> bytes:
+    """Return a CMYK profile (ICC.1:2001, lut8) whose inks are all grey, the fourth black."""
+    ramp = bytes(range(256))
+    corners = b"".join(bytes([255 - 255 * (i % 2), 128, 128]) for i in range(16))  # Lab
+    identity = struct.pack(">9i", *(65536 * (i in (0, 4, 8)) for i in range(9)))
+    table = b"mft1\0\0\0\0\4\3\2\0" + identity + 4 * ramp + corners + 3 * ramp
+    head = struct.pack(
+        ">I4sI4s4s4s", 144 + len(table), b"none", 0x02400000, b"prtr", b"CMYK", b"Lab "
+    )
+    head += struct.pack(">6H", 2020, 1, 1, 0, 0, 0) + b"acsp" + bytes(28)
+    head += struct.pack(">3i", 63190, 65536, 54061) + bytes(48)
+    return head + struct.pack(">I4sII", 1, b"A2B0", 144, len(table)) + table
+
+
+def test_cmyk_goes_through_its_profile() -> None:
+    cyan = Image.new("CMYK", (8, 8), (255, 0, 0, 0))  # no ink by this profile, so white
+    data = written(cyan, "TIFF", icc_profile=grey_ink_profile())
+    photo = open_photo(io.BytesIO(data), "a.tif", 2)
+    assert photo.note == "CMYK is converted to sRGB by its colour profile"
+    assert min(photo.image.getpixel((0, 0))) > 250
+    assert b"RGB XYZ" in photo.metadata["icc_profile"][:40]
