@@ -62,6 +62,24 @@ def test_a_full_disk(dataset: Path, tmp_path: Path) -> None:
         assert_kept(tmp_path)
 
 
+def test_little_shared_memory_for_workers(dataset: Path, tmp_path: Path) -> None:
+    """Docker gives /dev/shm 64 MB; here it is smaller than a batch."""
+    streamed = ("--memory-share=1e-9", "--num-workers=2", "--batch-size=40")
+    mount = 'mount -t tmpfs -o size=64k none /dev/shm 2>/dev/null; exec "$@"'
+    private = (
+        ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--mount", "--map-root-user"]
+    )
+    allowed = subprocess.run([*private, "true"], capture_output=True, check=False).returncode == 0
+    wrapper = [*private, "sh", "-c", mount, "sh"] if allowed else []
+    process = start(*training(dataset, tmp_path, 3, *streamed), wrapper=wrapper)
+    try:
+        printed, errors = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == 0, errors
+    assert "read from disk by 2 workers" in printed
+
+
 def test_a_read_only_disk(dataset: Path, tmp_path: Path) -> None:
     with mounted(tmp_path, "ro") as own:
         if not own:
@@ -70,7 +88,7 @@ def test_a_read_only_disk(dataset: Path, tmp_path: Path) -> None:
         _, errors = process.communicate(timeout=120)
     why = "Read-only file system" if own else "Permission denied"
     assert process.returncode == 1
-    assert errors == f"error: cannot write to {tmp_path}/x3: {why}\n"
+    assert errors == f"error: cannot write {tmp_path}/x3/best.pth: {why}\n"
 
 
 def test_a_folder_that_turns_read_only_during_the_run(dataset: Path, tmp_path: Path) -> None:

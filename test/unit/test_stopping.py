@@ -1,6 +1,7 @@
 """Runs that are killed or told to stop, and go on as if nothing had been."""
 
 import os
+import pty
 import random
 import re
 import signal
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from commands import assert_one_line_error, run
 from runs import (
     STEPS,
@@ -21,6 +23,7 @@ from runs import (
     training_by_two,
     wait_for_epochs,
 )
+from samples import network
 
 from training import checkpoint
 
@@ -93,14 +96,87 @@ def test_stopped_in_an_epoch_and_resumed_is_as_never_stopped(
     assert log_lines(whole.stdout)[-len(lines) :] == lines
 
 
-def test_ctrl_c_saves_the_state(dataset: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGHUP])
+def test_ctrl_c_and_a_hangup_save_the_state(dataset: Path, tmp_path: Path, signum: int) -> None:
     process = start(*training(dataset, tmp_path, 100000))
     wait_for_epochs(process, 1)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(signum)
     _, errors = process.communicate(timeout=120)
-    assert process.returncode == 130, errors
-    assert re.search(r"SIGINT at step \d+: the state is saved; go on with .* --resume", errors)
+    assert process.returncode == 128 + signum, errors
+    assert re.search(r"SIG\w+ at step \d+: the state is saved; go on with .* --resume", errors)
     assert checkpoint.load_newest(tmp_path / "x3")
+
+
+def test_nohup_goes_on_after_a_hangup(dataset: Path, tmp_path: Path) -> None:
+    process = start(*training(dataset, tmp_path, 100000), wrapper=["nohup"])
+    wait_for_epochs(process, 1)
+    process.send_signal(signal.SIGHUP)
+    wait_for_epochs(process, 2)
+    process.kill()
+    process.communicate()
+
+
+def test_a_terminal_that_is_closed_saves_the_state(dataset: Path, tmp_path: Path) -> None:
+    """Its own and its only terminal: what is printed from then on fails."""
+    terminal, side = pty.openpty()
+    process = start(
+        *training(dataset, tmp_path, 100000),
+        wrapper=["setsid", "--ctty", "--wait"],
+        **dict.fromkeys(("stdin", "stdout", "stderr"), side),
+    )
+    os.close(side)
+    printed = b""
+    while printed.count(b"eval psnr") < 2:
+        printed += os.read(terminal, 1024)
+    os.close(terminal)
+    assert process.wait(timeout=120) == 128 + signal.SIGHUP
+    found = checkpoint.load_newest(tmp_path / "x3")
+    assert found
+    assert found[1]["training"]["step"] >= 2 * STEPS
+
+
+def test_a_finished_run_goes_on_longer(dataset: Path, tmp_path: Path) -> None:
+    """The reference's rate does not depend on the length, so it is as if it had been that long."""
+    assert run(*training(dataset, tmp_path / "whole", 4)).returncode == 0
+    assert run(*training(dataset, tmp_path / "longer", 2)).returncode == 0
+    result = run(*training(dataset, tmp_path / "longer", 4, "--resume"))
+    assert result.returncode == 0, result.stderr
+    assert "epoch2 :" in result.stdout
+    assert "epoch1 :" not in result.stdout
+    assert_same_end(tmp_path / "whole", tmp_path / "longer")
+    shorter = run(*training(dataset, tmp_path / "longer", 3, "--resume"))
+    assert_one_line_error(shorter, "num_epochs is 3, in the checkpoint 4; use the same")
+
+
+def test_the_fast_recipe_says_how_to_go_on(dataset: Path, tmp_path: Path) -> None:
+    fast = ("--recipe=fast", "--batch-size=1")
+    assert run(*training(dataset, tmp_path, 1, *fast, "--num-steps=2")).returncode == 0
+    result = run(*training(dataset, tmp_path, 1, *fast, "--num-steps=3", "--resume"))
+    assert_one_line_error(
+        result, "total_steps is 3, ", "planned for", "best.pth with --init-weights"
+    )
+
+
+def test_weights_are_started_from_not_resumed(dataset: Path, tmp_path: Path) -> None:
+    weights = tmp_path / "earlier.pth"
+    torch.save({"state_dict": network().state_dict()}, weights)
+    words = training(dataset, tmp_path / "out", 1, "--num-steps=1", "--lr=1e-12")
+    result = run(*words, f"--resume={weights}")
+    assert_one_line_error(result, f"{weights} holds weights", f"--init-weights {weights}")
+    result = run(*words, f"--init-weights={weights}")
+    assert result.returncode == 0, result.stderr
+    assert f"start: the weights of {weights}\n" in result.stdout
+    tuned = torch.load(tmp_path / "out/x3/best.pth", weights_only=True)
+    for name, weight in network().state_dict().items():
+        torch.testing.assert_close(tuned[name], weight)
+    _, state = checkpoint.load_newest(tmp_path / "out/x3")
+    assert state["options"]["init_weights"] == str(weights)
+    weights.unlink()
+    assert run(*words, f"--init-weights={weights}", "--resume").returncode == 0
+    assert_one_line_error(run(*words, "--resume"), "init_weights is None, in the checkpoint")
+    torch.save(network(kernel_sizes=(9, 1, 5)).state_dict(), weights)
+    result = run(*words, f"--init-weights={weights}")
+    assert_one_line_error(result, "conv2.weight of shape (32, 64, 1, 1)", "(32, 64, 5, 5)")
 
 
 def catches(process: subprocess.Popen, signum: int) -> bool:

@@ -68,7 +68,7 @@ def test_mistakes_end_in_one_line(dataset: Path, tmp_path: Path, case: str) -> N
 def test_a_folder_that_cannot_be_made(dataset: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     result = train(dataset, tmp_path / "file/out", *SMALL)
-    assert_one_line_error(result, f"cannot write to {tmp_path}/file/out/x3", status=1)
+    assert_one_line_error(result, f"cannot write {tmp_path}/file/out/x3/best.pth", status=1)
 
 
 def test_one_run_a_folder(dataset: Path, tmp_path: Path) -> None:
