@@ -132,7 +132,8 @@ def enlarge_all(made: Plan, upscaler: "Upscaler", jobs: int, piped: bytes = b"")
 
 def prepared(args: argparse.Namespace, piped: bytes) -> Plan:
     """Plan the work and tell what is left aside; it ends here if nothing can be written."""
-    if args.output != STREAM and (why := unwritable(args.output)):
+    why = "" if args.output == STREAM else unwritable(args.output)
+    if why:
         raise UserError(f"--output {args.output}: {why}")
     options = {"force": args.force, "recursive": args.recursive, "piped": piped}
     try:

@@ -5,7 +5,7 @@ from torch.nn import functional
 
 from model import SRCNN
 from runtime.device import choose_device, describe, keep_plain_formats
-from runtime.distributed import read_environment
+from runtime.numbers import from_environment
 from training.optimizers import build_optimizer
 from training.precision import Apex, Precision
 from training.precision_choice import TrainingStep, choose_precision
@@ -40,7 +40,7 @@ def compare(
     Raises:
         UserError: the device or precision that was asked for is not there.
     """
-    chosen = choose_device(device_name, read_environment().local_rank)
+    chosen = choose_device(device_name, from_environment("LOCAL_RANK"))
     device = chosen.value
     print(f"{'device':<11}{device}, {describe(device)} ({chosen.reason})")
     choice = choose_precision(

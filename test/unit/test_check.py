@@ -332,6 +332,13 @@ def test_a_right_step_is_within_the_tolerance(
     assert "problem" not in output
 
 
+def test_other_machines_are_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A check in a job of many cards needs none of them but its own."""
+    for name, value in {"RANK_SIZE": "16", "RANK_ID": "1", "RANK_TABLE_FILE": "/gone"}.items():
+        monkeypatch.setenv(name, value)
+    assert trial.compare(training_step, RECIPES["reference"], "cpu", "fp32", 32.0)[0]
+
+
 class Wrong(Precision):
     """Computes something else than it should."""
 

@@ -14,13 +14,13 @@ case "$*" in *--download*) exit "$DOWNLOAD_STATUS" ;; esac
 """
 
 
-def quickstart(folder: Path, data: str, status: int = 0) -> tuple[int, list[str]]:
+def quickstart(folder: Path, data: str, status: int = 0, scale: str = "3") -> tuple[int, list[str]]:
     python, calls = folder / "python", folder / "calls"
     python.write_text(RECORDER)
     python.chmod(0o755)
     calls.touch()
     given = {"PYTHON": str(python), "CALLS": str(calls), "DOWNLOAD_STATUS": str(status)}
-    command = ["bash", ROOT / "quickstart.sh", data, "3", "outputs"]
+    command = ["bash", ROOT / "quickstart.sh", data, scale, "outputs"]
     done = subprocess.run(
         command, cwd=folder, env={**os.environ, **given}, capture_output=True, check=False
     )
@@ -29,12 +29,14 @@ def quickstart(folder: Path, data: str, status: int = 0) -> tuple[int, list[str]
 
 def test_download_train_evaluate(tmp_path: Path) -> None:
     (tmp_path / "dataset/images/Test/Set5").mkdir(parents=True)
-    status, calls = quickstart(tmp_path, "dataset")
+    status, calls = quickstart(tmp_path, "dataset", scale="2")
     assert status == 0
-    assert [call.split()[0] for call in calls] == ["prepare.py", "train.py", "evaluate.py"]
-    assert "--data-path dataset --scale 3 --download" in calls[0]
-    assert "--data_url dataset --scale 3 --recipe fast --outputs-dir outputs" in calls[1]
-    assert "--images-dir dataset/images/Test/Set5 --protocol paper" in calls[2]
+    assert calls == [
+        "prepare.py --data-path dataset --scale 2 --download",
+        "train.py --data_url dataset --scale 2 --recipe fast --outputs-dir outputs",
+        "evaluate.py --weights outputs/x2/best.pth --scale 2 --images-dir dataset/images/Test/Set5 "
+        "--protocol paper --report outputs/x2/report --training-log outputs/x2/metrics.csv",
+    ]
 
 
 def test_without_a_network_the_sample_photographs(tmp_path: Path) -> None:
@@ -42,6 +44,7 @@ def test_without_a_network_the_sample_photographs(tmp_path: Path) -> None:
     assert status == 0
     assert "--data-path dataset-sample --scale 3 --sample" in calls[1]
     assert "--data_url dataset-sample" in calls[2]
+    assert calls[3].startswith("evaluate.py --weights outputs/x3/best.pth --scale 3 ")
     assert "--data-path dataset-sample" in calls[3]
 
 
@@ -58,6 +61,13 @@ def test_a_folder_with_data_is_used_as_it_is(tmp_path: Path) -> None:
     status, calls = quickstart(tmp_path, "my data")
     assert status == 0
     assert [call.split()[0] for call in calls] == ["train.py", "evaluate.py"]
+
+
+def test_data_of_another_scale_is_not_enough(tmp_path: Path) -> None:
+    (tmp_path / "data/train").mkdir(parents=True)
+    (tmp_path / "data/train/T91_x2.h5").touch()
+    _, calls = quickstart(tmp_path, "data")
+    assert calls[0].startswith("prepare.py")
 
 
 def test_prepare_tells_a_missing_network_by_its_status(tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ class Repository:
     def start(self, command: list[str], waiting: int = 1, **env: str) -> subprocess.Popen:
         """Start a command whose training waits for a signal; return once its processes wait."""
         process = subprocess.Popen(
-            ["env", "--default-signal=HUP", *command],  # nohup, or a service, has it ignored
+            ["env", "--default-signal=HUP,INT", *command],  # nohup, a service or & ignores them
             cwd=self.elsewhere,
             env=self.env | {"FAKE": "wait"} | env,
             stdout=subprocess.PIPE,

@@ -39,6 +39,7 @@ if FAKE == "wait" or (FAKE == "fail" and not MAIN):
     time.sleep(0.3)  # a second signal would arrive in this time
     sys.exit(128 + received[0] if len(received) == 1 else 99)
 if not MAIN:
+    print("no figures: not rank 0")
     sys.exit(0)
 if "--train_url" in options:
     best = Path(options["--train_url"]) / "x3" / "best.pth"
@@ -50,7 +51,11 @@ if FAKE == "silent":
     sys.exit(0)
 print("first 5 steps: 1.234567 s (compilation and warm-up, not in each_step_time)")
 step = 0.0 if FAKE == "zero" else 0.002
+better = int(os.environ.get("BETTER", "0"))  # dB, and half the loss for each
+psnr = [30 + better, 32 + better, 31 + better]
 for epoch in range(int(os.environ.get("FIRST", "0")), 3):
-    print(f"epoch{epoch} : loss={0.5 / (epoch + 1):.6f}, each_step_time={step * (epoch + 1):.6f}")
-    print(f"eval psnr: {30 + epoch:.2f}")
-print("best epoch: 2, psnr: 32.00", flush=True)
+    loss = 0.5 / (epoch + 1) / 2**better
+    print(f"epoch{epoch} : loss={loss:.6f}, each_step_time={step * (epoch + 1):.6f}")
+    print(f"eval psnr: {psnr[epoch]:.2f}")
+time.sleep(1.1 if FAKE == "slow" else 0)
+print(f"best epoch: 1, psnr: {psnr[1]:.2f}", flush=True)

@@ -45,8 +45,10 @@ def test_eight_cards(launcher, script: str, epochs: int, batch: int):
     [
         {"NNODES": "2", "NODE_RANK": "1", "MASTER_ADDR": "ho st", "MASTER_PORT": "1234"},
         {"MA_NUM_HOSTS": "2", "VC_TASK_INDEX": "1", "VC_WORKER_HOSTS": "ho st,other"},
+        {"NNODES": "2", "NODE_RANK": "1", "MASTER_ADDR": "ho st",
+         "MA_NUM_HOSTS": "3", "VC_TASK_INDEX": "2", "VC_WORKER_HOSTS": "a,b,c"},
     ],
-)
+)  # fmt: skip
 def test_second_machine(launcher, nodes: dict[str, str]):
     done = launcher.run("full_8p", "--nproc=4", **nodes)
     assert done.returncode == 0, done.stderr
@@ -84,6 +86,25 @@ def test_torchrun_gets_no_rank_table(launcher):
     """torch_npu would build HCCL from it."""
     assert launcher.run("full_8p", RANK_TABLE_FILE="/t.json").returncode == 0
     assert "RANK_TABLE_FILE" not in launcher.calls()[0]["env"]
+
+
+def test_first_machine(launcher):
+    done = launcher.run("full_8p", NNODES="2", NODE_RANK="0", MASTER_ADDR="a")
+    assert done.returncode == 0, done.stderr
+    assert "--node-rank=0" in launcher.calls()[0]["argv"]
+    assert launcher.final(done.stdout)
+    assert launcher.figures("bs32_16p_acc")["RankSize"] == "16"  # in the folder of card 0
+
+
+def test_one_machine_has_no_number(launcher):
+    done = launcher.run("full_8p", NODE_RANK="1")
+    assert launcher.final(done.stdout), done.stderr
+    assert launcher.figures("bs32_8p_acc")
+
+
+def test_threads_that_are_set_stay(launcher):
+    assert launcher.run("full_8p", OMP_NUM_THREADS="3").returncode == 0
+    assert launcher.calls()[0]["env"]["OMP_NUM_THREADS"] == "3"
 
 
 def test_several_machines_need_the_first_ones_address(launcher):

@@ -121,8 +121,17 @@ def test_environment_is_filled_in(repository):
         "JOB_ID": "10087",
         "TASK_QUEUE_ENABLE": "1",
         "ASCEND_GLOBAL_LOG_LEVEL": "3",
+        "ASCEND_SLOG_PRINT_TO_STDOUT": "0",
+        "HCCL_WHITELIST_DISABLE": "1",
+        "HCCL_CONNECT_TIMEOUT": "1800",
+        "PYTHONUNBUFFERED": "1",
     }
     assert expected.items() <= env.items()
+
+
+def test_performance_run_has_the_faster_queue(repository):
+    assert repository.run("performance_1p").returncode == 0
+    assert repository.calls()[0]["env"]["TASK_QUEUE_ENABLE"] == "2"
 
 
 def test_environment_that_is_set_stays(repository):
@@ -133,6 +142,10 @@ def test_environment_that_is_set_stays(repository):
         "TASK_QUEUE_ENABLE": "0",
         "ASCEND_RT_VISIBLE_DEVICES": "3,4",
         "HCCL_WHITELIST_DISABLE": "0",
+        "HCCL_CONNECT_TIMEOUT": "300",
+        "ASCEND_GLOBAL_LOG_LEVEL": "1",
+        "ASCEND_SLOG_PRINT_TO_STDOUT": "1",
+        "PYTHONUNBUFFERED": "2",
     }
     assert repository.run("performance_1p", **given).returncode == 0
     assert given.items() <= repository.calls()[0]["env"].items()
@@ -152,10 +165,12 @@ def test_card_that_is_no_number(repository, card: str):
 
 
 def test_one_card_ignores_a_launch_for_many(repository):
-    stale = {"RANK_SIZE": "8", "RANK_ID": "3", "RANK": "3", "WORLD_SIZE": "8"}
+    stale = {"RANK_SIZE": "8", "RANK_ID": "3", "RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "3"}
+    stale |= {"NNODES": "2", "NODE_RANK": "1"}
     done = repository.run("full_1p", **stale, RANK_TABLE_FILE="/gone")
     assert done.returncode == 0
     assert "RANK_SIZE=8 ignored" in done.stderr
     env = repository.calls()[0]["env"]
     assert (env["RANK_SIZE"], env["RANK_ID"]) == ("1", "0")
-    assert not {"RANK", "WORLD_SIZE", "RANK_TABLE_FILE"} & set(env)
+    assert not {"RANK", "WORLD_SIZE", "LOCAL_RANK", "RANK_TABLE_FILE"} & set(env)
+    assert repository.figures("bs32_1p_acc")  # of card 0, not of a second machine

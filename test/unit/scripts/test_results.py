@@ -121,13 +121,24 @@ def test_earlier_results_are_kept(repository):
 
 def test_resumed_training_goes_on_in_its_folder(repository):
     assert repository.run("full_1p").returncode == 0
-    done = repository.run("full_1p", "--", "--resume", FIRST="1", MODELARTS_MODEL_PATH="/m")
+    more = {"FIRST": "1", "BETTER": "1", "MODELARTS_MODEL_PATH": "/m"}
+    done = repository.run("full_1p", "--", "--resume", **more)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("epoch0 :") == 0  # on the screen: what is new in the log
     case = f"{repository.root.name}_bs32_1p_acc"
     losses = (repository.output() / f"{case}_loss.txt").read_text()
-    assert losses == "0.500000\n0.250000\n0.166667\n"  # epochs 1 and 2 ran twice
+    assert losses == "0.500000\n0.125000\n0.083333\n"  # epochs 1 and 2 ran twice
+    assert repository.figures("bs32_1p_acc")["TrainAccuracy"] == "33.00"
+    assert repository.final(done.stdout).group(4) == "33.00"
     assert (repository.output() / "train_0.log").read_text().count("best epoch") == 2
+
+
+def test_duration_is_that_of_the_training(repository):
+    """Bash counts SECONDS on from where the environment has it."""
+    done = repository.run("full_1p", FAKE="slow", SECONDS="5000")
+    seconds = repository.figures("bs32_1p_acc")["E2ETrainingTime"]
+    assert 1 <= int(seconds) < 5000
+    assert repository.final(done.stdout).group(3) == seconds
 
 
 def test_evaluation(repository):
@@ -148,6 +159,11 @@ def test_evaluation(repository):
     assert "eval psnr: 30.00" in log.read_text()
     assert log.read_text() in done.stdout
     assert len(list(repository.output().glob("eval_0.log_*"))) == 1
+
+
+def test_evaluation_is_of_x3_by_default(repository):
+    assert repository.run("eval_1p", "--pth_path=w").returncode == 0
+    assert "--scale=3" in repository.calls()[0]["argv"]
 
 
 def test_failed_evaluation(repository):

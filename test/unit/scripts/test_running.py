@@ -51,6 +51,16 @@ def test_platform_gets_the_log(repository, tmp_path: Path):
     assert texts == ["earlier\n" + log, "earlier\n"]
 
 
+def test_each_process_has_a_log_of_the_platform(repository, tmp_path: Path):
+    for rank in ("0", "1"):
+        (tmp_path / f"job-proc-rank-{rank}-device-{rank}.txt").touch()
+    platform = {"RANK_TABLE_FILE": "/t", "RANK_SIZE": "2", "RANK_ID": "1", "ASCEND_DEVICE_ID": "1"}
+    platform |= {"MODELARTS_MODEL_PATH": "/m", "MODELARTS_LOG_DIR": str(tmp_path)}
+    assert repository.run("full_8p", **platform).returncode == 0
+    assert not (tmp_path / "job-proc-rank-0-device-0.txt").read_text()
+    assert "not rank 0" in (tmp_path / "job-proc-rank-1-device-1.txt").read_text()
+
+
 def test_without_the_platform_the_log_is_not_on_the_screen(repository):
     assert "epoch0 :" not in repository.run("full_1p").stdout
 
