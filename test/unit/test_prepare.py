@@ -10,7 +10,6 @@ import termios
 from pathlib import Path
 
 import h5py
-import hdf5
 import numpy as np
 import pytest
 from commands import ROOT, run
@@ -19,6 +18,7 @@ from PIL import Image
 
 import prepare
 from imaging.sources import folder_images
+from preparing import hdf5
 from runtime.errors import UserError
 
 
