@@ -61,13 +61,13 @@ def choose_precision(
     if name.startswith("apex-") and why_not:
         raise UserError(f"--precision {name}: {why_not}")
     apex = name.startswith("apex-") or (name == "auto" and device.type == "npu" and not why_not)
-    if combine_ddp and not apex:
-        raise UserError("--combine-ddp is apex's own averaging of gradients; use it with apex")
+    level = "O2" if name == "auto" else name.removeprefix("apex-")
+    if combine_ddp and not (apex and level == "O2"):
+        raise UserError("--combine-ddp is apex's own averaging of gradients; use it with apex O2")
     if combine_ddp and processes == 1:
         raise UserError("--combine-ddp averages the gradients of several processes, and this run "
                         "has one; leave it out")  # fmt: skip
     if apex:
-        level = "O2" if name == "auto" else name.removeprefix("apex-")
         reason = "auto: Ascend's apex is installed" if name == "auto" else "as asked"
         return Choice(Apex(device, level, loss_scale, combine_ddp), reason)
     if name == "fp32" and saturates(device):

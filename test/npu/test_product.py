@@ -199,6 +199,7 @@ REFUSALS = {
     "no card": (["--device=npu"], {"devices": 0}, "torch_npu finds no card"),
     "other card": (["--device=npu"], {"ASCEND_DEVICE_ID": "3"}, "npu:3 is not there"),
     "alone with combine_ddp": (["--combine-ddp"], {}, "--combine-ddp averages the gradients of"),
+    "O1 with combine_ddp": (["--combine-ddp", "--precision=apex-O1"], {}, "use it with apex O2"),
     "fast with apex": (["--precision=apex-O2", "--recipe=fast"], {}, "does not go with apex"),
 }
 

@@ -129,17 +129,22 @@ def test_150_damaged_weights_files(tmp_path: Path, new_format: bool) -> None:
 
 
 def test_60_damaged_checkpoints_are_all_noticed(tmp_path: Path) -> None:
-    path = checkpoint.save(tmp_path, 1, checkpoint.pack({"w": torch.rand(50)}))
+    parts = {"options": {}, "training": {"w": torch.rand(50)}, "recorder": {}}
+    path = checkpoint.save(tmp_path, 1, checkpoint.pack(parts))
     whole = path.read_bytes()
     state = checkpoint.load(path)
     for copy in damaged(whole, 60, seed=3):
         path.write_bytes(copy)
         if endings(lambda: checkpoint.load(path)):
-            assert torch.equal(checkpoint.load(path)["w"], state["w"])
+            assert torch.equal(checkpoint.load(path)["training"]["w"], state["training"]["w"])
 
 
 def test_weights_larger_than_their_file(tmp_path: Path) -> None:
-    state = SRCNN().state_dict() | {"conv1.weight": torch.zeros(1).expand(10**6, 1, 9, 9)}
+    state = SRCNN().state_dict() | {
+        "conv1.weight": torch.zeros(1).expand(10**6, 1, 9, 9),
+        "conv1.bias": torch.zeros(1).expand(10**6),
+        "conv2.weight": torch.zeros(1).expand(32, 10**6, 5, 5),
+    }
     torch.save(state, tmp_path / "w.pth")
     with pytest.raises(UserError, match="larger than what the file holds"):
         load_weights(tmp_path / "w.pth")

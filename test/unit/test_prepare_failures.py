@@ -51,7 +51,7 @@ def test_bad_images(images: Path, tmp_path: Path, case: str, capsys) -> None:
     output = tmp_path / "out" / "file.h5"
     with pytest.raises(UserError, match=message):
         prepare_file(images, output, *options)
-    assert not list(tmp_path.rglob(".x.h5.*.tmp")) + list(tmp_path.rglob("*.h5"))
+    assert not output.parent.exists() or not list(output.parent.iterdir())
 
 
 def test_a_decompression_bomb_is_refused(images: Path, tmp_path: Path, monkeypatch) -> None:
@@ -102,7 +102,7 @@ def test_numbers_below_one(images: Path, tmp_path: Path, option, value, capsys) 
     with pytest.raises(SystemExit) as error:
         prepare_file(images, tmp_path / "train.h5", f"{option}={value}")
     assert error.value.code == 2
-    assert "expected a whole number, 1 or more" in capsys.readouterr().err
+    assert f"{value!r} is not a whole number, 1 or more" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
