@@ -73,6 +73,9 @@ def load(path: Path | str) -> dict[str, Any]:
     try:
         data = Path(path).read_bytes()
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            if any(entry.external_attr for entry in archive.infolist()):
+                # torch 2.1 takes such an entry for a folder, and leaves the tensor unread.
+                raise zipfile.BadZipFile("attributes that torch.save does not set")
             if damaged := archive.testzip():
                 raise UserError(f"{path} is damaged: the checksum of {damaged} does not match")
         state = load_tensors(io.BytesIO(data))
