@@ -40,7 +40,7 @@ def environments(run: ModuleType, results: list[tuple[str, int]]) -> type:
 
         def __exit__(self, *_: object) -> None: ...
 
-        def run_tests(self, _: tuple, report: Path, log: Path, **env: str) -> int:
+        def run_tests(self, _: tuple, report: Path, log: Path) -> int:
             log.write_text("collected\nINTERNALERROR> out of memory\n")
             if self.report:
                 report.write_text(self.report)

@@ -49,11 +49,18 @@ class Environment:
     def __exit__(self, *_: object) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def run_tests(self, arguments: tuple[str, ...], report: Path, log: Path, **env: str) -> int:
+    def run_tests(self, arguments: tuple[str, ...], report: Path, log: Path) -> int:
         """Run pytest here; return its exit status, leave its report (JUnit's XML) and output."""
         command = [self.python, "-m", "pytest", "-p", "no:cacheprovider", f"--junitxml={report}"]
-        settings = {"NPU_SIM_CACHE": str(self.folder / "npu-sim"), "CI": "true"}
-        environment = {**os.environ, **settings, **env}
+        environment = {
+            **os.environ,
+            "CI": "true",  # the real torch_npu, or failure
+            "NPU_SIM_CACHE": str(self.folder / "npu-sim"),
+            "NPU_SIM_TORCH_NPU": self.leg.torch_npu or "",
+            "NPU_SIM_CANN": self.leg.cann,
+            # numpy.testing of numpy 1.22 knows Python's own distutils only.
+            "SETUPTOOLS_USE_DISTUTILS": "stdlib" if self.leg.python < "3.12" else "local",
+        }
         with log.open("w") as file:
             return subprocess.run(
                 [*command, *arguments],

@@ -28,7 +28,7 @@ installed, tested and removed. It writes this file; nothing else is claimed to w
 - Other packages: the lowest or the newest that `requirements-dev.txt` allows.
 - In-process tests: those of `make check`.
 - NPU tests: the real torch_npu over a simulated driver (`test/npu/README.md`), not a card. They are
-  these, from `test/npu/test_product.py`: {npu_tests}.
+  {npu_tests}.
 - A CUDA build of torch runs here over stubs of CUDA's libraries: its CPU part is what is tested.
 """
 
@@ -91,8 +91,7 @@ def try_leg(leg: Leg, results: Path) -> tuple[tuple[str, ...], bool]:
                     outcomes.append(("–", True))
                     continue
                 report, log = results / f"{name}.xml", results / f"{name}.log"
-                npu = {"NPU_SIM_TORCH_NPU": leg.torch_npu} if leg.torch_npu else {}
-                status = environment.run_tests(arguments, report, log, **npu)
+                status = environment.run_tests(arguments, report, log)
                 outcomes.append(outcome(status, report, log))
     except Unprepared as error:
         outcomes = [(f"not run: {error}", False)] * len(tests)
@@ -139,7 +138,7 @@ def as_table(rows: Iterable[tuple[str, ...]]) -> str:
 
 def document(rows: list[tuple[str, ...]]) -> str:
     """Return the text of docs/versions.md."""
-    names = ", ".join(f"`{test.rpartition('::')[2]}`" for test in ON_THE_NPU)
+    names = ", ".join(f"`{test.removeprefix('test/npu/')}`" for test in ON_THE_NPU)
     machine = f"{platform.system()} {platform.machine()}"
     date = datetime.date.today().isoformat()
     return ABOUT.format(date=date, machine=machine, table=as_table(rows), npu_tests=names)
