@@ -1,6 +1,7 @@
 # make train   data, training, evaluation, pictures, on a fresh machine
 # make check   linter and the tests that start no process, for the time between commits
 # make test    linter and all tests
+# make test-versions   tests with older and newer releases of everything; writes docs/versions.md
 # make constraints   constraints.txt anew, from the newest releases
 # make bench   speed and scale, on a machine that does nothing else; needs DATA from make train
 # All set up .venv first. Python 3.10 or newer is all they ask for: make train PYTHON=python3.12
@@ -16,7 +17,7 @@ TORCH := $(shell grep -o '^torch==[0-9.]*' requirements-npu.txt | sort -u)
 CUDA := cuda-bindings cuda-toolkit nvidia-cudnn-cu13 nvidia-cusparselt-cu13 nvidia-nccl-cu13 \
   nvidia-nvshmem-cu13 triton
 
-.PHONY: setup constraints train check test lint bench clean
+.PHONY: setup constraints train check test test-versions lint bench clean
 
 setup: $(VENV)/.ready
 
@@ -49,6 +50,12 @@ check: lint
 
 test: lint
 	$(BIN)/python -m pytest
+
+# One environment after another, up to 3 GB at a time below build/versions/, removed again. LEGS="0 2"
+# runs some of them, by the numbers that test/versions/run.py --help lists.
+test-versions: setup
+	$(BIN)/pip install --quiet --disable-pip-version-check 'uv>=0.9,<1'
+	$(BIN)/python test/versions/run.py $(LEGS)
 
 lint: setup
 	$(BIN)/ruff format --check .

@@ -75,7 +75,7 @@ def load(path: Path | str) -> dict[str, Any]:
         whole = io.BytesIO()
         with zipfile.ZipFile(path) as archive, zipfile.ZipFile(whole, "w") as copy:
             for name in archive.namelist():
-                copy.writestr(name, archive.read(name))
+                copy.writestr(zipfile.ZipInfo(name), archive.read(name))
         state = load_tensors(io.BytesIO(whole.getvalue()))
     except FileNotFoundError:
         raise UserError(f"no checkpoint {path}") from None

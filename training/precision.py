@@ -148,13 +148,15 @@ class Autocast(Precision):
     def twin(self) -> Precision:
         return Autocast(self.device, self.dtype, self.loss_scale)
 
-    def _scaler(self) -> torch.amp.GradScaler:
+    def _scaler(self) -> "torch.amp.GradScaler":
         initial: dict[str, Any] = {}
         if self.static_scale is not None:
             initial["init_scale"] = self.static_scale
         if self.device.type == "npu":  # reads the overflow flag of chips that saturate (910A)
             scaler = importlib.import_module("torch_npu").npu.amp.GradScaler
             return scaler(**initial)
+        if not hasattr(torch.amp, "GradScaler"):  # before torch 2.3
+            return torch.cuda.amp.GradScaler(**initial)
         return torch.amp.GradScaler(self.device.type, **initial)
 
     def prepare(

@@ -80,7 +80,7 @@ def read_operators(profile: Any, trace: Path) -> list[Operator]:
     """Return the operators of a finished profile; torch_npu's come from the file by its trace."""
     if hasattr(profile, "key_averages"):
         return [
-            Operator(e.key, e.count, e.self_cpu_time_total, e.self_device_time_total)
+            Operator(e.key, e.count, e.self_cpu_time_total, _device_time(e))
             for e in profile.key_averages()
             if not e.key.startswith("ProfilerStep")
         ]
@@ -95,6 +95,13 @@ def read_operators(profile: Any, trace: Path) -> list[Operator]:
             row_sums[1] += float(row["Host Self Duration(us)"] or 0)
             row_sums[2] += float(row["Device Self Duration(us)"] or 0)
     return [Operator(name, int(calls), *times) for name, (calls, *times) in sums.items()]
+
+
+def _device_time(event: Any) -> float:
+    """Return an operator's own time on the device in µs; torch 2.4 gave it this name."""
+    if hasattr(event, "self_device_time_total"):
+        return event.self_device_time_total
+    return event.self_cuda_time_total
 
 
 def print_table(operators: list[Operator]) -> None:

@@ -130,7 +130,7 @@ class Simulator:
             paths.append(HERE / "ascend_apex")
         if self.way == "real":
             folder = build.build()
-            paths += [HERE / "fake_cann", folder / "site"]
+            paths += [HERE / "fake_cann", folder / "site", folder / "cann" / "python"]
             env["LD_LIBRARY_PATH"] = str(folder / "lib")
             env["ASCEND_HOME_PATH"] = str(folder / "cann")
             env["ASCEND_OPP_PATH"] = str(folder / "cann" / "opp")

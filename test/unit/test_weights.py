@@ -111,6 +111,7 @@ class Mischief:
         return os.mkdir, ("executed",)
 
 
+FLOAT8 = getattr(torch, "float8_e8m0fnu", torch.complex64)  # before torch 2.7, none can be saved
 NO_WEIGHTS = {
     "missing": (
         changed(conv2_bias=None),
@@ -127,7 +128,7 @@ NO_WEIGHTS = {
     "whole": (changed(conv3_bias=torch.zeros(1, dtype=torch.long)), "no floating-point"),
     "nan": (changed(conv3_bias=torch.tensor([float("nan")])), "not finite"),
     "huge": (changed(conv3_bias=torch.tensor([1e300], dtype=torch.float64)), "not finite"),
-    "float8": (changed(conv3_bias=torch.zeros(1).to(torch.float8_e4m3fn)), "no floating-point"),
+    "float8": (changed(conv3_bias=torch.zeros(1).to(FLOAT8)), "no floating-point"),
     "meta": (changed(conv3_bias=torch.zeros(1, device="meta")), "no floating-point"),
     "list": ([1, 2], "holds a list; expected a state dict"),
     "code": ({"conv1.weight": Mischief()}, "cannot be read safely|can be read safely"),

@@ -21,10 +21,13 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
 DRIVER = HERE / "driver.c"
-CANN_VERSION = "9.0.0"
+CANN_VERSION = os.environ.get("NPU_SIM_CANN", "9.0.0")
+# What is installed where CANN is, as its operators import it while they are compiled.
+_CANN_IMPORTS = {"decorator": "5.2.1", "cffi": "1.17.1", "cython": "3.1.2", "pathlib2": "2.3.7",
+                 "protobuf": "3.20.3"}  # fmt: skip
 _COMPANIONS = (
     *("hccl", "ge_runner", "graph", "acl_op_compiler", "acl_tdt_channel"),
-    *("ascend_hal", "msprofiler"),
+    *("ascend_hal", "msprofiler", "opapi"),
 )
 
 
@@ -33,7 +36,9 @@ class Unavailable(RuntimeError):
 
 
 def required_version() -> str:
-    """The torch_npu release that requirements-npu.txt names."""
+    """The torch_npu release that ``NPU_SIM_TORCH_NPU`` or else requirements-npu.txt names."""
+    if chosen := os.environ.get("NPU_SIM_TORCH_NPU"):
+        return chosen
     text = (ROOT / "requirements-npu.txt").read_text(encoding="utf-8")
     found = re.search(r"^torch[_-]npu==([\w.]+)", text, re.MULTILINE)
     if not found:
@@ -61,8 +66,9 @@ def build() -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder / "lock"):
         _once(folder / "site", version, lambda site: _unpack_wheel(version, site))
-        _once(folder / "lib", _digest(DRIVER, Path(__file__)), _compile_driver)
-        _once(folder / "cann", CANN_VERSION, _pretend_toolkit)
+        driver = f"{CANN_VERSION} {_digest(DRIVER, Path(__file__))}"
+        _once(folder / "lib", driver, _compile_driver)
+        _once(folder / "cann", f"{CANN_VERSION} {_digest(Path(__file__))}", _pretend_toolkit)
     return folder
 
 
@@ -129,5 +135,10 @@ def _pretend_toolkit(cann: Path) -> None:
         (cann / name).mkdir()
     information = f"package_name=Ascend-cann-toolkit\nversion={CANN_VERSION}\narch={arch}\n"
     (cann / arch / "ascend_toolkit_install.info").write_text(information)
+    for name, version in _CANN_IMPORTS.items():  # metadata is all that is read of them
+        package = cann / "python" / f"{name}-{version}.dist-info"
+        package.mkdir(parents=True)
+        about = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+        (package / "METADATA").write_text(about)
     settings = f'export ASCEND_HOME_PATH="{cann}"\nexport ASCEND_OPP_PATH="{cann}/opp"\n'
     (cann / "set_env.sh").write_text(settings)

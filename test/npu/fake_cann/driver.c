@@ -247,7 +247,9 @@ DESCRIPTIONS(NO_DESCRIPTION)
     X(aclrtMallocPhysical) X(aclrtFreePhysical) X(aclrtMapMem) X(aclrtUnmapMem)                    \
     X(aclrtReserveMemAddress) X(aclrtReleaseMemAddress) X(aclrtMemExportToShareableHandle)         \
     X(aclrtMemImportFromShareableHandle) X(aclrtMemSetPidToShareableHandle)                        \
-    X(aclrtDeviceGetBareTgid)
+    X(aclrtDeviceGetBareTgid)                                                                      \
+    X(HcclAllGather) X(HcclAllReduce) X(HcclBroadcast) X(HcclCommDestroy) X(HcclCommInitAll)       \
+    X(HcclCommInitRootInfo) X(HcclGetRootInfo) X(HcclRecv) X(HcclReduceScatter) X(HcclSend)
 #define REFUSE(name) \
     int name() { return ERROR_FEATURE_UNSUPPORTED; }
 UNSUPPORTED(REFUSE)

@@ -6,6 +6,7 @@ devices, memory, streams, autocast, GradScaler, fused optimizers — stays the r
 """
 
 import functools
+import inspect
 from typing import Any
 
 import torch
@@ -13,6 +14,10 @@ import torch_npu
 from simnpu import hccl, kernels
 
 aten = torch.ops.aten
+# Said where torch knows it; before 2.6 it overrides without a word.
+_OVERRIDE = {"allow_override": True}
+if "allow_override" not in inspect.signature(torch.library.Library.impl).parameters:
+    _OVERRIDE = {}
 _libraries: list[torch.library.Library] = []
 
 # Already right on host memory: allocation and what only changes sizes, strides or storage.
@@ -87,7 +92,7 @@ def _replace_aten_kernels(library: torch.library.Library) -> None:
         op = _overload(name)
         if name not in _KEPT and op is not None:
             kernel = special.get(name) or functools.partial(kernels.run, op)
-            library.impl(name, kernel, "PrivateUse1", allow_override=True)
+            library.impl(name, kernel, "PrivateUse1", **_OVERRIDE)
 
 
 def _to_copy(
@@ -113,7 +118,7 @@ def _drop_autograd_shortcuts(library: torch.library.Library) -> None:
         op = _overload(name)
         composite = "CompositeImplicitAutograd"
         if op is not None and torch._C._dispatch_has_kernel_for_dispatch_key(op.name(), composite):
-            library.impl(name, op.decompose, "AutogradPrivateUse1", allow_override=True)
+            library.impl(name, op.decompose, "AutogradPrivateUse1", **_OVERRIDE)
 
 
 def _replace_npu_kernels(library: torch.library.Library) -> None:
@@ -129,7 +134,7 @@ def _replace_npu_kernels(library: torch.library.Library) -> None:
     for name in _registered("npu", "PrivateUse1"):
         if name.partition(".")[0] in replaced:
             kernel = replaced[name.partition(".")[0]]
-            library.impl(name, kernel, "PrivateUse1", allow_override=True)
+            library.impl(name, kernel, "PrivateUse1", **_OVERRIDE)
 
 
 def _format_cast(tensor: torch.Tensor, wanted: int | torch.Tensor, *_: Any) -> torch.Tensor:

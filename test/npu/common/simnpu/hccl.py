@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import AllgatherOptions
 
 from simnpu import record
 from simnpu.host import alias, is_npu
@@ -51,11 +52,11 @@ class HcclOverGloo(dist.ProcessGroup):
     def allgather(self, outputs: Any, inputs: Any, opts: Any = None) -> dist.Work:
         """Gather to every rank."""
         host = [_host(tensors) for tensors in outputs]
-        options = opts or dist.AllgatherOptions()
+        options = opts or AllgatherOptions()
         return self._run("allgather", outputs, host, _host(inputs), options)
 
     def _allgather_base(self, output: Any, tensor: Any, opts: Any = None) -> dist.Work:
-        options = opts or dist.AllgatherOptions()
+        options = opts or AllgatherOptions()
         return self._run("_allgather_base", [output], *_host([output, tensor]), options)
 
     def barrier(self, opts: Any = None) -> dist.Work:

@@ -200,7 +200,7 @@ class _Call:
                 return tensor
             if _same_memory(value, lent):
                 geometry = value.size(), value.stride(), value.storage_offset()
-                return aten.as_strided.default.redispatch(_CPU, tensor, *geometry)
+                return _as_strided(tensor, *geometry)
         chip.check_type(self.op, value)
         chip.saturate(value)
         if self.device is None:
@@ -209,6 +209,13 @@ class _Call:
             return value
         index = self.device.index
         return _new_on_card(value, _current_card() if index is None else index)
+
+
+def _as_strided(tensor: torch.Tensor, *geometry: Any) -> torch.Tensor:
+    op = aten.as_strided.default
+    if hasattr(op, "redispatch"):
+        return op.redispatch(_CPU, tensor, *geometry)
+    return op._op_dk(torch._C.DispatchKey.CPU, tensor, *geometry)  # torch before 2.2
 
 
 def _same_memory(left: torch.Tensor, right: torch.Tensor) -> bool:
@@ -232,8 +239,11 @@ def _written(op: Any, args: Any, kwargs: Any) -> list[Any]:
 
 @functools.cache
 def _written_arguments(op: Any) -> tuple[tuple[int, str], ...]:
-    arguments = enumerate(op._schema.arguments)
-    return tuple((i, a.name) for i, a in arguments if a.is_write and not a.is_out)
+    return tuple(
+        (index, argument.name)
+        for index, argument in enumerate(op._schema.arguments)
+        if argument.alias_info and argument.alias_info.is_write and not argument.is_out
+    )
 
 
 @functools.cache

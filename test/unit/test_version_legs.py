@@ -1,0 +1,94 @@
+"""`make test-versions`: what its table says of legs that pass, fail or cannot be prepared."""
+
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from commands import ROOT
+
+PASSED = '<testsuite><testcase name="test_fine"/></testsuite>'
+FAILED = PASSED.replace("/></", '/><testcase name="test_bad"><failure/></testcase></')
+
+
+@pytest.fixture
+def versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The command with three legs, which writes below tmp_path and is asked for all of them."""
+    monkeypatch.syspath_prepend(ROOT / "test" / "versions")
+    import run  # noqa: PLC0415 - found there only
+    from legs import Leg  # noqa: PLC0415
+
+    monkeypatch.setattr(run, "FOLDER", tmp_path)
+    monkeypatch.setattr(run, "DOCUMENT", tmp_path / "versions.md")
+    monkeypatch.setattr(run, "LEGS", tuple(Leg("3.10", f"torch==2.{n}", None, "newest")
+                                           for n in range(3)))  # fmt: skip
+    monkeypatch.setattr("sys.argv", ["run.py"])
+    return run
+
+
+def environments(run: ModuleType, results: list[tuple[str, int]]) -> type:
+    """Stand-ins for installed legs: each takes the next (report or what is wrong, exit status)."""
+
+    class Environment:
+        def __init__(self, leg: object) -> None:
+            self.versions = {"python": "3.10.1", "torch": leg.torch[7:], "numpy": "1.26"}
+            self.report, self.status = results.pop(0)
+
+        def __enter__(self) -> "Environment":
+            if self.report == "unprepared":
+                raise run.Unprepared("uv: not installed")
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
+        def run_tests(self, _: tuple, report: Path, log: Path) -> int:
+            log.write_text("collected\nINTERNALERROR> out of memory\n")
+            if self.report:
+                report.write_text(self.report)
+            return self.status
+
+    return Environment
+
+
+def rows(text: str) -> list[list[str]]:
+    return [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| 3.")]
+
+
+def test_all_passed(
+    versions: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(versions, "Environment", environments(versions, [(PASSED, 0)] * 3))
+    assert versions.main() == 0
+    written = versions.DOCUMENT.read_text(encoding="utf-8")
+    wanted = [["3.10.1", f"2.{n}", "–", "1.26", "newest", "1 passed", "–"] for n in range(3)]
+    assert rows(written) == rows(capsys.readouterr().out) == wanted
+
+
+FAILURES = {
+    "a test": ((FAILED, 1), "**1 failed**, 1 passed: `test_bad`"),
+    "pytest": (("", 3), "no tests ran: INTERNALERROR> out of memory"),
+    "nothing found": (("<testsuite/>", 5), "**exit status 5**, 0 passed"),
+    "after the tests": ((PASSED, 1), "**exit status 1**, 1 passed"),
+    "no environment": (("unprepared", 0), "not run: uv: not installed"),
+}
+
+
+@pytest.mark.parametrize("case", FAILURES)
+def test_a_leg_that_fails_is_a_row_that_says_so(
+    versions: ModuleType, monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
+    result, said = FAILURES[case]
+    results = [(PASSED, 0), result, (PASSED, 0)]
+    monkeypatch.setattr(versions, "Environment", environments(versions, results))
+    assert versions.main() == 1
+    found = [row[5] for row in rows(versions.DOCUMENT.read_text(encoding="utf-8"))]
+    assert found == ["1 passed", said, "1 passed"]
+
+
+def test_some_legs_alone_leave_the_document(
+    versions: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr("sys.argv", ["run.py", "1"])
+    monkeypatch.setattr(versions, "Environment", environments(versions, [(PASSED, 0)]))
+    assert versions.main() == 0
+    assert [row[1] for row in rows(capsys.readouterr().out)] == ["2.1"]
+    assert not versions.DOCUMENT.exists()
