@@ -127,8 +127,8 @@ class StoredArray:
         Args:
             file: the file, open.
             unit: what 1 is in the file.
-            part: `n`, a slice or list of numbers; `h` and `w`, slices of rows and columns; all where
-                it is not said.
+            part: `n`, a slice or list of numbers; `h` and `w`, slices of rows and columns; what is
+                not given is whole.
 
         Raises:
             UserError: a value that is not finite, or not of the range that the first ones had.
