@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import h5py
 import numpy as np
@@ -121,13 +121,14 @@ class StoredArray:
         greatest = self._values(file, {"n": slice(0, SAMPLE)}).max() if self.is_real else 255.0
         return 1.0 if 0.0 < greatest <= 1.0 else 255.0
 
-    def read(self, file: h5py.File, unit: float, **part: Part) -> torch.Tensor:
+    def read(self, file: h5py.File, unit: float, **part: Any) -> torch.Tensor:
         """Read n×H×W or H×W float32, 0–1.
 
         Args:
             file: the file, open.
             unit: what 1 is in the file.
-            part: which numbers, rows, columns: `n`, `h`, `w`; all where it is not said.
+            part: `n`, a slice or list of numbers; `h` and `w`, slices of rows and columns; what is
+                not given is whole.
 
         Raises:
             UserError: a value that is not finite, or not of the range that the first ones had.
@@ -144,7 +145,7 @@ class StoredArray:
             )
         return values.div_(unit)
 
-    def _values(self, file: h5py.File, part: dict[str, Part]) -> np.ndarray:
+    def _values(self, file: h5py.File, part: dict[str, Any]) -> np.ndarray:
         height, width = self.plane
         rows, columns = part.get("h", slice(0, height)), part.get("w", slice(0, width))
         index = {
@@ -202,7 +203,7 @@ class StoredPair:
         self.units = tuple(side.find_unit(file) for side in self.sides)
         return self.units
 
-    def read(self, file: h5py.File, **part: Part) -> tuple[torch.Tensor, torch.Tensor]:
+    def read(self, file: h5py.File, **part: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """Return a part of both, as `StoredArray.read` does."""
         low, high = (
             side.read(file, unit, **part) for side, unit in zip(self.sides, self.units, strict=True)

@@ -188,7 +188,7 @@ class ImageDataset(_FileDataset):
         """Bytes that all images take in memory as float32."""
         return 2 * 4 * sum(height * width for height, width in self.shapes)
 
-    def _read(self, index: int, **part: Part) -> Pair:
+    def _read(self, index: int, **part: slice) -> Pair:
         with reading(self.path):
             lr, hr = self.stored[index].read(self._opened(), **part)
         return lr.unsqueeze(0), hr.unsqueeze(0)

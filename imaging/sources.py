@@ -80,6 +80,11 @@ def folder_images(folder: Path) -> list[Path]:
     return paths
 
 
+def image_name(path: Path) -> str:
+    """Return the name of an image's file without its ending, as text whatever bytes are in it."""
+    return os.fsencode(path.stem).decode(errors="replace")
+
+
 def open_image(path: Path) -> Image.Image:
     """Read an image of 8 bits a channel, all of it.
 

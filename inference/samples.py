@@ -8,7 +8,7 @@ import numpy as np
 
 from imaging.metrics import SSIM_WINDOW, Protocol
 from imaging.pictures import with_luminance
-from imaging.sources import ImageError, folder_images, open_image
+from imaging.sources import ImageError, folder_images, image_name, open_image
 from runtime.errors import UserError
 
 
@@ -57,7 +57,9 @@ def _sample(path: Path, scale: int, protocol: Protocol) -> Sample:
             f"{path} is {image.width}×{image.height}, too small to measure: the protocol "
             f"{protocol.name} at x{scale} needs {least} pixels on each side; remove it"
         )
-    return Sample(path.stem, *protocol.pair(image, scale), *protocol.visible_pair(image, scale))
+    return Sample(
+        image_name(path), *protocol.pair(image, scale), *protocol.visible_pair(image, scale)
+    )
 
 
 def read_dataset(data_path: Path, scale: int) -> Iterator[Sample]:

@@ -2,7 +2,7 @@
 
 from itertools import islice, permutations
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 
@@ -84,14 +84,14 @@ def _read(path: Path) -> dict[str, Any]:
             f"{path} is no weights file that can be read safely ({error}); "
             f"expected a state dict saved by torch.save, or safetensors"
         ) from None
-    while isinstance(state, dict) and (names := [w for w in WRAPPERS if _is_dict(state.get(w))]):
+    while _is_dict(state) and (names := [name for name in WRAPPERS if _is_dict(state.get(name))]):
         state = state[names[0]]
     if not _is_dict(state):
         raise UserError(f"{path} holds a {type(state).__name__}; expected a state dict")
     return state
 
 
-def _is_dict(value: object) -> bool:
+def _is_dict(value: object) -> TypeGuard[dict[str, Any]]:
     return isinstance(value, dict) and all(isinstance(key, str) for key in value)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from imaging.sources import image_name
 from preparing.pairs import modelzoo_pairs, patch_blocks, patch_grid
 from runtime.files import whole_file
 
@@ -74,7 +75,7 @@ def write_images(
     begin = time.perf_counter()
     # From format 1.8 on an attribute may exceed 64 KB, as the names of 4,000 images do.
     with hdf5_file(path, libver=("v108", "latest")) as file:
-        file.attrs["names"] = [image.stem for image in paths]
+        file.attrs["names"] = [image_name(image) for image in paths]
         if len(sizes) > 1:
             file.attrs["images"] = len(paths)
         for index, pair in enumerate(_pairs(path, paths, scale, jobs, sizes)):

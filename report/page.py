@@ -11,7 +11,7 @@ from PIL import Image
 from imaging.metrics import PROTOCOLS
 from imaging.pictures import most_changed, save_strip
 from runtime.errors import RunError
-from runtime.files import whole_file, write_text
+from runtime.files import file_name, whole_file, write_text
 
 TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent),
@@ -57,10 +57,10 @@ class Report:
             output: the network's, same shape.
             original: same shape.
         """
-        strip = self.folder / f"{len(self._cards):02d}_{Path(figures['name']).name}.png"
+        strip = f"{len(self._cards):02d}_{Path(figures['name']).name}.png"
         psnrs = figures["bicubic_psnr"], figures["srcnn_psnr"]
         pictures = (bicubic, output, original)
-        with whole_file(strip) as temporary:
+        with whole_file(self.folder / file_name(strip)) as temporary:
             save_strip(temporary, figures["name"], *pictures, psnrs=psnrs)
         height, width = original.shape[:2]
         top, left, side = most_changed(bicubic, output)
@@ -68,7 +68,7 @@ class Report:
         self._cards.append(
             {
                 **figures,
-                "strip": strip.name,
+                "strip": strip,
                 "height": height,
                 "width": width,
                 "region": f"left: {left / width:.3%}; top: {top / height:.3%}; "

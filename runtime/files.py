@@ -41,6 +41,11 @@ def whole_file(path: Path | str) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def file_name(text: str) -> str:
+    """Return `text` as the name of a file: UTF-8 on the disk, whatever the locale is."""
+    return os.fsdecode(text.encode())
+
+
 def check_writable(path: Path | str) -> None:
     """Fail now where `whole_file(path)` would fail after hours; leaves nothing behind.
 

@@ -16,7 +16,7 @@ from imaging.pictures import save_strip
 from inference.restore import restore
 from inference.weights import load_weights
 from runtime.errors import RunError, UserError, printable
-from runtime.files import whole_file, write_bytes
+from runtime.files import file_name, whole_file, write_bytes
 from training import checkpoint
 from training.evaluation import Evaluator
 from training.recorder import Recorder
@@ -169,6 +169,6 @@ def _report_images(folder: Path, eval_set: EvalDataset) -> list[float]:
         output = restore(model, bicubic).clip(0.0, 255.0)
         figures.append((psnr(bicubic, original), psnr(output, original)))
         print(f"{name:<14}  {figures[-1][0]:7.2f}  {figures[-1][1]:7.2f}")
-        with whole_file(folder / f"strip_{name}.png") as temporary:
+        with whole_file(folder / file_name(f"strip_{name}.png")) as temporary:
             save_strip(temporary, name, bicubic, output, original, psnrs=figures[-1])
     return [math.fsum(column) / len(figures) for column in zip(*figures, strict=True)]

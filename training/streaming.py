@@ -3,7 +3,7 @@
 They are the same as from memory, of patches and of crops alike.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 import numpy as np
@@ -62,7 +62,7 @@ class StreamedBatches(Batches):
             ) from None
 
 
-def _as_arrays(pair: Pair) -> list[np.ndarray]:
+def _as_arrays(pair: Iterable[torch.Tensor]) -> list[np.ndarray]:
     """Let a worker send a batch through its pipe; tensors would need room in /dev/shm."""
     return [side.numpy() for side in pair]
 

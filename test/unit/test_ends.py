@@ -2,11 +2,13 @@
 
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import h5py
 import pytest
 from commands import ROOT, assert_one_line_error, run, train
 from runs import start
@@ -36,9 +38,13 @@ def test_help_in_a_locale_that_is_not_utf_8(stage: str, encoding: str) -> None:
 
 def test_the_log_of_a_run_in_a_locale_that_is_not_utf_8(dataset: Path, tmp_path: Path) -> None:
     options = ("--recipe=fast", "--batch-size=1", "--num-steps=2", "--device=cpu")
-    result = train(dataset, tmp_path / "Größe", *options, env=ASCII)
+    shutil.copytree(dataset, tmp_path / "data")
+    with h5py.File(tmp_path / "data/val/Set5_x3.h5", "a") as file:
+        file.attrs["names"] = ["Bär", "b", "c"]
+    result = train(tmp_path / "data", tmp_path / "Größe", *options, env=ASCII)
     assert result.returncode == 0, result.stderr
     assert r"random crops of 96\xd796" in result.stdout
+    assert (tmp_path / "Größe/x3/strip_Bär.png").is_file()
     assert (tmp_path / "Größe/x3/best.pth").is_file()
 
 

@@ -5,11 +5,13 @@ import re
 import sys
 from pathlib import Path
 
+import commands
 import h5py
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from skimage import data
 
 import evaluate
 from imaging.metrics import PROTOCOLS
@@ -286,3 +288,24 @@ def test_set5_figures_reach_the_result(run, copying, shared_data: Path) -> None:
     _, result = run("--images-dir", shared_data / "Set5", "--weights", copying)
     assert result["mean"]["bicubic_psnr"] == pytest.approx(30.92, abs=0.005)
     assert len(result["images"]) == 5
+
+
+@pytest.mark.parametrize("locale", ["C.UTF-8", "POSIX"])
+def test_names_that_are_no_utf_8_and_locales_that_are_not(tmp_path: Path, locale: str) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    image = Image.fromarray(data.coffee()).resize((60, 48))
+    image.save(folder / "caf\udce9.png")  # the byte 0xe9
+    image.save(folder / "图.png")
+    env = {"LC_ALL": locale, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    file = tmp_path / "data/val/Set5_x3.h5"
+    words = (f"--images-dir={folder}", f"--output-path={file}", "--scale=3", "--eval")
+    result = commands.run("prepare.py", *words, env=env)
+    assert result.returncode == 0, result.stderr
+    places = (f"--json={tmp_path / 'a.json'}", f"--report={tmp_path / 'report'}")
+    for source in (f"--images-dir={folder}", f"--data-path={tmp_path / 'data'}"):
+        result = commands.run("evaluate.py", source, *places, env=env)
+        assert result.returncode == 0, result.stderr
+        names = [each["name"] for each in json.loads((tmp_path / "a.json").read_text())["images"]]
+        assert names == ["caf\ufffd", "图"]
+        assert "图" in (tmp_path / "report/index.html").read_text(encoding="utf-8")
