@@ -2,7 +2,7 @@
 
 from itertools import islice, permutations
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 
@@ -91,7 +91,7 @@ def _read(path: Path) -> dict[str, Any]:
     return state
 
 
-def _is_dict(value: object) -> bool:
+def _is_dict(value: object) -> TypeGuard[dict[str, Any]]:
     return isinstance(value, dict) and all(isinstance(key, str) for key in value)
 
 
