@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import NamedTuple, TypeVar
 
 import h5py
 import numpy as np
@@ -12,7 +12,6 @@ import torch
 from runtime.errors import UserError, printable
 
 Member = TypeVar("Member", h5py.Dataset, h5py.Group)
-Part = slice | list[int]
 
 # What h5py raises on a file with wrong bytes.
 DAMAGE = (OSError, RuntimeError, ValueError, KeyError, TypeError, OverflowError, MemoryError)
@@ -25,6 +24,17 @@ NAMES = (("lr", "hr"), ("LR", "HR"), ("data", "label"))
 # N×1×W×H, last. An axis "1" has one entry.
 PATCHES = ("nhw", "hwn", "n1hw", "nhw1", "hw1n")
 IMAGES = ("hw", "1hw", "hw1", "11hw", "1hw1")
+
+
+class Part(NamedTuple):
+    """Which numbers, rows and columns of a dataset; all where it is not said."""
+
+    n: slice | list[int] = slice(None)
+    h: slice | None = None
+    w: slice | None = None
+
+
+WHOLE = Part()
 
 
 @contextmanager
@@ -118,17 +128,16 @@ class StoredArray:
 
     def find_unit(self, file: h5py.File) -> float:
         """Return what 1 is in the file by its first values: 1, or 255; flat black tells nothing."""
-        greatest = self._values(file, {"n": slice(0, SAMPLE)}).max() if self.is_real else 255.0
+        greatest = self._values(file, Part(n=slice(0, SAMPLE))).max() if self.is_real else 255.0
         return 1.0 if 0.0 < greatest <= 1.0 else 255.0
 
-    def read(self, file: h5py.File, unit: float, **part: Any) -> torch.Tensor:
+    def read(self, file: h5py.File, unit: float, part: Part = WHOLE) -> torch.Tensor:
         """Read n×H×W or H×W float32, 0–1.
 
         Args:
             file: the file, open.
             unit: what 1 is in the file.
-            part: `n`, a slice or list of numbers; `h` and `w`, slices of rows and columns; what is
-                not given is whole.
+            part: what of it.
 
         Raises:
             UserError: a value that is not finite, or not of the range that the first ones had.
@@ -145,12 +154,12 @@ class StoredArray:
             )
         return values.div_(unit)
 
-    def _values(self, file: h5py.File, part: dict[str, Any]) -> np.ndarray:
+    def _values(self, file: h5py.File, part: Part) -> np.ndarray:
         height, width = self.plane
-        rows, columns = part.get("h", slice(0, height)), part.get("w", slice(0, width))
+        rows, columns = part.h or slice(0, height), part.w or slice(0, width)
         index = {
             "1": 0,
-            "n": part.get("n", slice(None)),
+            "n": part.n,
             "h": slice(rows.start + self.cut, rows.stop + self.cut),
             "w": slice(columns.start + self.cut, columns.stop + self.cut),
         }
@@ -203,10 +212,10 @@ class StoredPair:
         self.units = tuple(side.find_unit(file) for side in self.sides)
         return self.units
 
-    def read(self, file: h5py.File, **part: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    def read(self, file: h5py.File, part: Part = WHOLE) -> tuple[torch.Tensor, torch.Tensor]:
         """Return a part of both, as `StoredArray.read` does."""
         low, high = (
-            side.read(file, unit, **part) for side, unit in zip(self.sides, self.units, strict=True)
+            side.read(file, unit, part) for side, unit in zip(self.sides, self.units, strict=True)
         )
         return low, high
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from arrays import IMAGES, PATCHES, Part, StoredPair, member, members, open_file, reading
+from arrays import IMAGES, PATCHES, WHOLE, Part, StoredPair, member, members, open_file, reading
 from runtime.errors import UserError
 
 Pair = tuple[torch.Tensor, torch.Tensor]
@@ -100,18 +100,18 @@ class TrainDataset(_FileDataset):
 
     def read(self, start: int, stop: int) -> Pair:
         """Read patches [start, stop) in one go, as (lr, hr), each n×1×H×W float32, 0–1."""
-        return self._read(slice(start, stop))
+        return self._read(Part(n=slice(start, stop)))
 
     def take(self, numbers: torch.Tensor) -> Pair:
         """Read the patches with these numbers, no two alike, as `read` does, in their order."""
         rising, order = numbers.sort()  # as h5py asks for
-        lr, hr = self._read(rising.tolist())
+        lr, hr = self._read(Part(n=rising.tolist()))
         places = order.argsort()
         return lr[places], hr[places]
 
-    def _read(self, numbers: Part) -> Pair:
+    def _read(self, part: Part) -> Pair:
         with reading(self.path):
-            lr, hr = self.pair.read(self._opened(), n=numbers)
+            lr, hr = self.pair.read(self._opened(), part)
         return lr.unsqueeze(1), hr.unsqueeze(1)
 
     @property
@@ -181,16 +181,16 @@ class ImageDataset(_FileDataset):
 
     def crop(self, index: int, top: int, left: int, size: int) -> Pair:
         """Return a square piece of image `index`, each 1×size×size float32, 0–1."""
-        return self._read(index, h=slice(top, top + size), w=slice(left, left + size))
+        return self._read(index, Part(h=slice(top, top + size), w=slice(left, left + size)))
 
     @property
     def nbytes(self) -> int:
         """Bytes that all images take in memory as float32."""
         return 2 * 4 * sum(height * width for height, width in self.shapes)
 
-    def _read(self, index: int, **part: slice) -> Pair:
+    def _read(self, index: int, part: Part = WHOLE) -> Pair:
         with reading(self.path):
-            lr, hr = self.stored[index].read(self._opened(), **part)
+            lr, hr = self.stored[index].read(self._opened(), part)
         return lr.unsqueeze(0), hr.unsqueeze(0)
 
 

@@ -3,10 +3,13 @@
 Usage: python modelarts_entry_perf.py [--data_url FOLDER] [--train_url FOLDER]
 """
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # PYTHONSAFEPATH leaves it out
 import runtime  # noqa: F401 - ends here on a Python that is too old
 
 # isort: split
-import sys
 from collections.abc import Sequence
 
 from ascend.modelarts import run

@@ -13,29 +13,20 @@ folders, too. Results that are there are skipped. Precision `auto` is bf16 where
 it, but fp32 for 16-bit pictures.
 """
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # PYTHONSAFEPATH leaves it out
 import runtime  # noqa: F401 - ends here on a Python that is too old
 
 # isort: split
 import argparse
-import io
-import os
-import sys
-import threading
-import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from pathlib import Path
-from typing import TYPE_CHECKING
 
-from tqdm import tqdm
-
-from imaging.album import STREAM, Plan, plan, unwritable
+from imaging.album import STREAM, Place, Plan, plan, unwritable
 from imaging.kinds import PictureError
 from runtime.errors import RunError, UserError, printable, run_main
 from runtime.numbers import COUNT, NATURAL, number
-
-if TYPE_CHECKING:
-    from inference.upscaler import Upscaler
 
 SCALE = number(int, 2)
 
@@ -74,60 +65,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def path_or_stream(text: str) -> Path | str:
+def path_or_stream(text: str) -> Place:
     """Return a path, or STREAM as it is; ./- is a file."""
     return STREAM if text == STREAM else Path(text)
-
-
-def enlarge_all(made: Plan, upscaler: "Upscaler", jobs: int, piped: bytes = b"") -> None:
-    """Enlarge files side by side; what fails is told at once and counted at the end.
-
-    Raises:
-        RunError: some could not be enlarged.
-    """
-    from inference.upscaler import what_happened
-
-    stopped, start, pixels = threading.Event(), time.perf_counter(), 0
-    failed, done, count = 0, 0, len(made.work)
-    bar = tqdm(desc=f"0 of {count} files", total=0, unit="pixel", unit_scale=True, disable=None)
-
-    def advance(done: int, more: int = 0) -> None:
-        if stopped.is_set():
-            raise KeyboardInterrupt
-        bar.total += more
-        bar.update(done)
-
-    with bar, ThreadPoolExecutor(jobs) as pool:
-        try:
-            futures = {}
-            for target, source in made.work.items():
-                opened = io.BytesIO(piped) if source == STREAM else source
-                future = pool.submit(upscaler.enlarge_file, opened, target, advance, jobs)
-                futures[future] = source
-            for future in as_completed(futures):
-                done += 1
-                bar.set_description(f"{done} of {count} files")
-                try:
-                    size, note = future.result()
-                except Exception as error:  # one picture's, whatever it is: the others go on
-                    failed += 1
-                    note = f"error: {futures[future]}: {what_happened(error)}"
-                else:
-                    pixels += size
-                    note = note and f"warning: {futures[future]}: {note}"
-                if note:
-                    bar.write(printable(note), file=sys.stderr)
-        finally:
-            stopped.set()  # after an interruption, tiles in work end the others
-            pool.shutdown(cancel_futures=True)
-    seconds = time.perf_counter() - start
-    print(
-        f"{count - failed} of {count} pictures enlarged: {pixels / 1e6:.1f} megapixels "
-        f"in {seconds:.1f} s, {pixels / 1e6 / seconds:.2f} megapixels/s",
-        file=sys.stderr if STREAM in made.work else sys.stdout,
-    )
-    if failed:
-        raise RunError(f"{failed} of {count} pictures could not be enlarged, see above")
 
 
 def prepared(args: argparse.Namespace, piped: bytes) -> Plan:
@@ -161,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def run(args: argparse.Namespace, made: Plan, piped: bytes) -> None:
     """Load what is needed, then do it."""
     try:
-        from inference.upscaler import Upscaler
+        from inference.upscaler import Upscaler, enlarge_all
         from inference.weights import SHIPPED, shipped_weights
         from runtime.device import choose_device
     except (ImportError, OSError, MemoryError, RuntimeError) as error:
@@ -184,19 +124,5 @@ def run(args: argparse.Namespace, made: Plan, piped: bytes) -> None:
     enlarge_all(made, load(args.scale), args.jobs, piped)
 
 
-def guarded() -> int:
-    """Return the exit status, also where texts cannot be printed, or nobody reads them any more."""
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # a locale that is not UTF-8
-    try:
-        try:
-            return run_main(main)
-        finally:
-            sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
-        return 141  # as a shell has it for SIGPIPE
-
-
 if __name__ == "__main__":
-    sys.exit(guarded())
+    sys.exit(run_main(main))

@@ -8,6 +8,7 @@ from pathlib import Path
 from imaging.kinds import FORMATS, HEAD, PictureError, saved_suffix
 
 STREAM = "-"  # standard input, standard output
+Place = Path | str  # text is STREAM
 LONGEST_NAME = 255  # bytes, on every common file system
 SHOWN = 5  # names in a note
 
@@ -16,14 +17,14 @@ SHOWN = 5  # names in a note
 class Plan:
     """What is to be done, and what is not."""
 
-    work: dict[Path | str, Path | str] = field(default_factory=dict)  # the source of each result
-    refused: dict[Path | str, str] = field(default_factory=dict)  # why, by source
+    work: dict[Place, Place] = field(default_factory=dict)  # the source of each result
+    refused: dict[Place, str] = field(default_factory=dict)  # why, by source
     notes: list[str] = field(default_factory=list)
 
 
 def plan(
-    sources: list[Path | str],
-    output: Path | str,
+    sources: list[Place],
+    output: Place,
     ending: str,
     *,
     force: bool = False,
@@ -50,8 +51,8 @@ def plan(
             raise PictureError(f"standard output takes one picture, not {len(wanted)}")
         made.work = {STREAM: next(iter(wanted))}
         return made
-    originals = {source.resolve() for source in wanted if source != STREAM}
-    takers: dict[Path, list[Path | str]] = {}
+    originals = {source.resolve() for source in wanted if isinstance(source, Path)}
+    takers: dict[Path, list[Place]] = {}
     for source, target in wanted.items():
         if not any(_same(source, other) for other in takers.setdefault(target, [])):
             takers[target].append(source)
@@ -71,18 +72,18 @@ def plan(
 
 
 def _wanted(
-    sources: list[Path | str],
-    output: Path | str,
+    sources: list[Place],
+    output: Place,
     ending: str,
     recursive: bool,
     piped: bytes,
     made: Plan,
-) -> dict[Path | str, Path]:
+) -> dict[Place, Path]:
     """Return the result of each picture; of those to STREAM it does not matter."""
-    wanted: dict[Path | str, Path] = {}
-    folder = Path() if output == STREAM else output
+    wanted: dict[Place, Path] = {}
+    folder = output if isinstance(output, Path) else Path()
     for source in sources:
-        if source == STREAM:
+        if isinstance(source, str):
             wanted[source] = folder / f"stdin{ending}{saved_suffix('', piped)}"
         elif source.is_dir():
             for path, below in _pictures_in(source, output, recursive, made).items():
@@ -103,8 +104,10 @@ def _result(path: Path, ending: str) -> str:
     return f"{path.stem}{ending}{saved_suffix(path.name, head)}"
 
 
-def _same(one: Path | str, other: Path | str) -> bool:
-    return one == other or (STREAM not in (one, other) and one.resolve() == other.resolve())
+def _same(one: Place, other: Place) -> bool:
+    if isinstance(one, Path) and isinstance(other, Path):
+        return one == other or one.resolve() == other.resolve()
+    return one == other
 
 
 def _trouble(target: Path, sources: list, originals: set[Path], writable: dict) -> str:
@@ -141,14 +144,14 @@ def unwritable(folder: Path) -> str:
         return f"{there} cannot be written to ({error.strerror})"
 
 
-def _pictures_in(folder: Path, output: Path | str, recursive: bool, made: Plan) -> dict[Path, Path]:
+def _pictures_in(folder: Path, output: Place, recursive: bool, made: Plan) -> dict[Path, Path]:
     """Return the pictures of a folder, sorted, and where in it they lie."""
     found, others, unentered = {}, [], 0
 
     def unreadable(error: OSError) -> None:
         made.refused[Path(error.filename)] = f"cannot be read ({error.strerror})"
 
-    avoided = None if output == STREAM else output.resolve()
+    avoided = output.resolve() if isinstance(output, Path) else None
     if avoided == folder.resolve():
         raise PictureError(f"--output {output} is the folder of the pictures; name another one")
     for place, folders, files in os.walk(folder, onerror=unreadable):

@@ -16,7 +16,7 @@ STRUCTURE |= {*range(512, 522), *range(529, 533), 32997}
 DESCRIPTION = {*range(269, 273), 274, 282, 283, 285, 296, 305, 306, 315, 316, 18246, 18249, 33432}
 DESCRIPTION |= {IPTC, *range(40091, 40096), ifd.EXIF, ifd.GPS}
 # PNG chunks that stay true of an enlarged picture, and their length where it is fixed.
-PNG_KEPT = {b"gAMA": 4, b"cHRM": 32, b"sRGB": 1, b"cICP": 4, b"pHYs": 9}
+PNG_KEPT: dict[bytes, int | None] = {b"gAMA": 4, b"cHRM": 32, b"sRGB": 1, b"cICP": 4, b"pHYs": 9}
 PNG_KEPT |= dict.fromkeys((b"tEXt", b"zTXt", b"iTXt"), None)
 MOST_PROFILE = 64 * 2**20  # bytes of a colour profile
 XMP_KEY = b"XML:com.adobe.xmp\0"
@@ -98,7 +98,8 @@ def _take_png(kind: bytes, body: bytes, carried: Carried) -> bool:
 
 
 def _jpeg(data: bytes, carried: Carried) -> bytes:
-    kept, left_out, profile, place = [data[:2]], set(), {}, 2
+    kept, left_out, place = [data[:2]], set(), 2
+    profile: dict[int, bytes] = {}  # its pieces, by number
     while place + 4 <= len(data):
         if data[place] != 0xFF:  # a segment of the wrong length
             following = data.find(b"\xff", place)
@@ -179,9 +180,9 @@ def _tiff(data: bytes, carried: Carried) -> bytes:
     carried.exif = Tiff(tiff.order, first={}, broken=tiff.broken)
     for tag, entry in tiff.first.items():
         if tag == XMP:
-            carried.xmp = entry.data
+            carried.xmp = entry.value
         elif tag == ICC:
-            carried.icc = entry.data
+            carried.icc = entry.value
         elif tag in DESCRIPTION:
             carried.exif.first[tag] = entry
     others = tiff.first.keys() - STRUCTURE - DESCRIPTION - {XMP, ICC}

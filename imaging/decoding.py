@@ -2,12 +2,13 @@
 
 import io
 import sys
-from collections.abc import Callable
 
 import numpy as np
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, ImageFile
 
 from imaging.metadata import Carried
+
+Picture = Image.Image | np.ndarray  # mode L, LA, RGB, RGBA; or of 16 bits, uint16 H×W×C
 
 TURN = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -23,40 +24,48 @@ LITTLE = sys.byteorder == "little"
 LOW_BYTES = {"16B": "16L", "16L": "16B", "16N": "16B" if LITTLE else "16L"}
 
 
-def rawmode(image: Image.Image) -> str:
+def shape(picture: Picture) -> tuple[int, int, int]:
+    """Return height, width, channels."""
+    if isinstance(picture, Image.Image):
+        return picture.height, picture.width, len(picture.getbands())
+    height, width, channels = picture.shape
+    return height, width, channels
+
+
+def opened(data: bytes, kind: str) -> ImageFile.ImageFile:
+    """Open a picture without Pillow's limit of pixels; whoever calls it has one of memory."""
+    return Image.OPEN[kind][0](io.BytesIO(data), "")
+
+
+def rawmode(image: ImageFile.ImageFile) -> str:
     """Return how the pixels lie in the file, in Pillow's words; empty if it does not say."""
-    args = image.tile[0].args if getattr(image, "tile", None) else ""
+    args = image.tile[0].args if image.tile else ""
     return str(args[0] if isinstance(args, tuple) and args else args or "")
 
 
-def is_deep_grey(image: Image.Image) -> bool:
+def is_deep_grey(image: ImageFile.ImageFile) -> bool:
     raw = rawmode(image)
     return raw.startswith(("I;16", "I;12")) and not raw.endswith("S")
 
 
-def pixels(
-    image: Image.Image, again: Callable[[], Image.Image], kind: str, carried: Carried
-) -> Image.Image | np.ndarray:
+def pixels(image: ImageFile.ImageFile, data: bytes, kind: str, carried: Carried) -> Picture:
     """Decode a picture.
 
     Args:
         image: just opened.
-        again: opens it another time.
+        data: what it was opened from.
         kind: its format, as Pillow names it.
         carried: takes the notes; a colour profile that is used up is taken from it.
-
-    Returns:
-        Mode L, LA, RGB or RGBA; or of 16 bits a channel uint16 H×W×C.
     """
     raw = rawmode(image)
-    decoded = levels(image, again, raw)
+    decoded = levels(image, data, kind)
     if decoded is None and "16" in raw:
         carried.notes.append("16 bits per channel are read as 8")
     if decoded is not None and raw.startswith("I;12"):
         carried.notes.append("12 bits per pixel are saved as 16")
     if kind == "TIFF" and "X" in raw:
         carried.notes.append("left out: channels beside red, green, blue")
-    if kind == "AVIF" and is_deep_avif(again().fp.getvalue()):
+    if kind == "AVIF" and is_deep_avif(data):
         carried.notes.append("10 or 12 bits per channel are read as 8")
     return colours(image, carried) if decoded is None else decoded
 
@@ -66,12 +75,14 @@ def is_deep_avif(data: bytes) -> bool:
     return 0 <= place < len(data) - 6 and bool(data[place + 6] & 0x40)
 
 
-def levels(image: Image.Image, again: Callable[[], Image.Image], raw: str) -> np.ndarray | None:
+def levels(image: ImageFile.ImageFile, data: bytes, kind: str) -> np.ndarray | None:
     """Return the pixels of a picture of 16 bits a channel, uint16 H×W×C; None of another.
 
     Pillow reads the high bytes of colours alone; read as if of the other byte order, the same file
     gives the low bytes.
     """
+    raw = rawmode(image)
+    found: np.ndarray
     if is_deep_grey(image):
         found = np.asarray(image).astype(np.uint32)[..., None]
         most = 4095 if raw.startswith("I;12") else 65535
@@ -79,14 +90,14 @@ def levels(image: Image.Image, again: Callable[[], Image.Image], raw: str) -> np
             found = most - found
         found = ((found * 65535 + most // 2) // most).astype(np.uint16)
     elif raw == "LA;16B":  # the four bytes of a pixel, as if they were those of RGBA
-        whole = again()
+        whole = opened(data, kind)
         whole.tile = [part._replace(args="RGBA") for part in whole.tile]
         found = np.ascontiguousarray(np.asarray(whole)).view(">u2").astype(np.uint16)
     elif image.mode in ("RGB", "RGBA") and raw.startswith(("RGB;16", "RGBA;16")):
-        low = again()
+        low = opened(data, kind)
         for i, part in enumerate(low.tile):
-            args = raw[:-3] + LOW_BYTES[raw[-3:]]
-            args = (args, *part.args[1:]) if isinstance(part.args, tuple) else args
+            swapped = raw[:-3] + LOW_BYTES[raw[-3:]]
+            args = (swapped, *part.args[1:]) if isinstance(part.args, tuple) else swapped
             low.tile[i] = part._replace(args=args)
         found = np.asarray(image).astype(np.uint16) << 8
         found |= np.asarray(low)
@@ -121,12 +132,13 @@ def _from_cmyk(image: Image.Image, carried: Carried) -> Image.Image:
         else:
             carried.notes.append("CMYK is converted to sRGB by its colour profile")
             carried.icc = srgb.tobytes()
+            assert converted is not None  # as it is where Pillow converts in place
             return converted
     carried.notes.append("CMYK without a colour profile is converted to RGB by the plain formula")
     return image.convert("RGB")
 
 
-def turned(picture: Image.Image | np.ndarray, orientation: int) -> Image.Image | np.ndarray:
+def turned(picture: Picture, orientation: int) -> Picture:
     """Turn a picture upright, by the value of EXIF's tag."""
     if orientation == 1:
         return picture

@@ -1,12 +1,13 @@
 """Enlarging a picture: bicubic, then a network on its luminance, tile by tile."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
+from imaging.decoding import Picture, shape
 from imaging.kinds import PictureError
 from imaging.luminance import RGB_TO_Y
 from imaging.resize import BICUBIC
@@ -30,21 +31,16 @@ def silent(pixels: int) -> None:
     """Report no progress."""
 
 
-def one_by_one(function: Callable, items: Iterable) -> Iterator:
-    """Do what an executor's `map` does, here and now."""
-    yield from map(function, items)
-
-
 def enlarge(
-    image: Image.Image | np.ndarray,
+    image: Picture,
     scale: int,
     restore: Callable[[np.ndarray], np.ndarray],
     radius: int,
     *,
     tile: int = TILE,
     advance: Callable[[int], object] = silent,
-    each: Callable = one_by_one,
-) -> Image.Image | np.ndarray:
+    map_fn: Callable[..., Iterable[np.ndarray]] = map,
+) -> Picture:
     """Enlarge a picture by an integer factor.
 
     Luminance goes through the network. Colour is the bicubic picture's: adding the same amount to
@@ -53,24 +49,23 @@ def enlarge(
     working memory beside picture and result depends on tile and threads alone.
 
     Args:
-        image: mode L, LA, RGB or RGBA; or 16 bits a channel, uint16 H×W×C with 1–4 such channels.
+        image: 1–4 channels, as `imaging.decoding` gives them.
         scale: 2 or more.
         restore: takes and returns H×W luminance, 16–235 (the network).
         radius: how many pixels far `restore` looks.
         tile: largest side of a tile, in pixels of the result.
         advance: called after each tile with its number of pixels.
-        each: the `map` of an executor, for tiles side by side.
+        map_fn: `map`, or that of an executor for tiles side by side.
 
     Returns:
         The enlarged picture, of the same kind.
     """
-    deep = isinstance(image, np.ndarray)
-    if deep:
-        height, width, channels = image.shape
-        result = np.empty((height * scale, width * scale, channels), np.uint16)
-    else:
-        width, height, channels = *image.size, len(image.mode)
+    height, width, channels = shape(image)
+    result: Picture
+    if isinstance(image, Image.Image):
         result = Image.new(image.mode, (width * scale, height * scale))
+    else:
+        result = np.empty((height * scale, width * scale, channels), np.uint16)
     levels = _levels(image)
 
     def enlarged(part: Tile) -> np.ndarray:
@@ -78,16 +73,19 @@ def enlarge(
         if levels.white > levels.black:
             _restore(pixels[..., : channels - 1 + channels % 2], levels, restore, radius, part)
         pixels = np.clip(pixels[part.inner] + 0.5, 0, levels.peak)
-        return pixels.astype(np.uint16 if deep else np.uint8)
+        return pixels.astype(np.uint8 if isinstance(image, Image.Image) else np.uint16)
+
+    def results() -> Generator[np.ndarray, None, None]:
+        yield from map_fn(enlarged, parts)  # closed, that of an executor drops the tiles not begun
 
     parts = list(tiles(width * scale, height * scale, tile, radius))
-    with closing(each(enlarged, parts)) as done:  # closed, it drops the tiles not begun
+    with closing(results()) as done:
         for part, pixels in zip(parts, done, strict=True):
-            left, top, right, bottom = part.core
-            if deep:
-                result[top:bottom, left:right] = pixels
-            else:
+            if isinstance(result, Image.Image):
                 result.paste(Image.fromarray(pixels if channels > 1 else pixels[..., 0]), part.core)
+            else:
+                left, top, right, bottom = part.core
+                result[top:bottom, left:right] = pixels
             advance(pixels.shape[0] * pixels.shape[1])
     return result
 
@@ -97,7 +95,7 @@ def bicubic_only(luminance: np.ndarray) -> np.ndarray:
     return luminance
 
 
-def _levels(image: Image.Image | np.ndarray) -> Levels:
+def _levels(image: Picture) -> Levels:
     """Find the range of levels that the network shall see; none if there is but one colour.
 
     Levels of 16 bits often fill a part of the range only: 10 or 12 bits of it, say. The network,
@@ -107,7 +105,7 @@ def _levels(image: Image.Image | np.ndarray) -> Levels:
     """
     if isinstance(image, Image.Image):
         extrema = [image.getchannel(band).getextrema() for band in image.mode.removesuffix("A")]
-        return Levels(0, 255 * any(low < high for low, high in extrema), 255)
+        return Levels(0, 255 * any(low != high for low, high in extrema), 255)
     colours = image[..., : image.shape[2] - 1 + image.shape[2] % 2]
     low, high = colours.min(axis=(0, 1)), colours.max(axis=(0, 1))
     if (low == high).all():
@@ -121,26 +119,30 @@ def _levels(image: Image.Image | np.ndarray) -> Levels:
     return Levels(float(black), float(white), 65535)
 
 
-def _bicubic(image: Image.Image | np.ndarray, part: Tile, scale: int, radius: int) -> np.ndarray:
+def _bicubic(image: Picture, part: Tile, scale: int, radius: int) -> np.ndarray:
     """Enlarge what a tile sees, as float32 H×W×C; the same as cut out of the enlarged whole."""
-    deep = isinstance(image, np.ndarray)
-    width, height = image.shape[1::-1] if deep else image.size
-    transparent = image.shape[2] % 2 == 0 if deep else image.mode[-1] == "A"
+    height, width, channels = shape(image)
+    transparent = channels % 2 == 0
     continuation = 3 + radius // scale if transparent else 0
     left, top, right, bottom = part.seen
     wanted = (left // scale, top // scale, -(-right // scale), -(-bottom // scale))
     margin = REACH + continuation
     x, y = max(wanted[0] - margin, 0), max(wanted[1] - margin, 0)
     x_end, y_end = min(wanted[2] + margin, width), min(wanted[3] + margin, height)
-    pixels = image[y:y_end, x:x_end] if deep else np.asarray(image.crop((x, y, x_end, y_end)))
-    bands = list(np.moveaxis(np.atleast_3d(pixels), 2, 0))
+    if isinstance(image, Image.Image):
+        pixels = np.atleast_3d(np.asarray(image.crop((x, y, x_end, y_end))))
+    else:  # Pillow resizes no 16 bits, but floats
+        pixels = image[y:y_end, x:x_end]
+    bands = list(np.moveaxis(pixels, 2, 0))
     if transparent:
         bands = continued(bands, continuation)
     size = ((wanted[2] - wanted[0]) * scale, (wanted[3] - wanted[1]) * scale)
     box = (wanted[0] - x, wanted[1] - y, wanted[2] - x, wanted[3] - y)
     enlarged = [
         np.asarray(
-            Image.fromarray(band.astype(np.float32) if deep else band).resize(size, BICUBIC, box),
+            Image.fromarray(band if band.dtype == np.uint8 else band.astype(np.float32)).resize(
+                size, BICUBIC, box
+            ),
             np.float32,
         )
         for band in bands

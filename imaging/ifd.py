@@ -4,6 +4,7 @@ TIFF Revision 6.0 (Adobe, 1992), section 2; BigTIFF has the same in 64 bits. Not
 value that its bytes do not say, so what a program wrote there, odd or not, comes out as it was.
 """
 
+import mmap
 import struct
 from dataclasses import dataclass, field
 
@@ -21,6 +22,16 @@ class Entry:
 
     kind: int
     data: "bytes | Directory"
+
+    @property
+    def value(self) -> bytes:
+        """The bytes; none where it is a directory."""
+        return b"" if isinstance(self.data, dict) else self.data
+
+    @property
+    def directory(self) -> "Directory":
+        """The directory; an empty one where it is bytes."""
+        return self.data if isinstance(self.data, dict) else {}
 
 
 Directory = dict[int, Entry]
@@ -40,13 +51,13 @@ class Tiff:
         """Return the whole numbers of a tag, or none where it is absent or of another type."""
         entry = self.first.get(tag)
         code = {1: "B", SHORT: "H", LONG: "I", LONG8: "Q"}.get(entry.kind) if entry else None
-        if code is None:
+        if entry is None or code is None:
             return []
-        return list(struct.unpack(f"{self.order}{len(entry.data) // SIZES[entry.kind]}{code}",
-                                  entry.data))  # fmt: skip
+        count = len(entry.value) // SIZES[entry.kind]
+        return list(struct.unpack(f"{self.order}{count}{code}", entry.value))
 
 
-def read(data: bytes) -> Tiff | None:
+def read(data: bytes | mmap.mmap) -> Tiff | None:
     """Read a TIFF header and the directories behind it; None if there is no such thing."""
     order = {b"II": "<", b"MM": ">"}.get(bytes(data[:2]))
     if order is None or len(data) < 8:
@@ -63,7 +74,9 @@ def read(data: bytes) -> Tiff | None:
     return tiff
 
 
-def _read(tiff: Tiff, data: bytes, offset: int, children: set[int]) -> tuple[Directory, int]:
+def _read(
+    tiff: Tiff, data: bytes | mmap.mmap, offset: int, children: set[int]
+) -> tuple[Directory, int]:
     order, size = tiff.order, 8 if tiff.big else 4
     number = order + ("Q" if tiff.big else "I")
     head = order + ("Q" if tiff.big else "H")

@@ -45,17 +45,14 @@ class Carried:
         first = self.exif.first
         for tag in (X_RESOLUTION, Y_RESOLUTION):
             entry = first.get(tag)
-            if entry and (entry.kind != ifd.RATIONAL or not self._is_rational(entry.data)):
+            if entry and (entry.kind != ifd.RATIONAL or not _is_rational(entry.value)):
                 del first[tag]
                 self.notes.append("its resolution makes no sense and is left out")
-
-    def _is_rational(self, data: bytes) -> bool:
-        return len(data) == 8 and 0 not in struct.unpack(self.exif.order + "II", data)
 
     def details(self) -> ifd.Directory:
         """Return the EXIF directory proper."""
         entry = self.exif.first.get(ifd.EXIF) if self.exif else None
-        return entry.data if entry else {}
+        return entry.directory if entry else {}
 
     def orientation(self) -> int:
         """Return 1–8: how the picture is to be turned, by EXIF or else by XMP."""
@@ -82,3 +79,8 @@ class Carried:
         self.icc = info.get("icc_profile") or b""
         if info.get("comment"):
             self.comments.append(info["comment"])
+
+
+def _is_rational(data: bytes) -> bool:
+    """Whether it is a fraction of two numbers other than 0."""
+    return len(data) == 8 and any(data[:4]) and any(data[4:])

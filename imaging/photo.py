@@ -1,16 +1,16 @@
 """Opening people's pictures, of whatever mode and origin, and saving them with all they carry."""
 
-import io
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image
+from PIL import ImageFile
 
 from imaging import decoding, ifd, memory, saving
 from imaging.containers import split
+from imaging.decoding import Picture
 from imaging.kinds import FORMATS, PictureError, TooLarge, kind_of, saved_as, saved_suffix
 from imaging.metadata import Carried
 
@@ -21,9 +21,9 @@ warnings.filterwarnings("ignore", module=r"PIL\.")  # the notes say what there i
 
 @dataclass
 class Photo:
-    """A picture, upright: mode L, LA, RGB or RGBA, or 16 bits a channel as uint16 H×W×C."""
+    """A picture, upright, and what belongs to it."""
 
-    image: Image.Image | np.ndarray
+    image: Picture
     format: str  # in which the enlarged picture is saved
     metadata: dict[str, object]  # for the enlarged picture, as Pillow's `save` takes it
     note: str = ""  # what a person should know of the conversion
@@ -32,10 +32,10 @@ class Photo:
     @property
     def size(self) -> tuple[int, int]:
         """Width and height in pixels."""
-        deep = isinstance(self.image, np.ndarray)
-        return self.image.shape[1::-1] if deep else self.image.size
+        height, width, _ = decoding.shape(self.image)
+        return width, height
 
-    def save(self, image: Image.Image | np.ndarray, file: Path | BinaryIO) -> None:
+    def save(self, image: Picture, file: Path | BinaryIO) -> None:
         """Write `image`, which was made of this photo, with the metadata of this photo.
 
         Raises:
@@ -81,7 +81,7 @@ def open_photo(
         data = _bytes(source)
         kind = kind_of(data)
         stripped, carried = split(data, kind)
-        image = _decoder(stripped, kind)
+        image = decoding.opened(stripped, kind)
         _check(image, kind, scale, most_pixels, room)
         if name and FORMATS.get(Path(name).suffix.lower()) != kind:
             suffix = saved_suffix(name, data)
@@ -108,15 +108,13 @@ def _bytes(source: Path | BinaryIO) -> bytes:
     return source.read_bytes()
 
 
-def _decoder(data: bytes, kind: str) -> Image.Image:
-    """Open a picture without Pillow's limit of pixels: `_check` has one of memory."""
-    return Image.OPEN[kind][0](io.BytesIO(data), "")
-
-
-def _check(image: Image.Image, kind: str, scale: int, most_pixels: int, room: int | None) -> None:
+def _check(
+    image: ImageFile.ImageFile, kind: str, scale: int, most_pixels: int, room: int | None
+) -> None:
     kept, megapixels = saved_as(kind), image.width * image.height / 1e6
-    if getattr(image, "n_frames", 1) > 1:
-        raise PictureError(f"has {image.n_frames} frames or pages; save the one you want alone")
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1:
+        raise PictureError(f"has {frames} frames or pages; save the one you want alone")
     if most_pixels and megapixels * 1e6 > most_pixels:
         raise TooLarge(f"{megapixels:.1f} megapixels; at most {most_pixels / 1e6:.1f} here")
     if max(image.size) * scale > LONGEST_SIDE.get(kept, 2**31 - 1):
@@ -139,18 +137,17 @@ def _check(image: Image.Image, kind: str, scale: int, most_pixels: int, room: in
         raise PictureError(f"{shown} pixels; convert it to RGB or greyscale first")
 
 
-def _decode(stripped: bytes, kind: str, image: Image.Image, scale: int, carried: Carried) -> Photo:
-    def again() -> Image.Image:
-        return _decoder(stripped, kind)
-
+def _decode(
+    stripped: bytes, kind: str, image: ImageFile.ImageFile, scale: int, carried: Carried
+) -> Photo:
     if kind not in ("PNG", "JPEG", "TIFF"):
         carried.take_info(image.info)
     turn = 1 if kind in ("AVIF", "HEIF") else carried.orientation()  # those decoders turn it
-    picture = decoding.turned(decoding.pixels(image, again, kind, carried), turn)
+    picture = decoding.turned(decoding.pixels(image, stripped, kind, carried), turn)
     photo = Photo(picture, saved_as(kind), {}, carried=carried)
     carried.settle(*(scale * length for length in photo.size))
     deep = isinstance(picture, np.ndarray)
-    channels = picture.shape[2] if deep else len(picture.mode)
+    channels = decoding.shape(picture)[2]
     photo.metadata = saving.save_options(carried, image.info, photo.format, channels, deep)
     photo.note = "; ".join(dict.fromkeys(carried.notes))
     return photo

@@ -6,12 +6,13 @@ import struct
 import zlib
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image, PngImagePlugin
 
 from imaging import ifd
+from imaging.decoding import Picture
 from imaging.ifd import Directory, Entry, Tiff
 from imaging.metadata import Carried
 
@@ -39,7 +40,8 @@ def save_options(carried: Carried, info: dict, kind: str, channels: int, deep: b
         channels: 1–4.
         deep: of 16 bits.
     """
-    options, wanted = dict(QUALITY.get(kind, {})), {}
+    options: dict[str, Any] = {**QUALITY.get(kind, {})}
+    wanted: dict[str, Any]
     if carried.lossless:
         options = {"lossless": True, "exact": True}
     if kind == "TIFF":  # its tags are added to the written file
@@ -104,13 +106,11 @@ def _compression(info: dict, carried: Carried, plain: bool) -> str:
     return "tiff_adobe_deflate"
 
 
-def write(
-    result: Image.Image | np.ndarray, kind: str, file: Path | BinaryIO, options: dict
-) -> None:
+def write(result: Picture, kind: str, file: Path | BinaryIO, options: dict) -> None:
     """Write a picture.
 
     Args:
-        result: in mode L, LA, RGB or RGBA; or uint16 H×W×C with as many channels.
+        result: what is made of the original.
         kind: the format, as Pillow names it.
         file: a path or an open file.
         options: as Pillow's `save` takes them.
@@ -194,10 +194,13 @@ def add_tags(file: Path | BinaryIO, tags: Tiff, xmp: bytes) -> None:
                 written = ifd.read(view)
             _append(stream, written, tags, more)
     else:
-        _append(file, ifd.read(file.getvalue()), tags, more)
+        file.seek(0)
+        _append(file, ifd.read(file.read()), tags, more)
 
 
-def _append(stream: BinaryIO, written: Tiff, tags: Tiff, more: Directory) -> None:
+def _append(stream: BinaryIO, written: Tiff | None, tags: Tiff, more: Directory) -> None:
+    if written is None:
+        raise ValueError("what was written is no TIFF file")
     first = tags.first if tags.order == written.order else ifd.swapped(tags.first)
     start = stream.seek(0, io.SEEK_END)
     start += stream.write(b"\0" * (start % 2))

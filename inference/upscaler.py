@@ -3,17 +3,21 @@
 import io
 import re
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 import torch
 from PIL import Image
+from tqdm import tqdm
 
-from imaging.album import STREAM
-from imaging.enlarge import enlarge, one_by_one, silent
+from imaging.album import STREAM, Place, Plan
+from imaging.decoding import Picture
+from imaging.enlarge import enlarge, silent
 from imaging.kinds import PictureError
 from imaging.memory import available
 from imaging.photo import Photo, one_line, open_photo
@@ -21,7 +25,7 @@ from inference.fast_cpu import for_cpu
 from inference.restore import restore
 from inference.weights import load_luminance_weights
 from runtime.device import has_bf16
-from runtime.errors import RunError
+from runtime.errors import RunError, printable
 from runtime.files import whole_file
 
 Advance = Callable[..., object]
@@ -52,19 +56,19 @@ class Upscaler:
     ) -> None:
         model = load_luminance_weights(weights)
         self.scale, self.ensemble, self.radius = scale, ensemble, model.receptive_radius
-        self.each: Callable[..., Iterable] = one_by_one
+        self.map_fn: Callable[..., Iterable[np.ndarray]] = map
         self.threads = 1
         if device.type == "cpu":  # a thread per tile: layers need not wait for the slowest thread
             self.threads = min(torch.get_num_threads(), MOST_THREADS)
             pool = ThreadPoolExecutor(self.threads, "tile", torch.set_num_threads, (1,))
-            self.each = pool.map
+            self.map_fn = pool.map
         self.exact = for_cpu(model, bf16=False) if device.type == "cpu" else model.to(device)
         self.model = self.exact
         if device.type == "cpu" and (precision == "bf16" or (precision == "auto" and has_bf16())):
             self.model = for_cpu(model, bf16=True)
         self.deep = self.model if precision == "bf16" else self.exact
 
-    def enlarge(self, photo: Photo, advance: Advance = silent) -> Image.Image | np.ndarray:
+    def enlarge(self, photo: Photo, advance: Advance = silent) -> Picture:
         """Return the picture enlarged; `advance` is told of each piece that is done."""
         model = self.model if isinstance(photo.image, Image.Image) else self.deep
         return enlarge(
@@ -73,11 +77,11 @@ class Upscaler:
             lambda luminance: restore(model, luminance, self.ensemble),
             self.radius,
             advance=advance,
-            each=self.each,
+            map_fn=self.map_fn,
         )
 
     def enlarge_file(
-        self, source: Path | BinaryIO, target: Path | str, advance: Advance, share: int = 1
+        self, source: Path | BinaryIO, target: Place, advance: Advance, share: int = 1
     ) -> tuple[int, str]:
         """Enlarge one file into another.
 
@@ -98,7 +102,7 @@ class Upscaler:
         pixels = photo.size[0] * photo.size[1] * self.scale**2
         advance(0, pixels)
         result = self.enlarge(photo, advance)
-        if target == STREAM:
+        if isinstance(target, str):
             file = io.BytesIO()
             photo.save(result, file)
             sys.stdout.buffer.write(file.getbuffer())
@@ -111,6 +115,55 @@ class Upscaler:
     def room(self) -> int:
         """Return the bytes of memory that are left for pictures."""
         return max(available() - self.threads * TILE_BYTES, 0)
+
+
+def enlarge_all(made: Plan, upscaler: Upscaler, jobs: int, piped: bytes = b"") -> None:
+    """Enlarge files side by side; what fails is told at once and counted at the end.
+
+    Raises:
+        RunError: some could not be enlarged.
+    """
+    stopped, start, pixels = threading.Event(), time.perf_counter(), 0
+    failed, done, count = 0, 0, len(made.work)
+    bar = tqdm(desc=f"0 of {count} files", total=0, unit="pixel", unit_scale=True, disable=None)
+
+    def advance(done: int, more: int = 0) -> None:
+        if stopped.is_set():
+            raise KeyboardInterrupt
+        bar.total = (bar.total or 0) + more
+        bar.update(done)
+
+    with bar, ThreadPoolExecutor(jobs) as pool:
+        try:
+            futures = {}
+            for target, source in made.work.items():
+                opened = io.BytesIO(piped) if isinstance(source, str) else source
+                future = pool.submit(upscaler.enlarge_file, opened, target, advance, jobs)
+                futures[future] = source
+            for future in as_completed(futures):
+                done += 1
+                bar.set_description(f"{done} of {count} files")
+                try:
+                    size, note = future.result()
+                except Exception as error:  # one picture's, whatever it is: the others go on
+                    failed += 1
+                    note = f"error: {futures[future]}: {what_happened(error)}"
+                else:
+                    pixels += size
+                    note = note and f"warning: {futures[future]}: {note}"
+                if note:
+                    bar.write(printable(note), file=sys.stderr)
+        finally:
+            stopped.set()  # after an interruption, tiles in work end the others
+            pool.shutdown(cancel_futures=True)
+    seconds = time.perf_counter() - start
+    print(
+        f"{count - failed} of {count} pictures enlarged: {pixels / 1e6:.1f} megapixels "
+        f"in {seconds:.1f} s, {pixels / 1e6 / seconds:.2f} megapixels/s",
+        file=sys.stderr if STREAM in made.work else sys.stdout,
+    )
+    if failed:
+        raise RunError(f"{failed} of {count} pictures could not be enlarged, see above")
 
 
 def what_happened(error: Exception) -> str:

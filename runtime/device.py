@@ -136,6 +136,11 @@ def keep_plain_formats(device: torch.device) -> None:
         module(device).config.allow_internal_format = False
 
 
+def has_fp32(device: torch.device) -> bool:
+    """Tell whether a device has convolutions in fp32: an Ascend 910A computes those in fp16."""
+    return device.type != "npu" or module(device).is_bf16_supported()
+
+
 def saturates(device: torch.device) -> bool:
     """Tell whether a device makes the largest number of what overflows, not infinity (910A)."""
     return device.type == "npu" and not module(device).utils.is_support_inf_nan()

@@ -17,7 +17,7 @@ from torch import nn
 
 from inference.last_layer import ColumnsAsChannels, InFp32, in_layout, replace_last_layer
 from model import SRCNN
-from runtime.device import saturates
+from runtime.device import has_fp32
 from runtime.errors import RunError
 
 CPU = torch.device("cpu")
@@ -135,14 +135,13 @@ class Autocast(Precision):
         loss_scale: a number, or "dynamic".
     """
 
-    notices_overflow = True
-
     def __init__(self, device: torch.device, dtype: torch.dtype, loss_scale: float | str) -> None:
         super().__init__(device, HALF.get(dtype, "fp32"))
         self.half = dtype if dtype in HALF else None
         self.dtype, self.loss_scale = dtype, loss_scale
         self.static_scale = None if loss_scale == "dynamic" else float(loss_scale)
         self.scaler = self._scaler() if dtype != torch.bfloat16 else None
+        self.notices_overflow = self.scaler is not None
         self._stepped = False
 
     def twin(self) -> Precision:
@@ -258,6 +257,6 @@ class Apex(Precision):
 
 
 def advice(device: torch.device) -> str:
-    """Return what to do when numbers overflow; a card that saturates has no fp32 convolutions."""
-    other = "" if saturates(device) else " or --precision fp32"
+    """Return what to do when numbers overflow."""
+    other = " or --precision fp32" if has_fp32(device) else ""
     return f"lower --lr, or try --loss-scale dynamic{other}"

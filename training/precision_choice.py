@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from model import SRCNN
-from runtime.device import Choice, half_type, has_bf16, module, saturates, synchronize
+from runtime.device import Choice, half_type, has_bf16, has_fp32, module, synchronize
 from runtime.errors import UserError
 from training.precision import (
     FP32_CONTIGUOUS,
@@ -70,7 +70,7 @@ def choose_precision(
     if apex:
         reason = "auto: Ascend's apex is installed" if name == "auto" else "as asked"
         return Choice(Apex(device, level, loss_scale, combine_ddp), reason)
-    if name == "fp32" and saturates(device):
+    if name == "fp32" and not has_fp32(device):
         reason = "as asked, but this card computes convolutions in fp16 all the same"
         return Choice(Autocast(device, torch.float32, loss_scale), reason)
     if name != "auto":

@@ -3,7 +3,7 @@
 They are the same as from memory, of patches and of crops alike.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import numpy as np
@@ -44,8 +44,8 @@ class StreamedBatches(Batches):
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Pair]:
         batches = _Steps(self.reader(epoch), self.plan)
         steps = range(start, self.steps_per_epoch)
-        loader = DataLoader(
-            batches, None, sampler=steps, num_workers=self.num_workers, collate_fn=_as_arrays
+        loader = DataLoader(  # `list` leaves the arrays alone
+            batches, None, sampler=steps, num_workers=self.num_workers, collate_fn=list
         )
         try:
             for pair in loader:
@@ -62,19 +62,17 @@ class StreamedBatches(Batches):
             ) from None
 
 
-def _as_arrays(pair: Iterable[torch.Tensor]) -> list[np.ndarray]:
-    """Let a worker send a batch through its pipe; tensors would need room in /dev/shm."""
-    return [side.numpy() for side in pair]
-
-
 class _Steps(Dataset):
-    """Item `step` is that step's batch of this process."""
+    """Item `step` is that step's batch of this process.
+
+    In arrays, which a worker sends through its pipe; tensors would need room in /dev/shm.
+    """
 
     def __init__(self, read: Read, plan: BatchPlan) -> None:
         self.read, self.plan = read, plan
 
-    def __getitem__(self, step: int) -> Pair:
-        return self.read(self.plan.mine(step))
+    def __getitem__(self, step: int) -> list[np.ndarray]:
+        return [side.numpy() for side in self.read(self.plan.mine(step))]
 
 
 def patch_reader(dataset: TrainDataset, count: int, plan: BatchPlan) -> Callable[[int], Read]:

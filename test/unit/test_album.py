@@ -12,9 +12,10 @@ from commands import ROOT, assert_one_line_error, run
 from PIL import Image
 from samples import coffee, opened, png, save_weights
 
-import upscale
 from imaging import album
 from imaging.kinds import PictureError
+from inference.upscaler import enlarge_all
+from runtime.errors import RunError
 
 
 @pytest.fixture(scope="module")
@@ -180,8 +181,8 @@ def test_whatever_a_picture_does_the_others_are_enlarged(
             return 1, ""
 
     made = album.Plan({Path(f"out{i}"): Path(str(i)) for i in range(5)})
-    with pytest.raises(upscale.RunError, match="4 of 5 pictures could not"):
-        upscale.enlarge_all(made, Failing(), jobs=2)
+    with pytest.raises(RunError, match="4 of 5 pictures could not"):
+        enlarge_all(made, Failing(), jobs=2)
     out, err = capsys.readouterr()
     assert "1 of 5 pictures enlarged" in out
     assert len(err.splitlines()) == 4

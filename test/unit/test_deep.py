@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-from odd_pictures import directory, png_file
 from PIL import Image
 from samples import coffee, network, pixels
 
+from benchmarks.odd_pictures import directory, png_file
 from imaging.enlarge import bicubic_only, enlarge
 from imaging.metrics import psnr
 from imaging.photo import open_photo

@@ -6,7 +6,9 @@ import zlib
 
 import numpy as np
 import pytest
-from odd_pictures import (
+from PIL import Image, ImageCms
+
+from benchmarks.odd_pictures import (
     chunk,
     directory,
     exif_block,
@@ -17,8 +19,6 @@ from odd_pictures import (
     with_segments,
     written,
 )
-from PIL import Image, ImageCms
-
 from imaging.enlarge import bicubic_only, enlarge
 from imaging.photo import Photo, open_photo
 

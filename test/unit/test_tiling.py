@@ -73,7 +73,9 @@ def test_an_enlarged_picture_does_not_depend_on_the_tile(scale: int) -> None:
     assert difference.max() <= 1, "more than a value on the edge of rounding"
     assert difference.mean() < 1e-4
     with ThreadPoolExecutor(3) as pool:
-        side_by_side = enlarge(image, scale, lambda y: restore(model, y), 8, tile=40, each=pool.map)
+        side_by_side = enlarge(
+            image, scale, lambda y: restore(model, y), 8, tile=40, map_fn=pool.map
+        )
     assert np.abs(pixels(side_by_side) - enlarged(40)).mean() < 1e-4
     bicubic = image.resize((61 * scale, 50 * scale), BICUBIC)
     assert np.abs(whole - pixels(bicubic)).max() > 2, "the network changes nothing"

@@ -14,11 +14,10 @@ from commands import ROOT, assert_one_line_error, run
 from PIL import Image, ImageDraw
 from samples import coffee, pixels, save_weights, through
 
-import upscale
 from imaging.album import Plan
 from imaging.photo import PictureError, open_photo
 from imaging.resize import BICUBIC
-from inference.upscaler import Upscaler
+from inference.upscaler import Upscaler, enlarge_all
 from runtime.errors import RunError
 
 
@@ -183,7 +182,7 @@ def test_an_interruption_ends_the_pictures_in_work() -> None:
     earlier = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with pytest.raises(KeyboardInterrupt):
-            upscale.enlarge_all(Plan({Path("b"): Path("a")}), Large(), jobs=1)
+            enlarge_all(Plan({Path("b"): Path("a")}), Large(), jobs=1)
     finally:
         signal.signal(signal.SIGINT, earlier)
     assert ended.is_set()

@@ -1,9 +1,20 @@
-"""Pictures that are fine but for something odd in what they carry, made by hand."""
+"""Make JPEG files whose pixels are fine and whose EXIF is not.
 
+    python benchmarks/odd_pictures.py FOLDER [--count 6000]
+
+Each seed from 0 on makes one: known tags of random types and values, half of the blocks damaged.
+Enlarged (benchmarks/pictures.py), none may crash, and none be refused. Tests make theirs with the
+same functions.
+"""
+
+import argparse
 import io
 import random
 import struct
 import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -22,7 +33,7 @@ def scene(width: int = 48, height: int = 32) -> Image.Image:
     return Image.fromarray(np.stack(planes, 2).astype(np.uint8))
 
 
-def written(image: Image.Image, kind: str, **options: object) -> bytes:
+def written(image: Image.Image, kind: str, **options: Any) -> bytes:
     """Return a picture as a file."""
     file = io.BytesIO()
     image.save(file, kind, **options)
@@ -69,7 +80,7 @@ def directory(start: int, entries: list[tuple[int, int, bytes]], order: str = "<
 
 
 def exif_block(
-    entries: list[tuple[int, int, bytes]], details: list[tuple[int, int, bytes]] = ()
+    entries: Sequence[tuple[int, int, bytes]], details: Sequence[tuple[int, int, bytes]] = ()
 ) -> bytes:
     """Return an EXIF block of a first directory and, if there are any, EXIF details."""
     pointer = [(0x8769, 4, bytes(4))] if details else []
@@ -93,8 +104,25 @@ def fuzzed_exif(seed: int) -> bytes:
     first = [entry() for _ in range(rng.randrange(8))]
     block = exif_block(first, [entry() for _ in range(rng.randrange(8))])
     if rng.random() < 0.5:
-        block = bytearray(block)
+        damaged = bytearray(block)
         for _ in range(rng.choice((1, 2, 8, 30))):
-            block[rng.randrange(len(block))] = rng.choice((0, 255, rng.randrange(256)))
-        block = bytes(block[: rng.choice((len(block), rng.randrange(len(block))))])
+            damaged[rng.randrange(len(block))] = rng.choice((0, 255, rng.randrange(256)))
+        block = bytes(damaged[: rng.choice((len(block), rng.randrange(len(block))))])
     return with_exif(block)
+
+
+def main() -> None:
+    """Write them."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path, help="is made")
+    parser.add_argument("--count", type=int, default=6000, help="of files (default: 6000)")
+    args = parser.parse_args()
+    args.folder.mkdir(parents=True, exist_ok=True)
+    for seed in range(args.count):
+        (args.folder / f"{seed}.jpg").write_bytes(fuzzed_exif(seed))
+
+
+if __name__ == "__main__":
+    main()
