@@ -9,6 +9,7 @@ import functools
 import inspect
 from typing import Any
 
+import scaling_on_cpu
 import torch
 import torch_npu
 from simnpu import hccl, kernels
@@ -37,6 +38,7 @@ def install() -> None:
     library = torch.library.Library("aten", "IMPL")
     npu_library = torch.library.Library("npu", "IMPL")
     _libraries.extend([library, npu_library])
+    scaling_on_cpu.install(library)
     _replace_aten_kernels(library)
     _refuse_what_would_fall_back(library)
     _drop_autograd_shortcuts(library)
@@ -85,6 +87,8 @@ def _replace_aten_kernels(library: torch.library.Library) -> None:
         "_copy_from_and_resize": lambda source, destination: kernels.copy(destination, source),
         "_local_scalar_dense": kernels.item,
         "clone": kernels.clone,
+        # Where torch_npu has a kernel for it (2.1), that keeps the format.
+        "zeros_like": lambda tensor, **options: torch.empty_like(tensor, **options).zero_(),
         "convolution_overrideable": kernels.convolution,
         "convolution_backward_overrideable": kernels.convolution_backward,
     }

@@ -21,7 +21,7 @@ overflow = False
 
 _CUBE = {
     *("aten::convolution", "aten::convolution_backward"),
-    *("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm"),
+    *("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::matmul"),
 }
 _HALF = {torch.float16, torch.bfloat16}
 
