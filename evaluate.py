@@ -11,21 +11,20 @@ border of `scale` pixels (32.75 dB in the SRCNN paper). Never compare figures of
 other's. PSNR is in dB; the JSON file has null where an image is restored without any error.
 """
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # which PYTHONSAFEPATH leaves out
+
 import runtime  # noqa: F401 - ends here on a Python that is too old
 
 # isort: split
 import argparse
 import json
 import math
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).resolve().parent))  # which PYTHONSAFEPATH leaves out
-
-sys.path.insert(0, str(Path(__file__).resolve().parent))  # which PYTHONSAFEPATH leaves out
 
 from imaging.metrics import PROTOCOLS, Protocol
 from inference.samples import Sample, read_dataset, read_folder

@@ -9,19 +9,18 @@ batch to 1. Each of the photographs that come with scikit-image is tried. Ascend
 9–13 in CANN 6.0 and 9–18 in CANN 7.0; the default, 11, suits both.
 """
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # which PYTHONSAFEPATH leaves out
+
 import runtime  # noqa: F401 - ends here on a Python that is too old
 
 # isort: split
 import argparse
 import importlib.util
-import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
-
-sys.path.insert(0, str(Path(__file__).resolve().parent))  # which PYTHONSAFEPATH leaves out
-
-sys.path.insert(0, str(Path(__file__).resolve().parent))  # which PYTHONSAFEPATH leaves out
 
 from runtime.errors import RunError, UserError, check_memory_limit, run_main
 from runtime.files import check_writable, write_bytes

@@ -16,17 +16,18 @@ float32 H×W dataset per image, "0", "1", …, and the images' names as the attr
 luminance, 0–255, by the `modelzoo` protocol (imaging/resize.py).
 """
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # which PYTHONSAFEPATH leaves out
+
 import runtime  # noqa: F401 - ends here on a Python that is too old
 
 # isort: split
 import argparse
 import os
 import signal
-import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent))  # which PYTHONSAFEPATH leaves out
 
 from imaging.sources import (
     ImageError,

@@ -11,18 +11,19 @@ Results in outputs/x3: best.pth, epoch_{n}.pth, checkpoints, metrics.csv, curve.
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # which PYTHONSAFEPATH leaves out
+
 import runtime  # noqa: F401 - ends here on a Python that is too old
 
 # isort: split
 import argparse
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parent))  # which PYTHONSAFEPATH leaves out
 
 from runtime.errors import check_memory_limit, run_main
 from runtime.files import check_writable
