@@ -13,18 +13,21 @@ folders, too. Results that are there are skipped. Precision `auto` is bf16 where
 it, but fp32 for 16-bit pictures.
 """
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # which PYTHONSAFEPATH leaves out
+
 import runtime  # noqa: F401 - ends here on a Python that is too old
 
 # isort: split
 import argparse
 import io
 import os
-import sys
 import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tqdm import tqdm
