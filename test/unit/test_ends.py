@@ -48,7 +48,7 @@ def test_the_log_of_a_run_in_a_locale_that_is_not_utf_8(dataset: Path, tmp_path:
     assert (tmp_path / "Größe/x3/best.pth").is_file()
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", [*STAGES, "upscale"])
 def test_a_path_without_the_folder_of_the_script(stage: str) -> None:
     command = [sys.executable, "-c", SAFE_PATH, str(ROOT / f"{stage}.py")]
     result = subprocess.run(
