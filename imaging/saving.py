@@ -41,7 +41,7 @@ def save_options(carried: Carried, info: dict, kind: str, channels: int, deep: b
         deep: of 16 bits.
     """
     options: dict[str, Any] = {**QUALITY.get(kind, {})}
-    wanted: dict[str, Any]
+    wanted: dict[str, Any] = {}
     if carried.lossless:
         options = {"lossless": True, "exact": True}
     if kind == "TIFF":  # its tags are added to the written file
