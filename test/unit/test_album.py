@@ -210,6 +210,7 @@ def test_a_memory_limit_too_small_for_anything(
     limit = megabytes * 2**20
     result = run(
         *("upscale.py", tmp_path / "a.png", "--output", tmp_path / "out", "--weights", weights),
+        env={"OMP_NUM_THREADS": "2"},  # 900 MB are enough for one
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
     )
     assert result.returncode != 0

@@ -1,5 +1,6 @@
 """Tiles: they cover the image once, and a network on tiles is the network on the whole."""
 
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -80,3 +81,21 @@ def test_an_enlarged_picture_does_not_depend_on_the_tile(scale: int) -> None:
     bicubic = image.resize((61 * scale, 50 * scale), BICUBIC)
     assert np.abs(whole - pixels(bicubic)).max() > 2, "the network changes nothing"
     assert enlarge(image, scale, bicubic_only, 8, tile=40).tobytes() == bicubic.tobytes()
+
+
+def test_an_interruption_drops_the_tiles_not_begun() -> None:
+    """An executor's `map` does so once it is closed."""
+    closed = []
+
+    def map_fn(function: Callable, tiles: list) -> Iterator[np.ndarray]:
+        try:
+            yield from map(function, tiles)
+        finally:
+            closed.append(True)
+
+    def advance(_: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as interruption:
+        enlarge(coffee(61, 50), 2, bicubic_only, 8, tile=40, advance=advance, map_fn=map_fn)
+    assert closed, interruption  # which holds the frame, and with it the map

@@ -139,7 +139,7 @@ def test_wrong_weights_and_options(tmp_path: Path) -> None:
     rgb = save_weights(tmp_path / "rgb.pth", num_channels=3)
     result = run("upscale.py", *picture, "--weights", rgb)
     assert_one_line_error(result, "rgb.pth takes 3 channels; expected luminance")
-    assert_one_line_error(run("upscale.py", *picture, "--scale", "1"), "expected 2 or more")
+    assert_one_line_error(run("upscale.py", *picture, "--scale", "1"), "number, 2 or more")
     assert_one_line_error(run("upscale.py"), "name pictures or folders")
     assert_one_line_error(run("upscale.py", tmp_path / "a.png"), "--output DIR")
     assert not (tmp_path / "out").exists()
