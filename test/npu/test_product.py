@@ -53,21 +53,34 @@ def test_fp32_on_the_card_is_fp32_on_the_cpu(
         torch.testing.assert_close(there[name], here[name], rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("recipe", "precision"), [("reference", "apex-O2"), ("reference", "bf16"), ("fast", "bf16")]
-)
-def test_no_step_waits_for_the_card(
-    npu: Simulator, dataset: Path, tmp_path: Path, recipe: str, precision: str
+WAITS = {  # of a step; a dynamic scale, and fp16 without apex, look whether gradients overflowed
+    "reference apex-O2": 0,
+    "reference apex-O2 dynamic": 1,
+    "reference apex-O1": 0,
+    "reference apex-O1 dynamic": 1,
+    "reference fp16": 2,
+    "reference fp16 dynamic": 3,
+    "reference bf16": 0,
+    "reference fp32": 0,
+    "fast bf16": 0,
+}
+
+
+@pytest.mark.parametrize("case", WAITS)
+def test_how_often_a_step_waits_for_the_card(
+    npu: Simulator, dataset: Path, tmp_path: Path, case: str
 ) -> None:
     """A look at a value, or a copy to the host, waits for all that the card was given to do."""
+    recipe, precision, *dynamic = case.split()
     waits = []
     for steps in (7, 14):
         options = [f"--recipe={recipe}", f"--precision={precision}", f"--num-steps={steps}"]
-        options += ["--num-epochs=1", "--batch-size=3"]
+        options += ["--num-epochs=1", "--batch-size=3", *(["--loss-scale=dynamic"] * len(dynamic))]
         result = train(npu, dataset, tmp_path, *options).checked()
         waits.append(result.host_waits)
         assert result.kernel_calls["convolution_backward.default"] >= 3 * steps
-    assert waits[0] == waits[1] > 0
+    assert waits[1] - waits[0] == 7 * WAITS[case]
+    assert waits[0] > 0
 
 
 APEX = [
