@@ -16,7 +16,7 @@ from runs import start
 from runtime.errors import RunError, run_main
 from runtime.files import check_writable, whole_file, write_text
 
-STAGES = ("train", "prepare", "evaluate", "export")
+STAGES = ("train", "prepare", "evaluate", "upscale", "export")
 ASCII = {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": ""}
 # As PYTHONSAFEPATH leaves it: without the folder of the script, nor of a clone that is installed.
 SAFE_PATH = """
