@@ -1,5 +1,7 @@
 """What an epoch consists of: every patch once, in an order that seed and epoch decide."""
 
+import os
+import signal
 from itertools import chain
 from pathlib import Path
 
@@ -8,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from datasets import TrainDataset
-from runtime.errors import UserError
+from datasets import Pair, TrainDataset
+from runtime.errors import RunError, UserError
 from training.batches import Batches, BatchPlan, PatchBatches
 from training.streaming import StreamedBatches, patch_reader
 
@@ -95,5 +97,16 @@ def test_a_reading_worker_passes_on_the_users_error(tmp_path: Path) -> None:
         file["lr"], file["hr"] = values, values
     batches = streamed(TrainDataset(tmp_path / "a.h5"), 40, 1, batch_size=8, seed=1)
     with pytest.raises(UserError, match=r"a\.h5: lr holds values that are not finite") as error:
+        next(batches.epoch(0))
+    assert "\n" not in str(error.value)
+
+
+def test_a_worker_that_is_killed_ends_in_one_line() -> None:
+    def killed(_: slice) -> Pair:
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError
+
+    batches = StreamedBatches(lambda _: killed, BatchPlan(2), 4, CPU, 1)
+    with pytest.raises(RunError, match=r"was killed, .*; lower --num-workers") as error:
         next(batches.epoch(0))
     assert "\n" not in str(error.value)

@@ -52,7 +52,7 @@ MISTAKES = {
     "option": (["--num-epoch=3"], "unrecognized arguments: --num-epoch=3"),
     "lr": (["--lr=-1"], "'-1' is not a number above 0"),
     "epochs": (["--num-epochs=0"], "'0' is not a whole number, 1 or more"),
-    "share": (["--memory-share=2"], "'2' is more than 1"),
+    "share": (["--memory-share=2"], "'2' is not a number above 0, at most 1"),
     "scale": (["--loss-scale=big"], "'big' is not a number above 0"),
 }
 
