@@ -20,15 +20,17 @@ DOCUMENT = ROOT / "docs" / "versions.md"
 HEAD = ("Python", "torch", "torch_npu", "numpy", "other packages", "in-process tests", "NPU tests")
 ABOUT = """# Versions
 
-What `make test-versions` found on {date}, on {machine}: each row is an environment of its own,
-installed, tested and removed. It writes this file; nothing else is claimed to work.
+`make test-versions` writes this page: what each combination of Python, PyTorch, torch_npu and
+packages passed when it ran last, on {date}, {machine}. Each is an environment of its own,
+installed, tested and removed. What the table does not show is not claimed.
 
 {table}
 
 - Other packages: the lowest or the newest that `requirements-dev.txt` allows.
-- In-process tests: those of `make check`.
+- In-process tests: those of `make check`, but those of the documents.
 - NPU tests: the real torch_npu over a simulated driver (`test/npu/README.md`), not a card. They are
   {npu_tests}.
+- `LEGS="0 2"` runs these rows only, by the numbers of `test/versions/run.py --help`.
 - A CUDA build of torch runs here over stubs of CUDA's libraries: its CPU part is what is tested.
 """
 
@@ -43,21 +45,23 @@ def main() -> int:
         nargs="*",
         type=leg_number,
         metavar="N",
-        help="run these legs only, and leave docs/versions.md as it is:\n"
+        help="run these legs only; docs/versions.md says of the others that they were not run:\n"
         + "\n".join(f"{n}  {leg}" for n, leg in enumerate(LEGS)),
     )
-    numbers = parser.parse_args().numbers
+    numbers = parser.parse_args().numbers or range(len(LEGS))
     FOLDER.mkdir(parents=True, exist_ok=True)
     rows, fine = [], True
-    for number in numbers or range(len(LEGS)):
-        print(f"leg {number}: {LEGS[number]}", file=sys.stderr, flush=True)
-        row, passed = try_leg(LEGS[number], FOLDER / f"leg-{number}")
+    for number, leg in enumerate(LEGS):
+        if number not in numbers:
+            rows.append(as_row(leg, {}, ["not run"] * 2))
+            continue
+        print(f"leg {number}: {leg}", file=sys.stderr, flush=True)
+        row, passed = try_leg(leg, FOLDER / f"leg-{number}")
         rows.append(row)
         fine &= passed
         print(" | ".join(row), file=sys.stderr, flush=True)
     print(as_table(rows))
-    if not numbers:
-        DOCUMENT.write_text(document(rows), encoding="utf-8")
+    DOCUMENT.write_text(document(rows), encoding="utf-8")
     return 0 if fine else 1
 
 
@@ -95,10 +99,15 @@ def try_leg(leg: Leg, results: Path) -> tuple[tuple[str, ...], bool]:
                 outcomes.append(outcome(status, report, log))
     except Unprepared as error:
         outcomes = [(f"not run: {error}", False)] * len(tests)
-    known = [versions.get(name, "?") for name in ("python", "torch", "numpy")]
-    python, torch, numpy = known if versions else (leg.python, leg.torch, "?")
-    row = (python, torch, leg.torch_npu or "–", numpy, leg.packages, *(o[0] for o in outcomes))
+    row = as_row(leg, versions, [text for text, _ in outcomes])
     return row, all(passed for _, passed in outcomes)
+
+
+def as_row(leg: Leg, versions: dict[str, str], outcomes: list[str]) -> tuple[str, ...]:
+    """Return a row below HEAD; without installed versions, it has those that were asked for."""
+    asked = {"python": leg.python, "torch": leg.torch.rpartition("=")[2], "numpy": "?"}
+    python, torch, numpy = ({**asked, **versions}[name] for name in asked)
+    return (python, torch, leg.torch_npu or "–", numpy, leg.packages, *outcomes)
 
 
 def outcome(status: int, report: Path, log: Path) -> tuple[str, bool]:
