@@ -20,13 +20,14 @@ class Interrupted(Exception):
 
 
 class StopRequest:
-    """Notes SIGTERM, SIGINT and SIGHUP, not those ignored (nohup); a second Ctrl-C ends at once."""
+    """Notes SIGTERM, SIGINT and, without nohup, SIGHUP; a second Ctrl-C ends at once."""
 
     def __init__(self) -> None:
         self.signum = 0
-        for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            if signal.getsignal(signum) != signal.SIG_IGN:
-                signal.signal(signum, self._note)
+        signal.signal(signal.SIGTERM, self._note)
+        signal.signal(signal.SIGINT, self._note)
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup has it
+            signal.signal(signal.SIGHUP, self._note)
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
         self.signum = signum

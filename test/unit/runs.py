@@ -1,5 +1,6 @@
 """Training runs in the background, to be signalled, killed and resumed."""
 
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -18,8 +19,15 @@ TWO = (ROOT / "test/torchrun.py", "--standalone", "--nproc_per_node=2")  # proce
 def start(*words: object, wrapper: Sequence[str] = (), **options: object) -> subprocess.Popen:
     """Start `wrapper… python words…`; its output goes to pipes."""
     command = [*wrapper, sys.executable, *map(str, words)]
+    options.setdefault("preexec_fn", default_signals)
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, **(pipes | options))
+
+
+def default_signals() -> None:
+    """Let a process take the signals that the tests' own may ignore, under nohup or behind `&`."""
+    for signum in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(signum, signal.SIG_DFL)
 
 
 def training(dataset: Path, out: Path, epochs: int, *options: str) -> list[object]:
