@@ -175,8 +175,8 @@ def be_deterministic() -> None:
     for name, value in DETERMINISTIC.items():
         os.environ.setdefault(name, value)
     torch.use_deterministic_algorithms(True)
-    # Costs time, finds bugs only.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    if filling := getattr(torch.utils, "deterministic", None):  # torch 2.2 and later
+        filling.fill_uninitialized_memory = False  # costs time, finds bugs only
 
 
 def _free_host_memory() -> int:
