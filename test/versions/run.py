@@ -14,15 +14,16 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from environment import FOLDER, ROOT, Environment, Unprepared
-from legs import IN_PROCESS, LEGS, ON_THE_NPU, Leg
+from legs import IN_PROCESS, LEGS, ON_THE_NPU
 
 DOCUMENT = ROOT / "docs" / "versions.md"
-HEAD = ("Python", "torch", "torch_npu", "numpy", "other packages", "in-process tests", "NPU tests")
+HEAD = ("leg", "Python", "torch", "torch_npu", "numpy", "other packages", "in-process tests",
+        "NPU tests", "run on")  # fmt: skip
 ABOUT = """# Versions
 
 `make test-versions` writes this page: what each combination of Python, PyTorch, torch_npu and
-packages passed when it ran last, on {date}, {machine}. Each is an environment of its own,
-installed, tested and removed. What the table does not show is not claimed.
+packages passed when it ran last, on {machine}. Each is an environment of its own, installed, tested
+and removed. What the table does not show is not claimed.
 
 {table}
 
@@ -30,7 +31,7 @@ installed, tested and removed. What the table does not show is not claimed.
 - In-process tests: those of `make check`, but those of the documents.
 - NPU tests: the real torch_npu over a simulated driver (`test/npu/README.md`), not a card. They are
   {npu_tests}.
-- `LEGS="0 2"` runs these rows only, by the numbers of `test/versions/run.py --help`.
+- `make test-versions LEGS="0 2"` runs these legs alone, and leaves the rows of the others.
 - A CUDA build of torch runs here over stubs of CUDA's libraries: its CPU part is what is tested.
 """
 
@@ -45,24 +46,32 @@ def main() -> int:
         nargs="*",
         type=leg_number,
         metavar="N",
-        help="run these legs only; docs/versions.md says of the others that they were not run:\n"
+        help="run these legs only; the others keep their rows in docs/versions.md:\n"
         + "\n".join(f"{n}  {leg}" for n, leg in enumerate(LEGS)),
     )
     numbers = parser.parse_args().numbers or range(len(LEGS))
     FOLDER.mkdir(parents=True, exist_ok=True)
-    rows, fine = [], True
-    for number, leg in enumerate(LEGS):
-        if number not in numbers:
-            rows.append(as_row(leg, {}, ["not run"] * 2))
-            continue
-        print(f"leg {number}: {leg}", file=sys.stderr, flush=True)
-        row, passed = try_leg(leg, FOLDER / f"leg-{number}")
-        rows.append(row)
+    rows = [earlier_row(number) for number in range(len(LEGS))]
+    fine = True
+    for number in numbers:
+        print(f"leg {number}: {LEGS[number]}", file=sys.stderr, flush=True)
+        rows[number], passed = try_leg(number, FOLDER / f"leg-{number}")
         fine &= passed
-        print(" | ".join(row), file=sys.stderr, flush=True)
-    print(as_table(rows))
-    DOCUMENT.write_text(document(rows), encoding="utf-8")
+        print(" | ".join(rows[number]), file=sys.stderr, flush=True)
+        DOCUMENT.write_text(document(rows), encoding="utf-8")
+    print(as_table([rows[number] for number in numbers]))
     return 0 if fine else 1
+
+
+def earlier_row(number: int) -> tuple[str, ...]:
+    """Return a leg's row in docs/versions.md, or one that says that it was not run."""
+    new = as_row(number, {}, ["not run"] * 2, "–")
+    for line in DOCUMENT.read_text(encoding="utf-8").splitlines() if DOCUMENT.is_file() else ():
+        old = tuple(line.strip("| ").split(" | "))
+        same = len(old) == len(HEAD) and old[1].startswith(new[1])
+        if same and (old[0], old[3], old[5]) == (new[0], new[3], new[5]):
+            return old
+    return new
 
 
 def leg_number(text: str) -> int:
@@ -72,11 +81,11 @@ def leg_number(text: str) -> int:
     return int(text)
 
 
-def try_leg(leg: Leg, results: Path) -> tuple[tuple[str, ...], bool]:
+def try_leg(number: int, results: Path) -> tuple[tuple[str, ...], bool]:
     """Prepare, test and remove one environment.
 
     Args:
-        leg: what to install and test.
+        number: of the leg that is installed and tested.
         results: a folder, made anew, for the tests' reports and output.
 
     Returns:
@@ -84,6 +93,7 @@ def try_leg(leg: Leg, results: Path) -> tuple[tuple[str, ...], bool]:
     """
     shutil.rmtree(results, ignore_errors=True)
     results.mkdir()
+    leg = LEGS[number]
     tests = {"in-process": IN_PROCESS, "npu": ON_THE_NPU if leg.torch_npu else ()}
     versions: dict[str, str] = {}
     outcomes = []
@@ -99,15 +109,20 @@ def try_leg(leg: Leg, results: Path) -> tuple[tuple[str, ...], bool]:
                 outcomes.append(outcome(status, report, log))
     except Unprepared as error:
         outcomes = [(f"not run: {error}", False)] * len(tests)
-    row = as_row(leg, versions, [text for text, _ in outcomes])
+    today = datetime.date.today().isoformat()
+    row = as_row(number, versions, [text for text, _ in outcomes], today)
     return row, all(passed for _, passed in outcomes)
 
 
-def as_row(leg: Leg, versions: dict[str, str], outcomes: list[str]) -> tuple[str, ...]:
+def as_row(
+    number: int, versions: dict[str, str], outcomes: list[str], date: str
+) -> tuple[str, ...]:
     """Return a row below HEAD; without installed versions, it has those that were asked for."""
+    leg = LEGS[number]
     asked = {"python": leg.python, "torch": leg.torch.rpartition("=")[2], "numpy": "?"}
     python, torch, numpy = ({**asked, **versions}[name] for name in asked)
-    return (python, torch, leg.torch_npu or "–", numpy, leg.packages, *outcomes)
+    npu = leg.torch_npu or "–"
+    return (str(number), python, torch, npu, numpy, leg.packages, *outcomes, date)
 
 
 def outcome(status: int, report: Path, log: Path) -> tuple[str, bool]:
@@ -149,8 +164,7 @@ def document(rows: list[tuple[str, ...]]) -> str:
     """Return the text of docs/versions.md."""
     names = ", ".join(f"`{test.removeprefix('test/npu/')}`" for test in ON_THE_NPU)
     machine = f"{platform.system()} {platform.machine()}"
-    date = datetime.date.today().isoformat()
-    return ABOUT.format(date=date, machine=machine, table=as_table(rows), npu_tests=names)
+    return ABOUT.format(machine=machine, table=as_table(rows), npu_tests=names)
 
 
 if __name__ == "__main__":
