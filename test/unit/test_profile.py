@@ -142,5 +142,6 @@ def test_training_goes_on_unchanged(dataset: Path, tmp_path: Path) -> None:
 def test_a_bad_folder_is_told_before_training(dataset: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     words = (f"--data_url={dataset}", f"--train_url={out}", f"--profile={ROOT / 'train.py'}")
-    assert_one_line_error(run("train.py", *words, "--precision=fp32"), "--profile", "name a folder")
+    result = run("train.py", *words, "--precision=fp32")
+    assert_one_line_error(result, "cannot write", "train.py/trace.json", status=1)
     assert not out.exists()
