@@ -140,7 +140,7 @@ def test_targets_and_variables_of_make() -> None:
     makefile = (ROOT / "Makefile").read_text()
     told = [code for cells in rows(section(LISTED, "make")) for code in inline_code(cells[0])]
     targets = re.search(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)[1].split()
-    settings = re.findall(r"^(\w+) \?= (.*)$", makefile, re.MULTILINE)
+    settings = re.findall(r"^(\w+) \?= ?(.*)$", makefile, re.MULTILINE)
     assert sorted(told) == sorted(
         [*(f"make {target}" for target in targets), *(name for name, _ in settings)]
     )
