@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 DATA ?= dataset
 SCALE ?= 3
 OUTPUTS ?= outputs
-LEGS ?=
+LEGS ?= 0 1 2 3 4 5 6
 SHELL := /bin/bash
 TORCH := $(shell grep -o '^torch==[0-9.]*' requirements-npu.txt | sort -u)
 CUDA := cuda-bindings cuda-toolkit nvidia-cudnn-cu13 nvidia-cusparselt-cu13 nvidia-nccl-cu13 \
