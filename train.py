@@ -113,7 +113,8 @@ def set_up(
     folder = args.outputs_dir / f"x{args.scale}"
     if world.is_main:
         check_writable(folder / "best.pth")
-        check_writable((args.profile or folder) / "trace.json")
+        if args.profile:
+            check_writable(args.profile / "trace.json")
     whole_images = has_whole_images(args.data_path, args.scale)
     recipe = apply_overrides(RECIPES[args.recipe], vars(args), world.size, whole_images)
     resumed = checkpoint.find(args.resume, folder)
