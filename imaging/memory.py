@@ -1,8 +1,11 @@
 """How much memory a picture takes, and how much there is."""
 
 import os
+import resource
 from contextlib import suppress
 from pathlib import Path
+
+import psutil
 
 CGROUP = Path("/sys/fs/cgroup")
 # Bytes a pixel of the result: the picture, and what its encoder needs beside it, as measured.
@@ -31,22 +34,15 @@ def available() -> int:
     Without Linux' /proc it is all memory of the machine.
     """
     with suppress(OSError, ValueError, IndexError):
-        return max(min(_of_machine(), _of_container(), _of_process()), 0)
+        return max(min(psutil.virtual_memory().available, _of_container(), _of_process()), 0)
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-def _of_machine() -> int:
-    text = Path("/proc/meminfo").read_text(encoding="ascii")
-    return int(text.split("MemAvailable:")[1].split()[0]) * 1024
 
 
 def _of_process() -> int:
     """What `ulimit -v` leaves."""
-    for line in Path("/proc/self/limits").read_text(encoding="ascii").splitlines():
-        if line.startswith("Max address space") and line.split()[3] != "unlimited":
-            pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
-            return int(line.split()[3]) - pages * os.sysconf("SC_PAGE_SIZE")
-    return 2**63
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    unlimited = limit == resource.RLIM_INFINITY
+    return 2**63 if unlimited else limit - psutil.Process().memory_info().vms
 
 
 def _of_container() -> int:
