@@ -15,6 +15,8 @@ OUTPUTS ?= outputs
 LEGS ?= 0 1 2 3 4 5 6
 SHELL := /bin/bash
 TORCH := $(shell grep -o '^torch==[0-9.]*' requirements-npu.txt | sort -u)
+# A process for each core, each of one thread, as more threads than cores slow each other down.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=logical --dist=worksteal
 CUDA := cuda-bindings cuda-toolkit nvidia-cudnn-cu13 nvidia-cusparselt-cu13 nvidia-nccl-cu13 \
   nvidia-nvshmem-cu13 triton
 
@@ -47,10 +49,10 @@ train: setup
 	@PYTHON=$(BIN)/python bash quickstart.sh "$(DATA)" "$(SCALE)" "$(OUTPUTS)"
 
 check: lint
-	$(BIN)/python -m pytest test/unit -m 'not slow and not command'
+	$(PYTEST) test/unit -m 'not slow and not command'
 
 test: lint
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 # One environment after another, up to 3 GB at a time below build/versions/, removed again. LEGS="0 2"
 # runs some of them, by the numbers that test/versions/run.py --help lists.

@@ -12,14 +12,16 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from simulator import Simulator
 
-_chosen = pytest.StashKey[Simulator]()
+_chosen = pytest.StashKey[str]()
 
 
 @pytest.fixture(scope="session")
 def npu(request: pytest.FixtureRequest) -> Simulator:
     """The simulated NPU: the real torch_npu where it can be had, which CI demands."""
     simulator = Simulator.best()
-    request.config.stash[_chosen] = simulator
+    request.config.stash[_chosen] = str(simulator)
+    if hasattr(request.config, "workeroutput"):  # a process of pytest-xdist, which prints nothing
+        request.config.workeroutput["simulator"] = str(simulator)
     if simulator.way != "real" and os.environ.get("CI") == "true":
         pytest.fail(f"CI must run the real torch_npu, not {simulator}")
     return simulator
@@ -50,6 +52,13 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for i in range(2):
             file[f"lr/{i}"], file[f"hr/{i}"] = lr[i], hr[i]
     return folder
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node) -> None:
+    """Take the name of the simulation from a process of pytest-xdist that ends."""
+    if "simulator" in getattr(node, "workeroutput", {}):
+        node.config.stash[_chosen] = node.workeroutput["simulator"]
 
 
 def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:

@@ -4,7 +4,7 @@ import inspect
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import CodeType, FunctionType
+from types import CodeType, FunctionType, ModuleType
 
 import h5py
 import numpy as np
@@ -37,9 +37,18 @@ def starts_process(thing: object, seen: dict) -> bool:
         return False
     if thing not in seen:
         seen[thing] = False  # for what calls itself
-        used = (thing.__globals__.get(name) for name in names(thing.__code__))
-        seen[thing] = any(starts_process(each, seen) for each in used)
+        used = set(names(thing.__code__))
+        places = [thing.__globals__]
+        places += [vars(each) for name in used if is_helper(each := thing.__globals__.get(name))]
+        found = (place[name] for place in places for name in used & place.keys())
+        seen[thing] = any(starts_process(each, seen) for each in found)
     return seen[thing]
+
+
+def is_helper(thing: object) -> bool:
+    """Tell whether a thing is a module of the tests, whose functions are called by its name."""
+    file = getattr(thing, "__file__", None) if isinstance(thing, ModuleType) else None
+    return (file or "").startswith(TESTS)
 
 
 def names(code: CodeType) -> Iterator[str]:
