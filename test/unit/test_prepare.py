@@ -17,8 +17,8 @@ from expected_files import BICUBIC, plain_pair, plain_patches, prepare_file, sav
 from PIL import Image
 
 import prepare
-from imaging.sources import folder_images
-from preparing import hdf5
+from imaging.sources import folder_images, open_image
+from preparing import hdf5, pairs
 from runtime.errors import UserError
 
 
@@ -111,6 +111,14 @@ def test_images_in_other_sizes_equal_the_plain_recipe(images: Path, tmp_path: Pa
             for number, source in ((index, path), (len(paths) + index, tmp_path / "small.png")):
                 for name, expected in zip(("lr", "hr"), plain_pair(source, 3), strict=True):
                     np.testing.assert_array_equal(file[f"{name}/{number}"][:], expected)
+
+
+def test_an_image_is_decoded_once_for_all_sizes(images: Path, tmp_path: Path, monkeypatch) -> None:
+    decoded = []
+    monkeypatch.setattr(pairs, "open_image", lambda path: decoded.append(path) or open_image(path))
+    paths = folder_images(images)
+    hdf5.write_images(tmp_path / "x.h5", paths, scale=3, jobs=2, sizes=prepare.SIZES)
+    assert sorted(decoded) == paths
 
 
 def test_default_scales(images: Path, tmp_path: Path) -> None:
