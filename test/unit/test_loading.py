@@ -1,0 +1,159 @@
+"""load_training_data: what is trained on and what is held out, from memory and from disk."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from datasets import BLOCK
+from runtime.errors import UserError
+from training.batches import BatchPlan, PatchBatches
+from training.crops import CropBatches
+from training.loading import Place, TrainingData, load_training_data
+from training.recipes import FAST, REFERENCE, Recipe
+from training.streaming import StreamedBatches
+
+CPU = torch.device("cpu")
+PATCHES = BLOCK + 47  # more than are read at once
+IMAGES = 41  # three of them, numbers 0, 20 and 40, are held out
+CROPS = replace(FAST, crop_size=5, steps_per_epoch=60)
+WITHOUT_LIMIT, NOTHING = float("inf"), -1.0
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Patches and images whose pixels tell which they are and where, and low from high."""
+    folder = tmp_path_factory.mktemp("numbered")
+    (folder / "train").mkdir()
+    with h5py.File(folder / "train/T91_x3.h5", "w") as file:
+        number = np.arange(PATCHES, dtype=np.float32).reshape(-1, 1, 1)
+        file["hr"] = number + np.linspace(0, 0.5, 7 * 6, dtype=np.float32).reshape(7, 6)
+        file["lr"] = -file["hr"][:]
+    with h5py.File(folder / "train/T91_x3_images.h5", "w") as file:
+        for i in range(IMAGES):
+            pixels = np.arange(8 * 9, dtype=np.float32).reshape(8, 9)
+            file[f"hr/{i}"], file[f"lr/{i}"] = 1000 * i + pixels, -(1000 * i + pixels)
+        file.attrs["names"] = [f"{i}.png" for i in range(IMAGES)]
+    return folder
+
+
+def load(
+    folder: Path, recipe: Recipe, budget: float, *, hold_out: bool = True, **plan: int
+) -> TrainingData:
+    plan = {"batch_size": 8, "seed": 3, **plan}
+    place = Place(CPU, lambda device: budget, num_workers=0)
+    return load_training_data(folder, 3, recipe, BatchPlan(**plan), place, hold_out=hold_out)
+
+
+def first_pixels(data: TrainingData, epoch: int = 0) -> list[float]:
+    """The lowest value of each sample of an epoch, in files' units."""
+    values = []
+    for lr, hr in data.batches.epoch(epoch):
+        assert torch.equal(lr, -hr), "low and high resolution belong together, in this order"
+        values += (255 * hr).amin(dim=(1, 2, 3)).tolist()
+    return values
+
+
+WAYS = [(WITHOUT_LIMIT, PatchBatches), (NOTHING, StreamedBatches)]
+
+
+@pytest.mark.parametrize(("budget", "kind"), WAYS)
+def test_every_patch_but_the_last_twentieth_is_trained_on_once(
+    folder: Path, budget: float, kind: type
+) -> None:
+    data = load(folder, REFERENCE, budget)
+    assert type(data.batches) is kind
+    kept = PATCHES - PATCHES // 20
+    seen = [round(value) for value in first_pixels(data)]
+    assert len(seen) == len(set(seen)) == kept // 8 * 8
+    assert max(seen) < kept and seen != sorted(seen)
+    ((lr, hr),) = data.held_out
+    assert torch.equal(lr, -hr)
+    assert (255 * hr[:, 0, 0, 0]).round().tolist() == list(range(kept, PATCHES))
+    assert f"{kept:,} patches of 7×6" in data.description
+    assert f"; {PATCHES - kept} more patches held out" in data.description
+
+
+@pytest.mark.parametrize(("budget", "kind"), WAYS)
+def test_without_holding_out_every_patch_is_trained_on(
+    folder: Path, budget: float, kind: type
+) -> None:
+    data = load(folder, REFERENCE, budget, hold_out=False, batch_size=PATCHES)
+    assert sorted(round(value) for value in first_pixels(data)) == list(range(PATCHES))
+    assert data.held_out == []
+    assert "held out" not in data.description
+
+
+@pytest.mark.parametrize(("budget", "kind"), [(WITHOUT_LIMIT, CropBatches), WAYS[1]])
+def test_no_crop_is_of_an_image_that_is_held_out(folder: Path, budget: float, kind: type) -> None:
+    data = load(folder, CROPS, budget)
+    assert type(data.batches) is kind
+    corners = {divmod(round(value), 1000) for value in first_pixels(data)}
+    assert {image for image, _ in corners} == set(range(IMAGES)) - {0, 20, 40}
+    assert {divmod(corner, 9) for _, corner in corners} == {
+        (top, left) for top in range(4) for left in range(5)
+    }, "crops reach the last row and column of an image of 8×9"
+    assert [round(255 * hr[0, 0, 0, 0].item()) for _, hr in data.held_out] == [0, 20000, 40000]
+    assert all(lr.shape == (1, 1, 8, 9) and torch.equal(lr, -hr) for lr, hr in data.held_out)
+    assert f"from {IMAGES - 3} whole images of" in data.description
+    assert "; 3 more images held out" in data.description
+
+
+@pytest.mark.parametrize("recipe", [REFERENCE, CROPS])
+def test_the_disk_gives_what_memory_gives(folder: Path, recipe: Recipe) -> None:
+    memory, disk = (load(folder, recipe, budget, seed=5) for budget in (WITHOUT_LIMIT, NOTHING))
+    for epoch in (0, 1):
+        pairs = zip(memory.batches.epoch(epoch, 2), disk.batches.epoch(epoch, 2), strict=True)
+        for (lr, hr), (other_lr, other_hr) in pairs:
+            assert torch.equal(lr, other_lr) and torch.equal(hr, other_hr)
+    assert first_pixels(disk, 0) != first_pixels(disk, 1)
+    assert first_pixels(disk, 1) != first_pixels(load(folder, recipe, NOTHING, seed=6), 1)
+
+
+@pytest.mark.parametrize("budget", [WITHOUT_LIMIT, NOTHING])
+@pytest.mark.parametrize("recipe", [REFERENCE, CROPS])
+def test_two_processes_share_the_samples_of_one(
+    folder: Path, recipe: Recipe, budget: float
+) -> None:
+    whole = load(folder, recipe, budget, batch_size=8)
+    parts = [load(folder, recipe, budget, batch_size=4, rank=r, world_size=2) for r in (0, 1)]
+    epochs = (whole.batches.epoch(1), *(part.batches.epoch(1) for part in parts))
+    for (_, both), (_, first), (_, second) in zip(*epochs, strict=True):
+        assert torch.equal(both, torch.cat([first, second]))
+
+
+def test_memory_of_the_computer_is_taken_where_the_device_has_none(folder: Path) -> None:
+    asked = []
+
+    def budget(device: torch.device) -> float:
+        asked.append(device.type)
+        return WITHOUT_LIMIT if device == CPU else NOTHING
+
+    place = Place(torch.device("meta"), budget, num_workers=0)
+    data = load_training_data(folder, 3, REFERENCE, BatchPlan(8), place, hold_out=False)
+    assert asked == ["meta", "cpu"]
+    assert isinstance(data.batches, PatchBatches)
+    assert data.batches.lr.device == CPU
+    lr, hr = next(data.batches.epoch(0))
+    assert lr.device.type == hr.device.type == "meta"
+    assert "held on cpu" in data.description
+
+
+@pytest.mark.parametrize("budget", [WITHOUT_LIMIT, NOTHING])
+def test_too_few_for_one_batch_is_an_error(folder: Path, budget: float) -> None:
+    with pytest.raises(UserError, match="too few for one batch; lower --batch-size"):
+        load(folder, REFERENCE, budget, batch_size=PATCHES)
+    kept = PATCHES - PATCHES // 20
+    assert load(folder, REFERENCE, budget, batch_size=kept).batches.steps_per_epoch == 1
+
+
+def test_few_patches_hold_one_out(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    with h5py.File(tmp_path / "train/T91_x3.h5", "w") as file:
+        file["lr"] = file["hr"] = np.ones((5, 4, 4), np.float32)
+    data = load(tmp_path, REFERENCE, WITHOUT_LIMIT, batch_size=1)
+    assert data.batches.steps_per_epoch == 4
+    assert [len(lr) for lr, _ in data.held_out] == [1]
