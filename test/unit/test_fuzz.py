@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from commands import HANG
 from PIL import Image
 
 import evaluate
@@ -22,8 +23,6 @@ from inference.weights import load_weights
 from model import SRCNN
 from runtime.errors import UserError
 from training import checkpoint
-
-SECONDS = 20  # for one input; a result takes milliseconds
 
 
 def damaged(whole: bytes, count: int, seed: int) -> list[bytes]:
@@ -40,13 +39,13 @@ def damaged(whole: bytes, count: int, seed: int) -> list[bytes]:
 
 
 def too_slow(*_: object) -> None:
-    raise AssertionError(f"took more than {SECONDS} s")
+    raise AssertionError(f"took more than {HANG} s")
 
 
 def endings(use: Callable[[], object]) -> bool:
     """Whether the input was used; it may end in a UserError of one line otherwise."""
     signal.signal(signal.SIGALRM, too_slow)
-    signal.alarm(SECONDS)
+    signal.alarm(HANG)
     try:
         use()
     except UserError as error:
