@@ -20,7 +20,7 @@ import torch
 from chromium import headless
 from commands import HANG, ROOT
 from PIL import Image
-from samples import coffee, opened, pixels, png, save_weights
+from samples import coffee, opened, pixels, png
 from selenium.webdriver import ActionChains, Chrome
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
@@ -31,11 +31,6 @@ from imaging.resize import BICUBIC
 from inference.upscaler import Upscaler
 from runtime.errors import RunError
 from serve import app as server
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_weights(tmp_path_factory.mktemp("weights") / "w.pth")
 
 
 @pytest.fixture(scope="module")

@@ -14,18 +14,13 @@ import pytest
 import torch
 from commands import HANG, ROOT, assert_one_line_error, run
 from PIL import Image, ImageDraw
-from samples import coffee, pixels, save_weights, through
+from samples import coffee, network, pixels, save_weights, through
 
 from imaging.album import Plan
 from imaging.photo import PictureError, open_photo
 from imaging.resize import BICUBIC
 from inference.upscaler import Upscaler, enlarge_all
 from runtime.errors import RunError
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_weights(tmp_path_factory.mktemp("weights") / "w.pth")
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +133,7 @@ def test_wrong_weights_and_options(tmp_path: Path) -> None:
     coffee(20, 20).save(tmp_path / "a.png")
     picture = [tmp_path / "a.png", "--output", tmp_path / "out"]
     assert_one_line_error(run("upscale.py", *picture, "--scale", "6"), "no weights for x6")
-    rgb = save_weights(tmp_path / "rgb.pth", num_channels=3)
+    rgb = save_weights(tmp_path / "rgb.pth", network(num_channels=3))
     result = run("upscale.py", *picture, "--weights", rgb)
     assert_one_line_error(result, "rgb.pth takes 3 channels; expected luminance")
     assert_one_line_error(run("upscale.py", *picture, "--scale", "1"), "number, 2 or more")
