@@ -4,8 +4,9 @@ import os
 import sys
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
-from dataset_files import save_dataset
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -36,8 +37,22 @@ def each_npu(request: pytest.FixtureRequest, npu: Simulator) -> Simulator:
 
 @pytest.fixture(scope="session")
 def patches(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A dataset without images to crop from, so that every recipe is quick; its name is hostile."""
-    return save_dataset(tmp_path_factory.mktemp("data 'set' $(exit 3)"), 0, 2)
+    """A dataset without images to crop from, as steps are slow here; its name is hostile.
+
+    Its contrast is low, so that half precision stays near fp32 and overflows where it is told to.
+    """
+    folder = tmp_path_factory.mktemp("data 'set' $(exit 3)")
+    rng = np.random.default_rng(3)
+    hr = np.kron(rng.uniform(40, 220, (44, 11, 11)), np.ones((3, 3))).astype(np.float32)
+    lr = (hr + np.roll(hr, 1, 1) + np.roll(hr, 1, 2)) / 3
+    for name in ("train", "val"):
+        (folder / name).mkdir()
+    with h5py.File(folder / "train/T91_x3.h5", "w") as file:
+        file["lr"], file["hr"] = lr, hr
+    with h5py.File(folder / "val/Set5_x3.h5", "w") as file:
+        for i in range(2):
+            file[f"lr/{i}"], file[f"hr/{i}"] = lr[i], hr[i]
+    return folder
 
 
 def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:

@@ -62,7 +62,7 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dataset folder with 44 patches, 6 images to crop from and 3 to evaluate."""
-    return save_dataset(tmp_path_factory.mktemp("data set with spaces"), 6, 3)
+    return save_dataset(tmp_path_factory.mktemp("data set with spaces"))
 
 
 @pytest.fixture(scope="session")

@@ -17,17 +17,16 @@ def blurred(hr: np.ndarray) -> np.ndarray:
     return sum(np.roll(hr, shift, axis) for shift in (-1, 0, 1) for axis in (-1, -2)) / 6
 
 
-def save_dataset(folder: Path, to_crop: int, to_evaluate: int) -> Path:
-    """Write 44 patches, and so many images to crop from (0: no file) and to evaluate."""
+def save_dataset(folder: Path) -> Path:
+    """Write 44 patches, 6 images to crop from and 3 to evaluate."""
     rng = np.random.default_rng(7)
     for name in ("train", "val"):
         (folder / name).mkdir()
     with h5py.File(folder / "train/T91_x3.h5", "w") as file:
         file["hr"] = np.stack([blocks(rng, 33, 33) for _ in range(44)])
         file["lr"] = blurred(file["hr"][:])
-    for path, count in (("train/T91_x3_images.h5", to_crop), ("val/Set5_x3.h5", to_evaluate)):
-        if count:
-            save_images(folder / path, [blocks(rng, 96 + i, 100) for i in range(count)])
+    for path, count in (("train/T91_x3_images.h5", 6), ("val/Set5_x3.h5", 3)):
+        save_images(folder / path, [blocks(rng, 96 + i, 100) for i in range(count)])
     return folder
 
 
