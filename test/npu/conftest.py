@@ -39,7 +39,7 @@ def each_npu(request: pytest.FixtureRequest, npu: Simulator) -> Simulator:
 def patches(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dataset without images to crop from, as steps are slow here; its name is hostile.
 
-    Its contrast is low, so that half precision stays near fp32 and overflows where it is told to.
+    How near half precision is to fp32, and when a scale overflows, depends on what it holds.
     """
     folder = tmp_path_factory.mktemp("data 'set' $(exit 3)")
     rng = np.random.default_rng(3)
