@@ -38,8 +38,11 @@ def each_npu(request: pytest.FixtureRequest, npu: Simulator) -> Simulator:
 
 
 @pytest.fixture(scope="session")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """44 patches, and 2 small images to evaluate, in a folder with a hostile name."""
+def patches(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset without images to crop from, as steps are slow here; its name is hostile.
+
+    How near half precision is to fp32, and when a scale overflows, depends on what it holds.
+    """
     folder = tmp_path_factory.mktemp("data 'set' $(exit 3)")
     rng = np.random.default_rng(3)
     hr = np.kron(rng.uniform(40, 220, (44, 11, 11)), np.ones((3, 3))).astype(np.float32)

@@ -21,10 +21,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from commands import HANG, ROOT
 from fake_cann import build
 
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
 
 _FOREIGN = ("ASCEND_", "NPU_", "HCCL_", "RANK", "LOCAL_", "WORLD_SIZE", "MASTER_", "TORCHELASTIC_")
 
@@ -88,7 +88,7 @@ class Simulator:
         apex: bool = True,
         soc: str = "Ascend910B1",
         cwd: Path | None = None,
-        timeout: float = 300,
+        timeout: float = HANG,
         **env: str,
     ) -> Result:
         """Run a command line where simulated NPUs are.

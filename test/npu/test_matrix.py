@@ -31,13 +31,13 @@ def _taken(recipe: str, precision: str, soc: str) -> str:
 
 @pytest.mark.parametrize("soc", ["Ascend910A", "Ascend910_9391"])  # test_product.py: A2
 def test_every_recipe_in_every_precision(
-    npu: Simulator, dataset: Path, tmp_path: Path, soc: str
+    npu: Simulator, patches: Path, tmp_path: Path, soc: str
 ) -> None:
     cases = [(recipe, precision) for recipe in RECIPES for precision in PRECISIONS]
     commands = []
     for recipe, precision in cases:
         out = tmp_path / recipe / precision
-        words = [f"--data_url={dataset}", f"--train_url={out}", *SHORT]
+        words = [f"--data_url={patches}", f"--train_url={out}", *SHORT]
         commands.append([*words, f"--recipe={recipe}", f"--precision={precision}"])
     (tmp_path / "commands.json").write_text(json.dumps(commands))
     words = [sys.executable, EACH, ROOT / "train.py", tmp_path / "commands.json"]

@@ -18,10 +18,10 @@ TOLERANCE_DB = 0.05  # between half precision on the card and fp32 on the CPU, a
 
 
 @pytest.fixture(scope="module")
-def on_cpu(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def on_cpu(patches: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The results of the same training on the CPU, in fp32."""
     out = tmp_path_factory.mktemp("cpu")
-    options = [f"--data_url={dataset}", f"--train_url={out}", "--device=cpu", "--precision=fp32"]
+    options = [f"--data_url={patches}", f"--train_url={out}", "--device=cpu", "--precision=fp32"]
     result = run("train.py", *SHORT, *options)
     assert result.returncode == 0, result.stderr
     return out / "x3"
@@ -41,9 +41,9 @@ def assert_as_on_cpu(folder: Path, on_cpu: Path, tolerance: float = TOLERANCE_DB
 
 
 def test_fp32_on_the_card_is_fp32_on_the_cpu(
-    npu: Simulator, dataset: Path, on_cpu: Path, tmp_path: Path
+    npu: Simulator, patches: Path, on_cpu: Path, tmp_path: Path
 ) -> None:
-    result = train(npu, dataset, tmp_path, "--precision=fp32", "--device=npu").checked()
+    result = train(npu, patches, tmp_path, "--precision=fp32", "--device=npu").checked()
     assert "device: npu:0 (as asked), precision: fp32 (as asked)" in result.stdout
     steps = 15
     assert result.kernel_calls["convolution_backward.default"] >= 3 * steps
@@ -68,7 +68,7 @@ WAITS = {  # of a step; a dynamic scale, and fp16 without apex, look whether gra
 
 @pytest.mark.parametrize("case", WAITS)
 def test_how_often_a_step_waits_for_the_card(
-    npu: Simulator, dataset: Path, tmp_path: Path, case: str
+    npu: Simulator, patches: Path, tmp_path: Path, case: str
 ) -> None:
     """A look at a value, or a copy to the host, waits for all that the card was given to do."""
     recipe, precision, *dynamic = case.split()
@@ -76,7 +76,7 @@ def test_how_often_a_step_waits_for_the_card(
     for steps in (7, 14):
         options = [f"--recipe={recipe}", f"--precision={precision}", f"--num-steps={steps}"]
         options += ["--num-epochs=1", "--batch-size=3", *(["--loss-scale=dynamic"] * len(dynamic))]
-        result = train(npu, dataset, tmp_path, *options).checked()
+        result = train(npu, patches, tmp_path, *options).checked()
         waits.append(result.host_waits)
         assert result.kernel_calls["convolution_backward.default"] >= 3 * steps
     assert waits[1] - waits[0] == 7 * WAITS[case]
@@ -93,10 +93,10 @@ APEX = [
 @pytest.mark.parametrize("options", APEX)
 @pytest.mark.parametrize("more", ["", "--eval-half"])
 def test_a_run_with_apex_reaches_its_last_line(
-    npu: Simulator, dataset: Path, tmp_path: Path, options: str, more: str
+    npu: Simulator, patches: Path, tmp_path: Path, options: str, more: str
 ) -> None:
     """Evaluation, the last table and the pictures included."""
-    result = train(npu, dataset, tmp_path, *options.split(), *more.split()).checked()
+    result = train(npu, patches, tmp_path, *options.split(), *more.split()).checked()
     assert len(metrics(tmp_path / "x3")) == 3
     assert re.search(r"^best epoch: \d, psnr: \d+\.\d\d$", result.stdout, re.MULTILINE)
     assert result.stdout.splitlines()[-1] == f"pictures: {tmp_path / 'x3'}/strip_*.png"
@@ -124,10 +124,10 @@ HALF = {
 
 @pytest.mark.parametrize("case", HALF)
 def test_half_precision_is_close_to_fp32(
-    npu: Simulator, dataset: Path, on_cpu: Path, tmp_path: Path, case: str
+    npu: Simulator, patches: Path, on_cpu: Path, tmp_path: Path, case: str
 ) -> None:
     options, apex_scale = HALF[case]
-    result = train(npu, dataset, tmp_path, *options).checked()
+    result = train(npu, patches, tmp_path, *options).checked()
     precision = case.removesuffix(" dynamic")
     assert f"device: npu:0 (auto), precision: {precision} (as asked)" in result.stdout
     if case.endswith("dynamic"):  # starts at 65536, where the first steps overflow
@@ -149,10 +149,10 @@ def test_half_precision_is_close_to_fp32(
 @pytest.mark.parametrize("apex", [True, False])
 @pytest.mark.parametrize("name", ["sgd", "adadelta", "lamb"])
 def test_the_other_fused_optimizers(
-    npu: Simulator, dataset: Path, tmp_path: Path, name: str, apex: bool
+    npu: Simulator, patches: Path, tmp_path: Path, name: str, apex: bool
 ) -> None:
     options = [f"--optimizer={name}", "--num-steps=4", "--precision=auto"]
-    result = train(npu, dataset, tmp_path, *options, apex=apex).checked()
+    result = train(npu, patches, tmp_path, *options, apex=apex).checked()
     assert f"samples on 1 process(es), {name}, " in result.stdout
     if apex:
         fused = {"sgd": "NpuFusedSGD", "adadelta": "NpuFusedAdadelta", "lamb": "NpuFusedLamb"}
@@ -164,15 +164,15 @@ def test_the_other_fused_optimizers(
     "precision", ["apex-O2", "fp16"], ids=["with master weights", "with torch_npu's scaler"]
 )
 def test_resuming_on_the_card_is_exact(
-    npu: Simulator, dataset: Path, tmp_path: Path, precision: str
+    npu: Simulator, patches: Path, tmp_path: Path, precision: str
 ) -> None:
     options = [f"--precision={precision}", "--loss-scale=dynamic", "--deterministic"]
     whole, again = tmp_path / "whole", tmp_path / "again"
-    train(npu, dataset, whole, *options).checked()
+    train(npu, patches, whole, *options).checked()
     (again / "x3").mkdir(parents=True)
     for name in ("checkpoint_10.pt", "best.pth"):
         shutil.copy(whole / "x3" / name, again / "x3" / name)
-    result = train(npu, dataset, again, *options, "--resume").checked()
+    result = train(npu, patches, again, *options, "--resume").checked()
     assert "resuming from" in result.stderr
     assert "deterministic: a step of 8 patches takes" in result.stdout
     one, other = (weights(folder / "x3", "epoch_2.pth") for folder in (whole, again))
@@ -182,7 +182,7 @@ def test_resuming_on_the_card_is_exact(
 
 @pytest.mark.parametrize("precision", ["apex-O2", "fp16"])
 def test_twenty_overflows_in_a_row_end_the_run(
-    npu: Simulator, dataset: Path, tmp_path: Path, precision: str
+    npu: Simulator, patches: Path, tmp_path: Path, precision: str
 ) -> None:
     if precision == "fp16":
         options = ["--precision=fp16", "--loss-scale=1e30"]
@@ -190,15 +190,15 @@ def test_twenty_overflows_in_a_row_end_the_run(
     else:  # a static scale of apex never looks: the weights turn infinite, and the loss tells
         options = ["--precision=apex-O2", "--loss-scale=1e30"]
         message = "the loss is"
-    result = train(npu, dataset, tmp_path, *options, "--num-epochs=10")
+    result = train(npu, patches, tmp_path, *options, "--num-epochs=10")
     assert_one_line_error(result, message, "--loss-scale dynamic", status=1)
 
 
 def test_a_first_overflow_is_skipped_counted_and_survived(
-    npu: Simulator, dataset: Path, tmp_path: Path
+    npu: Simulator, patches: Path, tmp_path: Path
 ) -> None:
     hot = tmp_path / "hot"
-    shutil.copytree(dataset, hot)
+    shutil.copytree(patches, hot)
     with h5py.File(hot / "train/T91_x3.h5", "a") as file:
         file["hr"][...] *= 1e4
     result = train(npu, hot, tmp_path / "out", "--precision=apex-O2", "--loss-scale=dynamic")
@@ -218,15 +218,15 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize("case", REFUSALS)
-def test_refusals(npu: Simulator, dataset: Path, tmp_path: Path, case: str) -> None:
+def test_refusals(npu: Simulator, patches: Path, tmp_path: Path, case: str) -> None:
     options, more, message = REFUSALS[case]
-    result = train(npu, dataset, tmp_path, *options, **more)
+    result = train(npu, patches, tmp_path, *options, **more)
     assert_one_line_error(result, message)
 
 
-def test_the_fast_recipe_on_the_card(npu: Simulator, dataset: Path, tmp_path: Path) -> None:
+def test_the_fast_recipe_on_the_card(npu: Simulator, patches: Path, tmp_path: Path) -> None:
     options = ["--recipe=fast", "--lr=5e-4", "--num-steps=60"]
-    result = train(npu, dataset, tmp_path, *options).checked()
+    result = train(npu, patches, tmp_path, *options).checked()
     assert "precision: bf16 (auto: this recipe's optimizer does not go with apex)" in result.stdout
     assert float(metrics(tmp_path / "x3")[0]["raw_psnr"]) > 15
 
@@ -253,8 +253,8 @@ def final_figure(text: str, name: str) -> float:
     return float(re.search(rf"^{name} : ([\d.]+)$", text, re.MULTILINE)[1])
 
 
-def test_full_script_on_one_card(npu: Simulator, dataset: Path, results: Path) -> None:
-    words = [f"--data_path={dataset}", "--train_epochs=2", "--batch_size=8"]
+def test_full_script_on_one_card(npu: Simulator, patches: Path, results: Path) -> None:
+    words = [f"--data_path={patches}", "--train_epochs=2", "--batch_size=8"]
     result = npu.run(["bash", results / "test/train_full_1p.sh", *words], cwd=Path("/")).checked()
     (call,) = result.apex_initialize
     assert (call["opt_level"], call["loss_scale"], call["combine_grad"]) == ("O2", 32.0, True)
@@ -264,8 +264,8 @@ def test_full_script_on_one_card(npu: Simulator, dataset: Path, results: Path) -
     assert "device: npu:0 (auto), precision: apex-O2" in log
 
 
-def test_performance_script_without_apex(npu: Simulator, dataset: Path, results: Path) -> None:
-    words = [f"--data_path={dataset}", "--train_epochs=2", "--batch_size=8"]
+def test_performance_script_without_apex(npu: Simulator, patches: Path, results: Path) -> None:
+    words = [f"--data_path={patches}", "--train_epochs=2", "--batch_size=8"]
     options = ["--", "--loss-scale=dynamic"]
     command = ["bash", results / "test/train_performance_1p.sh", *words, *options]
     result = npu.run(command, apex=False, ASCEND_DEVICE_ID="1", devices=2).checked()
@@ -277,9 +277,9 @@ def test_performance_script_without_apex(npu: Simulator, dataset: Path, results:
 
 @pytest.mark.parametrize("combine", [True, False], ids=["combine_ddp", "DistributedDataParallel"])
 def test_eight_card_script_with_two(
-    npu: Simulator, dataset: Path, results: Path, on_cpu: Path, combine: bool
+    npu: Simulator, patches: Path, results: Path, on_cpu: Path, combine: bool
 ) -> None:
-    words = [f"--data_path={dataset}", "--train_epochs=3", "--batch_size=4", "--nproc=2"]
+    words = [f"--data_path={patches}", "--train_epochs=3", "--batch_size=4", "--nproc=2"]
     options = ["--", "--lr=1e-3", *(["--combine-ddp"] if combine else [])]
     command = ["bash", results / "test/train_full_8p.sh", *words, *options]
     result = npu.run(command, devices=2).checked()
@@ -296,13 +296,13 @@ ENTRIES = {
 
 
 @pytest.mark.parametrize("kind", ENTRIES)
-def test_modelarts_entries(npu: Simulator, dataset: Path, results: Path, kind: str) -> None:
+def test_modelarts_entries(npu: Simulator, patches: Path, results: Path, kind: str) -> None:
     script, sizes, smaller = ENTRIES[kind]
     text = (results / "test" / script).read_text()
     assert text.count(sizes) == 1
     (results / "test" / script).write_text(text.replace(sizes, smaller))
     out = results.parent / "train url; exit 4"
-    words = [f"--data_url={dataset}", f"--train_url={out}", "--num_gpus=1"]
+    words = [f"--data_url={patches}", f"--train_url={out}", "--num_gpus=1"]
     result = npu.run([sys.executable, results / f"modelarts_entry_{kind}.py", *words]).checked()
     assert "[CANN-Modelzoo] end of the run: exit status 0" in result.stdout
     assert result.apex_initialize

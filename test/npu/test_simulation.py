@@ -10,7 +10,8 @@ import pytest
 from simulator import Simulator
 
 INSIDE = Path(__file__).parent / "inside"
-PYTEST = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-o", f"pythonpath={INSIDE}"]
+PATHS = f"pythonpath={INSIDE} test/unit"
+PYTEST = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-o", PATHS]
 
 
 def test_a_card_and_apex_on_it(each_npu: Simulator) -> None:

@@ -3,16 +3,19 @@
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+HANG = 1800  # s; the only limit of time in the tests, which a loaded machine must not reach
 SMALL = ("--batch-size=8", "--num-epochs=2", "--precision=fp32")  # a run of seconds
 
 
 def run(*words: str | Path, **options) -> subprocess.CompletedProcess:
     """Run `python words…` of the project; return status and output as text.
 
-    `env` adds variables; a `timeout` of 300 s ends a hang.
+    `env` adds variables.
     """
     environment = {**os.environ, **options.pop("env", {})}
     return subprocess.run(
@@ -20,7 +23,7 @@ def run(*words: str | Path, **options) -> subprocess.CompletedProcess:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=options.pop("timeout", 300),
+        timeout=HANG,
         check=False,
         **options,
     )
@@ -31,6 +34,15 @@ def train(
 ) -> subprocess.CompletedProcess:
     """Run train.py on a dataset folder."""
     return run("train.py", f"--data_url={dataset}", f"--train_url={out}", *options, **more)
+
+
+def wait_until(happened: Callable[[], object], process: subprocess.Popen) -> None:
+    """Return when something has happened that a process does; fail when that ends before."""
+    deadline = time.monotonic() + HANG
+    while not happened():
+        assert process.poll() is None, "the process ended before"
+        assert time.monotonic() < deadline, f"did not happen in {HANG} s"
+        time.sleep(0.01)
 
 
 def assert_one_line_error(

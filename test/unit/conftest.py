@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 
-import h5py
-import numpy as np
 import pytest
+from dataset_files import save_dataset
 from expected_files import save_image
 from needs import public_images
+from samples import save_weights
 from selenium.webdriver import Chrome
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -72,32 +72,16 @@ def set5() -> Path:
     return public_images("Set5", "Test/Set5", 5)
 
 
-def blurred(hr: np.ndarray) -> np.ndarray:
-    return sum(np.roll(hr, shift, axis) for shift in (-1, 0, 1) for axis in (-1, -2)) / 6
-
-
 @pytest.fixture(scope="session")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dataset folder with 44 patches, 6 images to crop from and 3 to evaluate."""
-    folder = tmp_path_factory.mktemp("data set with spaces")
-    rng = np.random.default_rng(7)
+    return save_dataset(tmp_path_factory.mktemp("data set with spaces"))
 
-    def picture(height: int, width: int) -> np.ndarray:
-        coarse = rng.uniform(16, 235, (height // 8 + 1, width // 8 + 1))
-        return np.kron(coarse, np.ones((8, 8)))[:height, :width].astype(np.float32)
 
-    for name in ("train", "val"):
-        (folder / name).mkdir()
-    with h5py.File(folder / "train/T91_x3.h5", "w") as file:
-        file["hr"] = np.stack([picture(33, 33) for _ in range(44)])
-        file["lr"] = blurred(file["hr"][:])
-    for path, count in (("train/T91_x3_images.h5", 6), ("val/Set5_x3.h5", 3)):
-        with h5py.File(folder / path, "w") as file:
-            for i in range(count):
-                file[f"hr/{i}"] = picture(96 + i, 100)
-                file[f"lr/{i}"] = blurred(file[f"hr/{i}"][:])
-            file.attrs["names"] = [f"picture{i}" for i in range(count)]
-    return folder
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights that change a picture visibly."""
+    return save_weights(tmp_path_factory.mktemp("weights") / "w.pth")
 
 
 @pytest.fixture

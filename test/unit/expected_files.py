@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from samples import noise
 
 import prepare
 
@@ -38,9 +39,8 @@ def plain_patches(paths: list[Path], scale: int, size: int = 33, stride: int = 1
 
 
 def save_image(path: Path, width: int, height: int, mode: str = "RGB") -> Path:
-    noise = np.random.default_rng(width * height).integers(0, 256, (height, width, 3), np.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(noise).convert(mode).save(path)
+    noise(width, height).convert(mode).save(path)
     return path
 
 

@@ -1,9 +1,10 @@
-"""Run train.py and end it by SIGKILL at its Nth operation on a temporary file of the results.
+"""Run train.py and end it by SIGKILL at its Nth import, or at its Nth operation on a result.
 
-    python killed_at.py N train.py --data_url=…
+    python killed_at.py import N train.py --data_url=…
+    python killed_at.py save N train.py --data_url=…
 
-Such an operation is the opening of the file, before anything is in it; its opening to be flushed,
-when all is written; and its renaming.
+Such an operation is the opening of a temporary file, before anything is in it; its opening to be
+flushed, when all is written; and its renaming.
 """
 
 import os
@@ -12,15 +13,19 @@ import signal
 import sys
 from pathlib import Path
 
-left = int(sys.argv[1])
-sys.argv = sys.argv[2:]
+kind, left = sys.argv[1], int(sys.argv[2])
+sys.argv = sys.argv[3:]
 sys.path.insert(0, str(Path(sys.argv[0]).parent))
 
 
 def count(event: str, arguments: tuple) -> None:
     """Count down at the audit events that matter."""
     global left  # noqa: PLW0603 - an audit hook is a plain function
-    if event in ("open", "os.rename") and str(arguments[0]).endswith(".tmp"):
+    if kind == "import":
+        counts = event == "import"
+    else:
+        counts = event in ("open", "os.rename") and str(arguments[0]).endswith(".tmp")
+    if counts:
         left -= 1
         if not left:
             os.kill(os.getpid(), signal.SIGKILL)

@@ -1,6 +1,7 @@
 """Weights and pictures to test with."""
 
 import io
+import os
 from pathlib import Path
 
 import numpy as np
@@ -28,10 +29,26 @@ def network(**options) -> SRCNN:
     return model.eval()
 
 
-def save_weights(path: Path, **options) -> Path:
-    """Save the state dict of `network(**options)`."""
-    torch.save(network(**options).state_dict(), path)
+def save_weights(path: Path, model: SRCNN | None = None) -> Path:
+    """Save the state dict of a network, `network()` when there is none."""
+    torch.save((model or network()).state_dict(), path)
     return path
+
+
+class Mischief:
+    """What makes a folder when it is unpickled."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, (str(self.folder),)
+
+
+def noise(width: int, height: int) -> Image.Image:
+    """Return a colour picture of noise, the same for each size."""
+    rng = np.random.default_rng(width * height)
+    return Image.fromarray(rng.integers(0, 256, (height, width, 3), np.uint8))
 
 
 def coffee(width: int, height: int) -> Image.Image:
@@ -47,8 +64,13 @@ def pixels(image: Image.Image) -> np.ndarray:
 
 def png(image: Image.Image) -> bytes:
     """Return a picture as a PNG file."""
+    return encoded(image, "PNG")
+
+
+def encoded(image: Image.Image, kind: str) -> bytes:
+    """Return a picture as a file of a kind that Pillow knows."""
     file = io.BytesIO()
-    image.save(file, "PNG")
+    image.save(file, kind)
     return file.getvalue()
 
 

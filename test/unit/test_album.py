@@ -10,17 +10,12 @@ from pathlib import Path
 import pytest
 from commands import ROOT, assert_one_line_error, run
 from PIL import Image
-from samples import coffee, opened, png, save_weights
+from samples import coffee, opened, png
 
 from imaging import album
 from imaging.kinds import PictureError
 from inference.upscaler import enlarge_all
 from runtime.errors import RunError
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_weights(tmp_path_factory.mktemp("weights") / "w.pth")
 
 
 def save(path: Path) -> Path:

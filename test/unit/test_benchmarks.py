@@ -1,13 +1,23 @@
 """The benchmarks can be started, and those that judge judge rightly."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from clock import Clock
 from commands import ROOT, run
 from runs import start
 
-FLAT = "import time; time.sleep(60)"
-GROWING = "import time\nheld = []\nwhile True: held.append(bytearray(10**6)); time.sleep(0.02)"
+from benchmarks import soak
+
+HOLDING = """
+import sys
+held = []
+for size in sys.stdin:
+    held.append(bytearray(int(size)))
+    print("holds it", flush=True)
+"""
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda p: p.name)
@@ -17,16 +27,26 @@ def test_help(path: Path) -> None:
     assert "usage: " in result.stdout
 
 
-@pytest.mark.parametrize(("code", "status"), [(FLAT, 0), (GROWING, 1)])
-def test_the_soak_tells_flat_from_growing(code: str, status: int) -> None:
-    process = start("-c", code)
+@pytest.mark.parametrize(("size", "status"), [(0, 0), (10**6, 1)])
+def test_the_soak_tells_flat_from_growing(
+    size: int, status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """In seconds that pass when the process that is watched has taken so many bytes more."""
+    process = start("-c", HOLDING, stdin=subprocess.PIPE)
+
+    def grow() -> None:
+        print(size, file=process.stdin, flush=True)
+        assert process.stdout.readline() == "holds it\n"
+
+    grow()
+    monkeypatch.setattr(soak, "time", Clock(*[grow] * 60))
+    monkeypatch.setattr(sys, "argv", ["soak.py", str(process.pid), "--minutes=1"])
     try:
-        result = run("benchmarks/soak.py", str(process.pid), "--minutes=0.1")
+        assert soak.main() == status
     finally:
         process.kill()
         process.communicate()
-    assert result.returncode == status, result.stdout
-    assert ("flat" in result.stdout) == (status == 0)
+    assert ("flat" in capsys.readouterr().out) == (status == 0)
 
 
 def test_the_soak_of_nothing_is_an_error() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from samples import Mischief
 
 from runtime.errors import RunError, UserError
 from training import checkpoint
@@ -71,14 +72,6 @@ def test_whatever_bytes_are_damaged_nothing_wrong_is_loaded(tmp_path: Path) -> N
     with pytest.raises(UserError, match="no intact checkpoint"):
         path.write_bytes(whole[:-1])
         checkpoint.load_newest(tmp_path)
-
-
-class Mischief:
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple:
-        return os.mkdir, (str(self.path),)
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from commands import ROOT, run
+from commands import HANG, ROOT, run
 from runs import SMALL, newest_step, start, training, wait_for_epochs
 
 from runtime.errors import RunError
@@ -54,7 +54,7 @@ def test_a_full_disk(dataset: Path, tmp_path: Path) -> None:
         else:
             limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, 2**16))  # noqa: E731
         process = start(*training(dataset, tmp_path / "more", 3), preexec_fn=limit)
-        _, errors = process.communicate(timeout=120)
+        _, errors = process.communicate(timeout=HANG)
         assert process.returncode == 1
         assert errors.startswith(f"error: cannot write {tmp_path}/more/x3/"), errors
         assert len(errors.splitlines()) == 1
@@ -73,7 +73,7 @@ def test_little_shared_memory_for_workers(dataset: Path, tmp_path: Path) -> None
     wrapper = [*private, "sh", "-c", mount, "sh"] if allowed else []
     process = start(*training(dataset, tmp_path, 3, *streamed), wrapper=wrapper)
     try:
-        printed, errors = process.communicate(timeout=120)
+        printed, errors = process.communicate(timeout=HANG)
     finally:
         process.kill()
     assert process.returncode == 0, errors
@@ -85,7 +85,7 @@ def test_a_read_only_disk(dataset: Path, tmp_path: Path) -> None:
         if not own:
             tmp_path.chmod(0o500)
         process = start(*training(dataset, tmp_path, 1), wrapper=WITHOUT_OVERRIDE)
-        _, errors = process.communicate(timeout=120)
+        _, errors = process.communicate(timeout=HANG)
     why = "Read-only file system" if own else "Permission denied"
     assert process.returncode == 1
     assert errors == f"error: cannot write {tmp_path}/x3/best.pth: {why}\n"
@@ -95,7 +95,7 @@ def test_a_folder_that_turns_read_only_during_the_run(dataset: Path, tmp_path: P
     process = start(*training(dataset, tmp_path, 100000), wrapper=WITHOUT_OVERRIDE)
     wait_for_epochs(process, 2)
     (tmp_path / "x3").chmod(0o500)
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=HANG)
     assert process.returncode == 1, errors
     assert re.search(r"error: cannot write .*/x3/.*: Permission denied", errors.splitlines()[-1])
     assert "Traceback" not in errors
@@ -106,7 +106,7 @@ def test_a_folder_moved_away_during_the_run(dataset: Path, tmp_path: Path) -> No
     process = start(*training(dataset, tmp_path, 100000))
     wait_for_epochs(process, 2)
     (tmp_path / "x3").rename(tmp_path / "elsewhere")
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=HANG)
     assert process.returncode == 1, errors
     assert "was removed or replaced during the run" in errors.splitlines()[-1]
     assert checkpoint.load_newest(tmp_path / "elsewhere")

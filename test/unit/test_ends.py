@@ -10,7 +10,7 @@ from pathlib import Path
 
 import h5py
 import pytest
-from commands import ROOT, assert_one_line_error, run, train
+from commands import HANG, ROOT, assert_one_line_error, run, train
 from runs import start
 
 from runtime.errors import RunError, run_main
@@ -52,7 +52,7 @@ def test_the_log_of_a_run_in_a_locale_that_is_not_utf_8(dataset: Path, tmp_path:
 def test_a_path_without_the_folder_of_the_script(stage: str) -> None:
     command = [sys.executable, "-c", SAFE_PATH, str(ROOT / f"{stage}.py")]
     result = subprocess.run(
-        command, cwd="/", capture_output=True, text=True, check=False, timeout=60
+        command, cwd="/", capture_output=True, text=True, check=False, timeout=HANG
     )
     assert result.returncode == 0, result.stderr
     assert "--scale" in result.stdout
@@ -71,7 +71,7 @@ def test_a_reader_that_has_enough(
         **dict.fromkeys(streams, writing),
     )  # fmt: skip
     os.close(writing)
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=HANG)
     closed = 128 + signal.SIGPIPE
     assert process.returncode in ({closed, 0} if words == ["--help"] else {closed})  # argparse: 0
     assert "Error" not in (errors or "")

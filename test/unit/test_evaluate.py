@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from skimage import data
+from samples import coffee, save_weights
 
 import evaluate
 from imaging.metrics import PROTOCOLS
@@ -25,27 +25,14 @@ FIGURES = ["bicubic_psnr", "srcnn_psnr", "bicubic_ssim", "srcnn_ssim"]
 RNG = np.random.default_rng(5)
 
 
-def picture(width: int, height: int, mode: str = "RGB") -> Image.Image:
-    """Return a picture with edges and noise."""
-    pixels = RNG.normal(0, 12, (height, width, 3)) + 110
-    pixels[: height // 2, width // 3 :] += (90, 40, -70)
-    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).convert(mode)
-
-
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
     """A folder with a colour and a greyscale picture."""
     folder = tmp_path / "images"
     folder.mkdir()
-    picture(61, 47).save(folder / "colour.png")
-    picture(40, 52, "L").save(folder / "grey.bmp")
+    coffee(61, 47).save(folder / "colour.png")
+    coffee(40, 52).convert("L").save(folder / "grey.bmp")
     return folder
-
-
-def save_weights(path: Path, model: SRCNN) -> Path:
-    """Save the weights as a plain state dict."""
-    torch.save(model.state_dict(), path)
-    return path
 
 
 @pytest.fixture
@@ -183,7 +170,7 @@ def _damage(folder: Path) -> None:
 
 
 def _shrink(folder: Path) -> None:
-    picture(40, 16).save(folder / "small.png")
+    coffee(40, 16).save(folder / "small.png")
 
 
 def _deepen(folder: Path) -> None:
@@ -219,7 +206,7 @@ def test_images_that_cannot_be_measured_are_named(
 def test_the_smallest_image_that_can_be_measured(run, copying, tmp_path) -> None:
     """18 pixels are 11 for SSIM and 3 of border to each side, cut to a multiple of 3."""
     (tmp_path / "small").mkdir()
-    picture(18, 20).save(tmp_path / "small" / "small.png")
+    coffee(18, 20).save(tmp_path / "small" / "small.png")
     arguments = ["--images-dir", tmp_path / "small", "--weights", copying, "--protocol", "paper"]
     assert run(*arguments)[0] == 0
 
@@ -294,7 +281,7 @@ def test_set5_figures_reach_the_result(run, copying, set5: Path) -> None:
 def test_names_that_are_no_utf_8_and_locales_that_are_not(tmp_path: Path, locale: str) -> None:
     folder = tmp_path / "images"
     folder.mkdir()
-    image = Image.fromarray(data.coffee()).resize((60, 48))
+    image = coffee(60, 48)
     image.save(folder / "caf\udce9.png")  # the byte 0xe9
     image.save(folder / "图.png")
     env = {"LC_ALL": locale, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}

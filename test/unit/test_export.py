@@ -87,7 +87,9 @@ def test_fixed_size_precision_and_opset(arguments, tmp_path: Path, fp16: bool, o
 
 def test_other_shapes_of_the_network(arguments, tmp_path: Path) -> None:
     options = {"kernel_sizes": (9, 1, 5), "channels": (16, 8), "num_channels": 3}
-    path = arguments("--weights", save_weights(tmp_path / "w.pth", **options), "--scale", 2)
+    path = arguments(
+        "--weights", save_weights(tmp_path / "w.pth", network(**options)), "--scale", 2
+    )
     export.main()
     x = picture(20, 30, channels=3)
     np.testing.assert_allclose(output(path, x), expected(x, **options), rtol=0, atol=1e-5)

@@ -12,7 +12,8 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from commands import HANG
+from samples import encoded, noise, png
 
 import evaluate
 import prepare
@@ -23,7 +24,7 @@ from model import SRCNN
 from runtime.errors import UserError
 from training import checkpoint
 
-SECONDS = 20  # for one input; a result takes milliseconds
+SMALL = noise(24, 26)
 
 
 def damaged(whole: bytes, count: int, seed: int) -> list[bytes]:
@@ -40,13 +41,13 @@ def damaged(whole: bytes, count: int, seed: int) -> list[bytes]:
 
 
 def too_slow(*_: object) -> None:
-    raise AssertionError(f"took more than {SECONDS} s")
+    raise AssertionError(f"took more than {HANG} s")
 
 
 def endings(use: Callable[[], object]) -> bool:
     """Whether the input was used; it may end in a UserError of one line otherwise."""
     signal.signal(signal.SIGALRM, too_slow)
-    signal.alarm(SECONDS)
+    signal.alarm(HANG)
     try:
         use()
     except UserError as error:
@@ -150,16 +151,9 @@ def test_weights_larger_than_their_file(tmp_path: Path) -> None:
         load_weights(tmp_path / "w.pth")
 
 
-def picture(kind: str) -> bytes:
-    pixels = np.random.default_rng(1).integers(0, 256, (26, 24, 3), dtype=np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, kind)
-    return file.getvalue()
-
-
 def bomb() -> bytes:
     """Return the head of a PNG file of 40,000×40,000 pixels."""
-    data = bytearray(picture("PNG"))
+    data = bytearray(png(SMALL))
     data[16:24] = (40000).to_bytes(4, "big") * 2
     data[29:33] = __import__("zlib").crc32(data[12:29]).to_bytes(4, "big")
     return bytes(data)
@@ -182,9 +176,9 @@ def commands(folder: Path) -> dict[str, tuple[Callable, list[str], Path]]:
 def test_45_damaged_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
     main, words, result = commands(tmp_path)[command]
     monkeypatch.setattr(sys, "argv", ["command", *words])
-    inputs = [(b"", "png"), (bomb(), "png"), (picture("JPEG"), "png"), (b"text", "bmp")]
+    inputs = [(b"", "png"), (bomb(), "png"), (encoded(SMALL, "JPEG"), "png"), (b"text", "bmp")]
     for kind in ("PNG", "JPEG", "BMP", "GIF", "WEBP"):
-        inputs += [(copy, kind.lower()) for copy in damaged(picture(kind), 9, seed=4)][:9]
+        inputs += [(copy, kind.lower()) for copy in damaged(encoded(SMALL, kind), 9, seed=4)][:9]
     for data, suffix in inputs:
         path = tmp_path / "images" / f"picture.{suffix}"
         path.parent.mkdir(exist_ok=True)

@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 import pytest
-from commands import ROOT
+from commands import HANG, ROOT
 
 HEAVY = {"torch", "h5py", "skimage", "scipy", "matplotlib", "pooch", "requests", "onnx", "flask"}
 SHOWN = {
@@ -28,7 +28,7 @@ except SystemExit as end:
 def test_help_loads_nothing_heavy(stage: str) -> None:
     command = [sys.executable, "-c", PROGRAM, str(ROOT / f"{stage}.py")]
     result = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60
+        command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=HANG
     )
     assert result.returncode == 0, result.stderr
     text, _, last = result.stdout.rstrip().rpartition("\n")

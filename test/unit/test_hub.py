@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import ROOT
+from commands import HANG, ROOT
 
 import hubconf
 from inference.weights import load_weights, shipped_weights
@@ -31,7 +31,7 @@ print(json.dumps([model.training, same]))
 def test_the_shipped_networks(tmp_path: Path, scale: int) -> None:
     command = [sys.executable, "-c", PROGRAM, str(ROOT), str(scale), str(tmp_path / "y.pt")]
     result = subprocess.run(
-        command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120
+        command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=HANG
     )
     assert result.returncode == 0, result.stderr
     training, same = json.loads(result.stdout.splitlines()[-1])

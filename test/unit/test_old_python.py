@@ -3,11 +3,10 @@
 import ast
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from commands import HANG, ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 ENTRIES = sorted(p.name for p in ROOT.glob("*.py") if "__main__" in p.read_text(encoding="utf-8"))
 OLD = """
 import runpy, sys
@@ -27,7 +26,7 @@ def test_entries() -> None:
 def test_an_older_python_is_told_so_in_one_line(entry: str) -> None:
     """Where nothing is installed, either: -S leaves the installed packages out."""
     command = [sys.executable, "-S", "-c", OLD, str(ROOT), str(ROOT / entry), "--help"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=HANG, check=False)
     assert done.stderr == "error: this is Python 3.9; 3.10 or newer is needed\n"
     assert (done.returncode, done.stdout) == (2, "")
 

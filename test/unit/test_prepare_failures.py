@@ -4,11 +4,10 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
-from commands import ROOT, run
+from commands import ROOT, run, wait_until
 from expected_files import prepare_file, save_image
 from PIL import Image
 
@@ -153,8 +152,7 @@ def test_an_aborted_run_leaves_nothing(tmp_path: Path, number: int, status: int)
     with subprocess.Popen(
         [*command, "--eval"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
-        while process.poll() is None and not list(tmp_path.rglob(".x.h5.*.tmp")):
-            time.sleep(0.02)
+        wait_until(lambda: list(tmp_path.rglob(".x.h5.*.tmp")), process)
         process.send_signal(number)
         errors = process.communicate()[1]
     assert process.returncode == status, errors

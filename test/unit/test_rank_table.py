@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from clock import Clock
 
 from runtime.errors import UserError
 from runtime.rank_table import NAME, read_hosts
@@ -41,22 +42,6 @@ def test_hosts_of_every_form_in_a_folder_or_a_file(tmp_path: Path, form: str, na
     assert read_hosts(tmp_path if name == NAME else tmp_path / name) == hosts
 
 
-class Clock:
-    """Time that passes by sleeping only; after each sleep the next step happens."""
-
-    def __init__(self, *steps) -> None:
-        self.seconds, self.steps = 0.0, list(steps)
-
-    def now(self) -> float:
-        return self.seconds
-
-    def sleep(self, seconds: float) -> None:
-        assert seconds > 0
-        self.seconds += seconds
-        if self.steps:
-            self.steps.pop(0)()
-
-
 def test_a_table_that_is_not_completed_yet_is_waited_for(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -64,7 +49,7 @@ def test_a_table_that_is_not_completed_yet_is_waited_for(
         (tmp_path / NAME).write_text(json.dumps(by_instances("first", status=status)))
 
     clock = Clock(lambda: write("initializing"), lambda: None, lambda: write("completed"))
-    assert read_hosts(tmp_path, clock.now, clock.sleep) == ["first"]
+    assert read_hosts(tmp_path, clock.monotonic, clock.sleep) == ["first"]
     assert clock.seconds > 0
     assert not clock.steps
     output = capsys.readouterr().err
@@ -78,7 +63,7 @@ def test_waiting_ends(tmp_path: Path, status: str) -> None:
     if status:
         (tmp_path / NAME).write_text(json.dumps(by_instances("first", status=status)))
     with pytest.raises(UserError, match=r"after 600 s.*set MASTER_ADDR") as error:
-        read_hosts(tmp_path, clock.now, clock.sleep)
+        read_hosts(tmp_path, clock.monotonic, clock.sleep)
     assert clock.seconds == pytest.approx(600, abs=10)
     assert status in str(error.value)
     assert str(tmp_path) in str(error.value)
@@ -102,12 +87,12 @@ def test_a_table_that_tells_nothing(tmp_path: Path, text: str, why: str) -> None
     table.write_text(text)
     clock = Clock()
     with pytest.raises(UserError, match=rf"RANK_TABLE_FILE=.*hccl\.json.*{why}.*set MASTER_ADDR"):
-        read_hosts(table, clock.now, clock.sleep)
+        read_hosts(table, clock.monotonic, clock.sleep)
     assert not clock.seconds
 
 
 def test_a_table_that_is_not_there(tmp_path: Path) -> None:
     clock = Clock()
     with pytest.raises(UserError, match=r"No such file or directory.*set MASTER_ADDR"):
-        read_hosts(tmp_path / "none.json", clock.now, clock.sleep)
+        read_hosts(tmp_path / "none.json", clock.monotonic, clock.sleep)
     assert not clock.seconds

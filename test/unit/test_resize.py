@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from PIL import Image
+from samples import noise
 
 from imaging.resize import imresize, modelzoo_pair, modelzoo_rgb_pair
 
@@ -74,13 +75,9 @@ def test_imresize_keeps_a_constant_and_a_single_pixel() -> None:
     np.testing.assert_allclose(imresize(np.full((1, 1), 93.0), 4, 4), 93.0)
 
 
-def picture(width: int, height: int) -> Image.Image:
-    return Image.fromarray(RNG.integers(0, 256, (height, width, 3), dtype=np.uint8))
-
-
 @pytest.mark.parametrize("scale", [2, 3, 4])
 def test_modelzoo_pair_is_the_published_recipe(scale: int) -> None:
-    image = picture(50, 41)
+    image = noise(50, 41)
     width, height = 50 - 50 % scale, 41 - 41 % scale
     hr = image.resize((width, height), BICUBIC)
     lr = hr.resize((width // scale, height // scale), BICUBIC).resize((width, height), BICUBIC)
@@ -92,7 +89,7 @@ def test_modelzoo_pair_is_the_published_recipe(scale: int) -> None:
 
 
 def test_modelzoo_pair_resizes_where_it_could_crop() -> None:
-    image = picture(31, 31)
+    image = noise(31, 31)
     _, hr = modelzoo_rgb_pair(image, 3)
     assert hr.shape == (30, 30, 3)
     assert not np.array_equal(hr, np.asarray(image)[:30, :30])

@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 import torch
 from chromium import headless
-from commands import ROOT
+from commands import HANG, ROOT
 from PIL import Image
-from samples import coffee, opened, pixels, png, save_weights
+from samples import coffee, opened, pixels, png
 from selenium.webdriver import ActionChains, Chrome
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
@@ -31,11 +31,6 @@ from imaging.resize import BICUBIC
 from inference.upscaler import Upscaler
 from runtime.errors import RunError
 from serve import app as server
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_weights(tmp_path_factory.mktemp("weights") / "w.pth")
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +165,7 @@ class Slow:
         self.active += 1
         self.most_active = max(self.active, self.most_active)
         self.entered.set()
-        assert self.go_on.wait(20)
+        assert self.go_on.wait(HANG)
         self.active -= 1
         return photo.image
 
@@ -186,11 +181,11 @@ def test_several_users_at_once_take_turns() -> None:
     users = [threading.Thread(target=visit, args=(i,)) for i in range(3)]
     for user in users:
         user.start()
-    assert slow.entered.wait(20)
+    assert slow.entered.wait(HANG)
     time.sleep(0.1)  # the others could come in now, if they did not wait
     slow.go_on.set()
     for user in users:
-        user.join(20)
+        user.join(HANG)
     assert slow.most_active == 1
     for number, image in enumerate(images):
         assert (opened(answers[number].data) == pixels(image)).all(), "another user's picture"
@@ -202,11 +197,11 @@ def test_too_many_users_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     app = server.create_app({2: slow})
     first = threading.Thread(target=post, args=(app.test_client(), data, "a.png", "2/srcnn"))
     first.start()
-    assert slow.entered.wait(20)
+    assert slow.entered.wait(HANG)
     refused = post(app.test_client(), data, where="2/srcnn")
     assert (refused.status_code, refused.text[:8]) == (503, "Too many")
     slow.go_on.set()
-    first.join(20)
+    first.join(HANG)
     assert post(app.test_client(), b"", where="2/srcnn").status_code == 422
     assert post(app.test_client(), data, where="2/srcnn").status_code == 200, "no place came free"
 
@@ -227,7 +222,7 @@ def test_command_line(weights: Path) -> None:
             with socket.socket() as other, pytest.raises(ConnectionRefusedError):
                 other.connect(("127.0.0.2", port))  # on every address, it would answer here too
             process.send_signal(signal.SIGINT)
-            assert process.wait(20) == 0
+            assert process.wait(HANG) == 0
         finally:
             process.kill()
 
@@ -273,7 +268,7 @@ def test_several_pictures_are_pasted(browser: Chrome) -> None:
     files = {"one.png": coffee(30, 20), "two.png": coffee(20, 10)}
     encoded = [(name, base64.b64encode(png(image)).decode()) for name, image in files.items()]
     browser.execute_script(SEVERAL, encoded)
-    facts, wait = browser.find_element(By.ID, "facts"), WebDriverWait(browser, 60)
+    facts, wait = browser.find_element(By.ID, "facts"), WebDriverWait(browser, HANG)
     wait.until(lambda _: "30×20 → 90×60" in facts.text)
     buttons = browser.find_elements(By.CSS_SELECTOR, "#pictures button")
     assert [button.text for button in buttons] == ["one.png", "two.png"]
@@ -297,7 +292,7 @@ def test_a_picture_in_the_browser(
 ) -> None:
     image = coffee(200, 120)
     image.save(tmp_path / "cup of coffee.png")
-    wait = WebDriverWait(browser, 60)
+    wait = WebDriverWait(browser, HANG)
     status = browser.find_element(By.ID, "status")
 
     browser.find_element(By.ID, "file").send_keys(str(tmp_path / "cup of coffee.png"))

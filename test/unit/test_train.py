@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from commands import ROOT, SMALL, assert_one_line_error, run, train
+from commands import HANG, ROOT, SMALL, assert_one_line_error, run, train
 
 from inference.weights import load_weights
 from model import SRCNN
@@ -188,7 +188,7 @@ def test_several_processes_train_as_one(
         *(f"--batch-size={8 // size}", "--num-epochs=6", "--lr=1e-4"),
     ]
     result = subprocess.run(
-        command, capture_output=True, text=True, timeout=300, check=False, cwd=tmp_path
+        command, capture_output=True, text=True, timeout=HANG, check=False, cwd=tmp_path
     )
     assert result.returncode == 0, result.stderr
     alone, together = (
@@ -206,7 +206,7 @@ def test_real_images_reach_the_figure(t91: Path, set5: Path, tmp_path: Path) -> 
     folders = [f"--train-images={t91}", f"--eval-images={set5}"]
     result = run("prepare.py", f"--data-path={tmp_path}", *folders)
     assert result.returncode == 0, result.stderr
-    result = train(tmp_path, tmp_path / "out", "--recipe=fast", "--num-steps=1500", timeout=900)
+    result = train(tmp_path, tmp_path / "out", "--recipe=fast", "--num-steps=1500")
     assert result.returncode == 0, result.stderr
     psnr = float(re.search(r"best epoch: \d+, psnr: ([\d.]+)", result.stdout)[1])
     assert psnr >= 32.5

@@ -5,25 +5,22 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from concurrent import futures
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from commands import ROOT, assert_one_line_error, run
+from commands import HANG, ROOT, assert_one_line_error, run
 from PIL import Image, ImageDraw
-from samples import coffee, pixels, save_weights, through
+from samples import coffee, network, pixels, save_weights, through
 
 from imaging.album import Plan
 from imaging.photo import PictureError, open_photo
 from imaging.resize import BICUBIC
 from inference.upscaler import Upscaler, enlarge_all
 from runtime.errors import RunError
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_weights(tmp_path_factory.mktemp("weights") / "w.pth")
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +133,7 @@ def test_wrong_weights_and_options(tmp_path: Path) -> None:
     coffee(20, 20).save(tmp_path / "a.png")
     picture = [tmp_path / "a.png", "--output", tmp_path / "out"]
     assert_one_line_error(run("upscale.py", *picture, "--scale", "6"), "no weights for x6")
-    rgb = save_weights(tmp_path / "rgb.pth", num_channels=3)
+    rgb = save_weights(tmp_path / "rgb.pth", network(num_channels=3))
     result = run("upscale.py", *picture, "--weights", rgb)
     assert_one_line_error(result, "rgb.pth takes 3 channels; expected luminance")
     assert_one_line_error(run("upscale.py", *picture, "--scale", "1"), "number, 2 or more")
@@ -162,16 +159,22 @@ def test_self_ensemble_and_precision(weights: Path) -> None:
     assert automatic.deep is automatic.exact, "16-bit pictures are not rounded"
 
 
-def test_an_interruption_ends_the_pictures_in_work() -> None:
-    ended = threading.Event()
+def test_an_interruption_ends_the_pictures_in_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited_for, ended = threading.Event(), threading.Event()
+
+    def as_completed(work: dict) -> Iterator[futures.Future]:
+        waited_for.set()
+        return futures.as_completed(work)
+
+    monkeypatch.setattr("inference.upscaler.as_completed", as_completed)
 
     class Large:
         """Stands for an upscaler in the middle of a large picture."""
 
         def enlarge_file(self, source: Path, target: Path, advance, share: int) -> None:
-            time.sleep(0.2)
+            assert waited_for.wait(HANG)
             signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
-            for _ in range(1000):
+            for _ in range(100 * HANG):
                 try:
                     advance(1)
                 except KeyboardInterrupt:

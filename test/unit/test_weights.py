@@ -1,7 +1,6 @@
 """Weights files: every shape of the paper, other people's, and what is no weights file."""
 
 import hashlib
-import os
 import re
 import sys
 from itertools import permutations
@@ -11,6 +10,7 @@ import pytest
 import torch
 from commands import ROOT
 from safetensors.torch import save_file
+from samples import Mischief
 
 from inference.weights import load_weights, shipped_weights
 from model import SRCNN
@@ -106,11 +106,6 @@ def changed(**tensors: torch.Tensor | None) -> dict:
     return {name: tensor for name, tensor in state.items() if tensor is not None}
 
 
-class Mischief:
-    def __reduce__(self) -> tuple:
-        return os.mkdir, ("executed",)
-
-
 FLOAT8 = getattr(torch, "float8_e8m0fnu", torch.complex64)  # before torch 2.7, none can be saved
 NO_WEIGHTS = {
     "missing": (
@@ -131,7 +126,10 @@ NO_WEIGHTS = {
     "float8": (changed(conv3_bias=torch.zeros(1).to(FLOAT8)), "no floating-point"),
     "meta": (changed(conv3_bias=torch.zeros(1, device="meta")), "no floating-point"),
     "list": ([1, 2], "holds a list; expected a state dict"),
-    "code": ({"conv1.weight": Mischief()}, "cannot be read safely|can be read safely"),
+    "code": (
+        {"conv1.weight": Mischief(Path("executed"))},
+        "cannot be read safely|can be read safely",
+    ),
 }
 
 

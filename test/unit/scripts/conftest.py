@@ -6,10 +6,10 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from commands import HANG, wait_until
 
 ROOT = Path(__file__).resolve().parents[3]
 FAKE = Path(__file__).parent / "fake_train.py"
@@ -58,6 +58,7 @@ class Repository:
             "HOME": str(folder / "home"),
             "PYTHON": sys.executable,
             "RECORD": str(self.record),
+            "HANG": str(HANG),
         }
 
     def make_read_only(self) -> None:
@@ -83,7 +84,7 @@ class Repository:
             env=self.env | env,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=HANG,
             check=False,
         )
 
@@ -99,10 +100,7 @@ class Repository:
             start_new_session=True,
         )
         log = self.output() / "train_0.log"
-        deadline = time.monotonic() + 30
-        while not log.is_file() or log.read_text().count("waiting") < waiting:
-            assert time.monotonic() < deadline, f"the training did not start: {log}"
-            time.sleep(0.02)
+        wait_until(lambda: log.is_file() and log.read_text().count("waiting") >= waiting, process)
         return process
 
     def output(self, card: str = "0") -> Path:

@@ -33,8 +33,8 @@ if FAKE == "fail" and MAIN:
     sys.exit(7)
 if FAKE == "wait" or (FAKE == "fail" and not MAIN):
     print("waiting", flush=True)
-    started = time.monotonic()
-    while not received and time.monotonic() < started + 30:
+    deadline = time.monotonic() + int(os.environ["HANG"])
+    while not received and time.monotonic() < deadline:
         time.sleep(0.02)
     time.sleep(0.3)  # a second signal would arrive in this time
     sys.exit(128 + received[0] if len(received) == 1 else 99)

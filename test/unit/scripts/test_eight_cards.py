@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from commands import HANG
 
 
 @pytest.fixture
@@ -148,7 +149,7 @@ def test_status_of_the_failed_process_passes_through_torchrun(repository):
 def test_signal_reaches_every_process(repository):
     process = repository.start(repository.command("full_8p", "--nproc=2"), waiting=2)
     process.terminate()
-    process.communicate(timeout=30)
+    process.communicate(timeout=HANG)
     assert process.returncode == 143
     log = repository.output() / "train_0.log"
     assert log.read_text().count("got signal 15") == 2

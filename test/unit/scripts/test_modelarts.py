@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from commands import HANG
 
 from runtime.errors import printable
 
@@ -154,7 +155,7 @@ def test_failed_run_ends_the_entry_with_its_status(repository, entry):
 def test_preempted_run_is_ended_well_and_copied(repository, entry, sent: int, status: int):
     process = repository.start(entry())
     process.send_signal(sent)
-    stdout, stderr = process.communicate(timeout=30)
+    stdout, stderr = process.communicate(timeout=HANG)
     assert process.returncode == status, stderr
     assert f"exit status {status}" in stdout
     assert "got signal" in (entry.results / "logs" / "0" / "train_0.log").read_text()

@@ -5,6 +5,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from commands import HANG
 
 
 def test_second_training_in_the_same_folder_is_refused(repository):
@@ -15,7 +16,7 @@ def test_second_training_in_the_same_folder_is_refused(repository):
     beside = repository.run("full_1p", ASCEND_DEVICE_ID="1")
     assert beside.returncode == 0
     first.terminate()
-    assert first.wait(30) == 143
+    assert first.wait(HANG) == 143
     first.communicate()
     assert repository.run("full_1p").returncode == 0
 
@@ -30,7 +31,7 @@ def test_signal_reaches_train_py_once(
 ):
     process = repository.start(repository.command("full_1p"), MODELARTS_MODEL_PATH=platform)
     os.killpg(process.pid, sent)  # to the whole group, as a terminal sends Ctrl-C
-    stdout, stderr = process.communicate(timeout=30)
+    stdout, stderr = process.communicate(timeout=HANG)
     assert process.returncode == 128 + arrives, stderr
     assert f"got signal {int(arrives)}" in stderr
     assert "Final" not in stdout
@@ -77,4 +78,4 @@ def test_closed_screen_does_not_stop_the_training(repository):
     process.stdout.close()
     process.terminate()
     process.stderr.read()
-    assert process.wait(30) == 143
+    assert process.wait(HANG) == 143
