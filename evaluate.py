@@ -43,10 +43,20 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     source.add_argument("--images-dir", type=Path, help="folder with the original images")
     source.add_argument("--data-path", type=Path, help="dataset folder; its val/*.h5 is measured")
     parser.add_argument("--scale", type=COUNT, default=3, help="enlargement factor (default: 3)")
-    parser.add_argument("--protocol", choices=list(PROTOCOLS), default="modelzoo")
+    parser.add_argument(
+        "--protocol",
+        choices=list(PROTOCOLS),
+        default="modelzoo",
+        help="how low resolution and PSNR are made (default: modelzoo)",
+    )
     parser.add_argument("--weights", type=Path, help="state dict (default: the shipped one)")
     parser.add_argument("--self-ensemble", action="store_true", help="mean over flips, rotations")
-    parser.add_argument("--device", choices=["auto", "npu", "cuda", "cpu"], default="auto")
+    parser.add_argument(
+        "--device",
+        choices=["auto", "npu", "cuda", "cpu"],
+        default="auto",
+        help="auto: NPU, then CUDA, then CPU",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     parser.add_argument("--report", type=Path, metavar="DIR", help="write a page and PNG strips")
     parser.add_argument("--training-log", type=Path, metavar="CSV", help="curves for the report")

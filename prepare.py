@@ -67,8 +67,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--sample", action="store_true", help="photographs of scikit-image: no network needed")
     add("--force", action="store_true", help="make files of the dataset folder anew")
     add("--scale", type=COUNT, help="default: 2; 3 with --data-path")
-    add("--patch-size", type=COUNT, default=33)
-    add("--stride", type=COUNT, default=14)
+    add("--patch-size", type=COUNT, default=33, help="sides of a patch (default: 33)")
+    add("--stride", type=COUNT, default=14, help="from patch to patch (default: 14)")
     add("--jobs", type=COUNT, default=min(4, os.cpu_count() or 1), help="default: %(default)s")
     args = parser.parse_args(argv)
     folders = args.train_images is not None, args.eval_images is not None

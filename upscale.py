@@ -47,8 +47,18 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--self-ensemble", action="store_true", help="mean over flips, rotations")
     parser.add_argument("--force", action="store_true", help="overwrite existing files")
     parser.add_argument("--jobs", type=COUNT, default=1, help="pictures at a time (default: 1)")
-    parser.add_argument("--device", choices=["auto", "npu", "cuda", "cpu"], default="auto")
-    parser.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto")
+    parser.add_argument(
+        "--device",
+        choices=["auto", "npu", "cuda", "cpu"],
+        default="auto",
+        help="auto: NPU, then CUDA, then CPU",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=["auto", "fp32", "bf16"],
+        default="auto",
+        help="bf16: of the second layer; auto: that where the CPU computes in it",
+    )
     parser.add_argument("--serve", action="store_true", help="open a page to try it, locally")
     parser.add_argument("--port", type=NATURAL, default=8765, help="of the page (default: 8765)")
     args = parser.parse_args(argv)

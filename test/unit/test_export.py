@@ -146,3 +146,48 @@ def test_without_onnxruntime(arguments, monkeypatch: pytest.MonkeyPatch) -> None
     )
     with pytest.raises(UserError, match="pip install onnx onnxruntime"):
         export.main()
+
+
+def test_what_is_not_asked_for() -> None:
+    args = vars(export.parse_args([]))
+    expected = {"weights": None, "scale": 3, "size": None, "fp16": False, "opset": 11}
+    assert args == expected | {"output": Path("srcnn_x3.onnx")}
+    assert export.parse_args(["--scale=4"]).output == Path("srcnn_x4.onnx")
+    assert export.parse_args(["--output=a/b.onnx"]).output == Path("a/b.onnx")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--opset=8"], ["--opset=19"], ["--scale=0"], ["--size", "4096", "4097"], ["--size=9"]],
+)
+def test_what_cannot_be_exported(words: list[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        export.parse_args(words)
+    assert end.value.code == 2
+    assert export.parse_args(["--size", "4096", "4096", "--opset=18"]).size == [4096, 4096]
+
+
+def test_main_takes_its_words_and_says_what_it_wrote(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["pytest", "--no-such-option"])
+    allowed = export.TOLERANCE["fp32"]
+    monkeypatch.setattr(onnx_graph, "largest_difference", lambda *_: allowed)
+    path = tmp_path / "x.onnx"
+    export.main([f"--output={path}", "--size", "16", "12", "--scale=2", "--opset=13"])
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == f"{path}: weights/srcnn_x2.pth, fp32, 16×12, opset 13"
+    weights = save_weights(tmp_path / "w.pth")
+    export.main([f"--output={path}", f"--weights={weights}", "--fp16"])
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == f"{path}: {weights}, fp16, any size, opset 11"
+
+
+def test_photographs_are_enlarged_from_the_size_that_is_asked_for() -> None:
+    names, pictures = zip(*export.photographs(40, [80, 30]), strict=True)
+    assert len(set(names)) == len(SAMPLE_EVAL + SAMPLE_TRAIN)
+    for luminance in pictures:
+        assert luminance.shape == (80, 30)
+        assert (luminance[0] == luminance[0, 0]).all(), "one pixel wide before"
+        assert 0 <= luminance.min() <= luminance.max() <= 1
+    assert any((luminance[0] != luminance[-1]).any() for luminance in pictures), "two pixels high"

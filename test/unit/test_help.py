@@ -1,5 +1,7 @@
 """--help answers at once: no stage loads a heavy library before its options are read."""
 
+import importlib
+import re
 import subprocess
 import sys
 
@@ -37,3 +39,16 @@ def test_help_loads_nothing_heavy(stage: str) -> None:
     heavy = HEAVY | ({"tqdm"} if stage == "prepare" else set())
     assert not heavy & set(modules)
     assert SHOWN[stage] in text
+
+
+@pytest.mark.parametrize("module", [*SHOWN, "modelarts_entry_acc"])
+def test_every_option_says_what_it_is(module: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        importlib.import_module(module).main(["--help"])
+    assert end.value.code == 0
+    *_, options = capsys.readouterr().out.partition("options:\n")
+    listed = re.split(r"^  (?=-)", options, flags=re.MULTILINE)[1:]
+    assert len(listed) >= 3
+    for text in listed:
+        _, *words = re.split(r"\s{2,}", text.strip(), maxsplit=1)
+        assert words, f"{text.strip()} has no explanation"
