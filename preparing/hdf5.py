@@ -78,7 +78,9 @@ def write_images(
         file.attrs["names"] = [image_name(image) for image in paths]
         if len(sizes) > 1:
             file.attrs["images"] = len(paths)
-        for index, pair in enumerate(_pairs(path, paths, scale, jobs, sizes)):
+        for number, pair in enumerate(_pairs(path, paths, scale, jobs, sizes)):
+            image, size = divmod(number, len(sizes))
+            index = size * len(paths) + image
             file[f"lr/{index}"], file[f"hr/{index}"] = pair
     what = f" in {len(sizes)} sizes" if len(sizes) > 1 else ""
     _report(path, f"{len(paths)} whole images{what}, x{scale}", begin)

@@ -3,7 +3,6 @@
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -31,10 +30,10 @@ def pair_size(path: Path, scale: int) -> tuple[int, int]:
 def modelzoo_pairs(
     paths: Sequence[Path], scale: int, jobs: int, sizes: Sequence[float] = (1.0,)
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield the (lr, hr) pair of each image by the `modelzoo` protocol, in order.
+    """Yield the (lr, hr) pairs of each image by the `modelzoo` protocol, in order.
 
-    With several sizes, all images in the first size, then all in the second, and so on: the image
-    is resized to that part of its sides beforehand, with Pillow's bicubic.
+    There is one for each size, to which part of its sides the image is resized beforehand, with
+    Pillow's bicubic. It is decoded once.
 
     Threads suffice, as Pillow works without Python's lock, and save copying pairs between
     processes; no more than `jobs` images are made ahead of the one in use.
@@ -45,12 +44,12 @@ def modelzoo_pairs(
     """
     with ThreadPoolExecutor(jobs) as pool:
         ahead: deque[Future] = deque()
-        for size, path in product(sizes, paths):
-            ahead.append(pool.submit(_read_pair, path, scale, size))
+        for path in paths:
+            ahead.append(pool.submit(_read_pairs, path, scale, sizes))
             if len(ahead) > jobs:
-                yield ahead.popleft().result()
+                yield from ahead.popleft().result()
         while ahead:
-            yield ahead.popleft().result()
+            yield from ahead.popleft().result()
 
 
 def patch_grid(shape: tuple[int, int], size: int, stride: int) -> tuple[int, int]:
@@ -73,11 +72,11 @@ def patch_blocks(image: np.ndarray, size: int, stride: int) -> Iterator[np.ndarr
         yield grid[top : top + step].copy().view(image.dtype).reshape(-1, size, size)
 
 
-def _read_pair(path: Path, scale: int, size: float) -> tuple[np.ndarray, np.ndarray]:
-    image = open_image(path)
-    if size != 1.0:
-        width, height = (max(scale, round(side * size)) for side in image.size)
-        image = image.convert("RGB").resize((width, height), BICUBIC)
+def _read_pairs(
+    path: Path, scale: int, sizes: Sequence[float]
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    image = open_image(path).convert("RGB")
     if min(image.size) < scale:
         raise ImageError(f"{path} is {image.width}×{image.height}, less than the scale; remove it")
-    return modelzoo_pair(image, scale)
+    shapes = ([max(scale, round(side * size)) for side in image.size] for size in sizes)
+    return [modelzoo_pair(image.resize((w, h), BICUBIC), scale) for w, h in shapes]

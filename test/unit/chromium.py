@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import pytest
+from needs import lacking
 from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 
@@ -13,7 +13,7 @@ PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 
 @contextmanager
 def headless(window_size: str, preferences: dict | None = None) -> Iterator[Chrome]:
-    """Start Chromium with a log of its console, and end it; without Chromium, skip the test.
+    """Start Chromium with a log of its console, and end it; without Chromium there is no test.
 
     Args:
         window_size: "width,height" in pixels.
@@ -22,7 +22,7 @@ def headless(window_size: str, preferences: dict | None = None) -> Iterator[Chro
     program = next(filter(None, map(shutil.which, PROGRAMS)), None)
     driver = shutil.which("chromedriver")
     if not (program and driver):
-        pytest.skip("needs Chromium and chromedriver: apt-get install chromium chromium-driver")
+        lacking("Chromium and chromedriver: apt-get install chromium chromium-driver")
     options = ChromeOptions()
     options.binary_location = program
     for option in ("headless=new", "no-sandbox", "disable-dev-shm-usage"):

@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 import pytest
 from expected_files import save_image
+from needs import public_images
 from selenium.webdriver import Chrome
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -60,12 +61,15 @@ def names(code: CodeType) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def shared_data() -> Path:
-    """The folder with the real T91 and Set5 images; they are not part of the repository."""
-    folder = ROOT.parent / "shared" / "data"
-    if not folder.is_dir():
-        pytest.skip(f"needs the T91 and Set5 images in {folder}")
-    return folder
+def t91() -> Path:
+    """The folder with the public training images."""
+    return public_images("T91", "Train", 91)
+
+
+@pytest.fixture(scope="session")
+def set5() -> Path:
+    """The folder with the public evaluation images."""
+    return public_images("Set5", "Test/Set5", 5)
 
 
 def blurred(hr: np.ndarray) -> np.ndarray:

@@ -148,11 +148,11 @@ def test_shipped_weights_are_the_default(run, images, copying, tmp_path, monkeyp
 @pytest.mark.parametrize("protocol", list(PROTOCOLS))
 @pytest.mark.parametrize("scale", [2, 3, 4])
 def test_the_shipped_weights_reach_what_their_card_says(
-    run, shared_data: Path, scale: int, protocol: str
+    run, set5: Path, scale: int, protocol: str
 ) -> None:
     card = (ROOT / "weights/README.md").read_text()
     row = re.search(rf"^\| x{scale} \| {protocol} \| (.*?) \| (.*?) \|", card, re.MULTILINE)
-    _, result = run("--images-dir", shared_data / "Set5", "--scale", scale, "--protocol", protocol)
+    _, result = run("--images-dir", set5, "--scale", scale, "--protocol", protocol)
     for text, name in zip(row.groups(), ("bicubic", "srcnn"), strict=True):
         psnr, ssim = (float(figure) for figure in text.split(", "))
         assert result["mean"][f"{name}_psnr"] == pytest.approx(psnr, abs=0.006)
@@ -284,8 +284,8 @@ def test_restore_works_in_0_to_255() -> None:
         np.testing.assert_allclose(restore(model, luminance, ensemble), luminance, atol=1e-3)
 
 
-def test_set5_figures_reach_the_result(run, copying, shared_data: Path) -> None:
-    _, result = run("--images-dir", shared_data / "Set5", "--weights", copying)
+def test_set5_figures_reach_the_result(run, copying, set5: Path) -> None:
+    _, result = run("--images-dir", set5, "--weights", copying)
     assert result["mean"]["bicubic_psnr"] == pytest.approx(30.92, abs=0.005)
     assert len(result["images"]) == 5
 

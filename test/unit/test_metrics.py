@@ -80,11 +80,9 @@ PUBLISHED = {  # Set5, bicubic: PSNR by protocol and scale; SSIM is published fo
 
 
 @pytest.mark.parametrize(("protocol", "scale"), PUBLISHED)
-def test_set5_bicubic_has_the_published_figures(
-    shared_data: Path, protocol: str, scale: int
-) -> None:
+def test_set5_bicubic_has_the_published_figures(set5: Path, protocol: str, scale: int) -> None:
     measured = []
-    for path in sorted((shared_data / "Set5").glob("*.bmp")):
+    for path in sorted(set5.glob("*.bmp")):
         bicubic, original = PROTOCOLS[protocol].pair(Image.open(path), scale)
         measured.append(PROTOCOLS[protocol].measure(bicubic, original, scale))
     assert len(measured) == 5

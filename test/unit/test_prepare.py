@@ -17,8 +17,8 @@ from expected_files import BICUBIC, plain_pair, plain_patches, prepare_file, sav
 from PIL import Image
 
 import prepare
-from imaging.sources import folder_images
-from preparing import hdf5
+from imaging.sources import folder_images, open_image
+from preparing import hdf5, pairs
 from runtime.errors import UserError
 
 
@@ -64,25 +64,27 @@ def test_threads_keep_the_order(images: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
-def test_real_images_equal_the_plain_recipe(shared_data: Path, tmp_path: Path, scale: int) -> None:
+def test_real_images_equal_the_plain_recipe(
+    t91: Path, set5: Path, tmp_path: Path, scale: int
+) -> None:
     folder = tmp_path / "part"
     folder.mkdir()
-    for path in sorted((shared_data / "T91").iterdir())[:6]:
+    for path in sorted(t91.iterdir())[:6]:
         (folder / path.name).symlink_to(path)
     prepare_file(folder, tmp_path / "train.h5", "--scale", str(scale))
     with h5py.File(tmp_path / "train.h5") as file:
         for name, expected in plain_patches(sorted(folder.iterdir()), scale).items():
             np.testing.assert_array_equal(file[name][:], expected)
-    prepare_file(shared_data / "Set5", tmp_path / "eval.h5", "--scale", str(scale), "--eval")
+    prepare_file(set5, tmp_path / "eval.h5", "--scale", str(scale), "--eval")
     with h5py.File(tmp_path / "eval.h5") as file:
-        for index, path in enumerate(sorted((shared_data / "Set5").iterdir())):
+        for index, path in enumerate(sorted(set5.iterdir())):
             lr, hr = plain_pair(path, scale)
             np.testing.assert_array_equal(file[f"lr/{index}"][:], lr)
             np.testing.assert_array_equal(file[f"hr/{index}"][:], hr)
 
 
-def test_the_whole_of_t91(shared_data: Path, tmp_path: Path) -> None:
-    folders = ["--train-images", shared_data / "T91", "--eval-images", shared_data / "Set5"]
+def test_the_whole_of_t91(t91: Path, set5: Path, tmp_path: Path) -> None:
+    folders = ["--train-images", t91, "--eval-images", set5]
     prepare.main(["--data-path", str(tmp_path), *map(str, folders)])
     patches = tmp_path / "train" / "T91_x3.h5"
     with h5py.File(patches) as file:
@@ -111,6 +113,14 @@ def test_images_in_other_sizes_equal_the_plain_recipe(images: Path, tmp_path: Pa
             for number, source in ((index, path), (len(paths) + index, tmp_path / "small.png")):
                 for name, expected in zip(("lr", "hr"), plain_pair(source, 3), strict=True):
                     np.testing.assert_array_equal(file[f"{name}/{number}"][:], expected)
+
+
+def test_an_image_is_decoded_once_for_all_sizes(images: Path, tmp_path: Path, monkeypatch) -> None:
+    decoded = []
+    monkeypatch.setattr(pairs, "open_image", lambda path: decoded.append(path) or open_image(path))
+    paths = folder_images(images)
+    hdf5.write_images(tmp_path / "x.h5", paths, scale=3, jobs=2, sizes=prepare.SIZES)
+    assert sorted(decoded) == paths
 
 
 def test_default_scales(images: Path, tmp_path: Path) -> None:

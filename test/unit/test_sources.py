@@ -223,12 +223,12 @@ def test_what_an_interruption_left_is_not_used(server: Server, tmp_path: Path) -
     assert stray not in train + evaluation
 
 
-def test_the_public_registry(shared_data: Path) -> None:
+def test_the_public_registry(t91: Path, set5: Path) -> None:
     registry = sources.public_registry()
     assert len(registry) == 96
     for name, digest in registry.items():
-        local = name.replace("Train/", "T91/").removeprefix("Test/")
-        assert hashlib.sha256((shared_data / local).read_bytes()).hexdigest() == digest, name
+        local = (t91 if name.startswith("Train/") else set5) / Path(name).name
+        assert hashlib.sha256(local.read_bytes()).hexdigest() == digest, name
 
 
 def test_sample_photographs_are_real_and_kept_apart() -> None:

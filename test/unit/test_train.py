@@ -202,8 +202,8 @@ def test_several_processes_train_as_one(
         torch.testing.assert_close(several[name], weight, rtol=1e-3, atol=2e-5)
 
 
-def test_real_images_reach_the_figure(shared_data: Path, tmp_path: Path) -> None:
-    folders = [f"--train-images={shared_data / 'T91'}", f"--eval-images={shared_data / 'Set5'}"]
+def test_real_images_reach_the_figure(t91: Path, set5: Path, tmp_path: Path) -> None:
+    folders = [f"--train-images={t91}", f"--eval-images={set5}"]
     result = run("prepare.py", f"--data-path={tmp_path}", *folders)
     assert result.returncode == 0, result.stderr
     result = train(tmp_path, tmp_path / "out", "--recipe=fast", "--num-steps=1500", timeout=900)

@@ -54,7 +54,7 @@ class Environment:
         command = [self.python, "-m", "pytest", "-p", "no:cacheprovider", f"--junitxml={report}"]
         environment = {
             **os.environ,
-            "CI": "true",  # the real torch_npu, or failure
+            "CI": "true",  # the real torch_npu, Chromium and the public images, or failure
             "NPU_SIM_CACHE": str(self.folder / "npu-sim"),
             "NPU_SIM_TORCH_NPU": self.leg.torch_npu or "",
             "NPU_SIM_CANN": self.leg.cann,
