@@ -3,9 +3,10 @@
     make mutation
     make mutation MODULES="training/crops.py imaging/metrics.py" MUTANTS=100
 
-mutmut makes the faults ("mutants") and runs, for each, the in-process tests that reach its function.
-Of each module a fixed draw of mutants is tried. Texts with a blank in them, as messages to people,
-are left alone. A run goes on where an earlier one ended; a function that changed is tried anew.
+mutmut makes the faults ("mutants") and runs, for each, the in-process tests that reach its
+function. Of each module a fixed draw of mutants is tried. Texts with a blank in them, as messages to
+people, are left alone. A run goes on where an earlier one ended, and tries survivors again, as tests
+may have come; a function that changed is tried anew.
 Leaves each survivor's diff in build/survivors.diff, and the table in docs/testing.md.
 """
 
@@ -18,10 +19,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import libcst
-from mutmut.__main__ import _run, create_mutants
+import mutmut.__main__
+from mutmut.__main__ import create_mutants
 from mutmut.mutation import mutators
 from mutmut.mutation.data import SourceFileMutationData
 from mutmut.mutation.diff_apply import get_diff_for_mutant
+from mutmut.state import state
 from mutmut.stats import status_by_exit_code
 from mutmut.utils.file_utils import copy_also_copy_files, copy_src_dir, walk_mutatable_files
 
@@ -31,6 +34,7 @@ SURVIVORS = ROOT / "build" / "survivors.diff"
 TABLE = "| module | mutants | tried | noticed | share |"
 UNNOTICED = ("survived", "no tests")
 UNTRIED = ("not checked", "check was interrupted by user", "skipped")
+IMAGES = ROOT.parent / "shared"
 
 
 def main() -> int:
@@ -43,15 +47,21 @@ def main() -> int:
     args = parser.parse_args()
     os.chdir(ROOT)
     Path("mutants").mkdir(exist_ok=True)
+    if IMAGES.is_dir() and not Path("shared").exists():
+        Path("shared").symlink_to(IMAGES)  # T91 and Set5, for tests that look beside mutants/
     leave_messages_alone()
+    run_the_quickest_tests_first()
     copy_src_dir()
     copy_also_copy_files()
     create_mutants(os.cpu_count() or 1)
-    chosen = [path for path in walk_mutatable_files() if str(path) in args.modules or not args.modules]
+    chosen = [
+        path for path in walk_mutatable_files() if str(path) in args.modules or not args.modules
+    ]
     drawn = {path: draw(path, args.mutants) for path in chosen}
-    untried = [name for path in chosen for name in drawn[path] if status(path, name) in UNTRIED]
+    again = (*UNTRIED, *UNNOTICED)
+    untried = [name for path in chosen for name in drawn[path] if status(path, name) in again]
     if untried:
-        _run(untried, None)
+        mutmut.__main__._run(untried, None)
     SURVIVORS.parent.mkdir(exist_ok=True)
     SURVIVORS.write_text("\n".join(survivors(drawn)), encoding="utf-8")
     write_table(drawn)
@@ -68,6 +78,19 @@ def leave_messages_alone() -> None:
 
     operators = mutators.mutation_operators
     operators[:] = [(kind, operator_string if each is every else each) for kind, each in operators]
+
+
+def run_the_quickest_tests_first() -> None:
+    """Let mutmut, which stops at the first test that fails, begin with the quickest."""
+    collect = mutmut.__main__.collect_or_load_stats
+
+    def collect_and_sort(*args, **options) -> None:
+        collect(*args, **options)
+        tests_of, seconds = state().tests_by_mangled_function_name, state().duration_by_test
+        for function, tests in tests_of.items():
+            tests_of[function] = sorted(tests, key=lambda test: seconds.get(test, 0))
+
+    mutmut.__main__.collect_or_load_stats = collect_and_sort
 
 
 def draw(path: Path, most: int) -> list[str]:
