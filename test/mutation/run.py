@@ -4,9 +4,9 @@
     make mutation MODULES="training/crops.py imaging/metrics.py" MUTANTS=100
 
 mutmut makes the faults ("mutants") and runs, for each, the in-process tests that reach its
-function. Of each module a fixed draw of mutants is tried. Texts with a blank in them, as messages to
-people, are left alone. A run goes on where an earlier one ended, and tries survivors again, as tests
-may have come; a function that changed is tried anew.
+function. Of each module a fixed draw of mutants is tried. Texts with a blank in them, as messages
+to people, are left alone. A run goes on where an earlier one ended, and tries survivors again, as
+tests may have come; a function that changed is tried anew.
 Leaves each survivor's diff in build/survivors.diff, and the table in docs/testing.md.
 """
 
