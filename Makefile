@@ -2,6 +2,7 @@
 # make check   linter and the tests that start no process, for the time between commits
 # make test    linter and all tests
 # make test-versions   tests with older and newer releases of everything; writes docs/versions.md
+# make mutation   faults put in one by one, and how many the tests notice; writes docs/testing.md
 # make constraints   constraints.txt anew, from the newest releases
 # make bench   speed and scale, on a machine that does nothing else; needs DATA from make train
 # All set up .venv first. Python 3.10 or newer is all they ask for: make train PYTHON=python3.12
@@ -13,6 +14,7 @@ DATA ?= dataset
 SCALE ?= 3
 OUTPUTS ?= outputs
 LEGS ?= 0 1 2 3 4 5 6
+MUTANTS ?= 20
 SHELL := /bin/bash
 TORCH := $(shell grep -o '^torch==[0-9.]*' requirements-npu.txt | sort -u)
 # A process for each core, each of one thread, as more threads than cores slow each other down.
@@ -20,7 +22,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=logical --dis
 CUDA := cuda-bindings cuda-toolkit nvidia-cudnn-cu13 nvidia-cusparselt-cu13 nvidia-nccl-cu13 \
   nvidia-nvshmem-cu13 triton
 
-.PHONY: setup constraints train check test test-versions lint bench clean
+.PHONY: setup constraints train check test test-versions mutation lint bench clean
 
 setup: $(VENV)/.ready
 
@@ -60,6 +62,11 @@ test-versions: setup
 	$(BIN)/pip install --quiet --disable-pip-version-check 'uv>=0.9,<1'
 	$(BIN)/python test/versions/run.py $(LEGS)
 
+# Files of the product to put faults into, all without MODULES, and MUTANTS at most into each.
+mutation: setup
+	$(BIN)/pip install --quiet --disable-pip-version-check 'mutmut>=3.8,<4'
+	OMP_NUM_THREADS=1 $(BIN)/python test/mutation/run.py $(MODULES) --mutants=$(MUTANTS)
+
 lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -77,5 +84,5 @@ bench: setup
 	$(BIN)/python benchmarks/enlarging_speed.py
 
 clean:
-	rm -rf $(VENV) build .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build mutants .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
