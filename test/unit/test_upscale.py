@@ -160,11 +160,13 @@ def test_self_ensemble_and_precision(weights: Path) -> None:
 
 
 def test_an_interruption_ends_the_pictures_in_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    waited_for, ended = threading.Event(), threading.Event()
+    working, ended = threading.Event(), threading.Event()
 
-    def as_completed(work: dict) -> Iterator[futures.Future]:
-        waited_for.set()
-        return futures.as_completed(work)
+    def as_completed(_: dict) -> Iterator[futures.Future]:
+        assert working.wait(HANG)
+        # From here: a signal from elsewhere may come just before a wait that it does not end.
+        signal.raise_signal(signal.SIGINT)
+        yield from ()
 
     monkeypatch.setattr("inference.upscaler.as_completed", as_completed)
 
@@ -172,8 +174,7 @@ def test_an_interruption_ends_the_pictures_in_work(monkeypatch: pytest.MonkeyPat
         """Stands for an upscaler in the middle of a large picture."""
 
         def enlarge_file(self, source: Path, target: Path, advance, share: int) -> None:
-            assert waited_for.wait(HANG)
-            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+            working.set()
             for _ in range(100 * HANG):
                 try:
                     advance(1)
