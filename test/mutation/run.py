@@ -43,7 +43,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("modules", nargs="*", help="files to put faults into (default: all)")
-    parser.add_argument("--mutants", type=int, default=60, help="at most, of a module (60)")
+    parser.add_argument("--mutants", type=int, default=20, help="at most, of a module (20)")
     args = parser.parse_args()
     os.chdir(ROOT)
     Path("mutants").mkdir(exist_ok=True)
