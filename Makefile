@@ -1,5 +1,5 @@
 # make train   data, training, evaluation, pictures, on a fresh machine
-# make check   linter and the tests that start no process, for the time between commits
+# make check   linter and the tests that start no process and need no images, between commits
 # make test    linter and all tests
 # make test-versions   tests with older and newer releases of everything; writes docs/versions.md
 # make mutation   faults put in one by one, and how many the tests notice; writes docs/testing.md
@@ -51,7 +51,7 @@ train: setup
 	@PYTHON=$(BIN)/python bash quickstart.sh "$(DATA)" "$(SCALE)" "$(OUTPUTS)"
 
 check: lint
-	$(PYTEST) test/unit -m 'not slow and not command'
+	$(PYTEST) test/unit -m 'not slow and not command and not images'
 
 test: lint
 	$(PYTEST)

@@ -16,15 +16,18 @@ from selenium.webdriver import Chrome
 ROOT = Path(__file__).resolve().parents[2]
 TESTS = str(ROOT / "test")
 STARTERS = (subprocess, Chrome)
+PUBLIC = {"t91", "set5"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark as `command` each test that starts a process: itself, by a helper or by a fixture."""
+    """Mark what starts a process, by a helper or fixture too, and what needs public images."""
     seen: dict[Callable, bool] = {}
     for item in items:
         fixtures = [each[-1].func for each in item._fixtureinfo.name2fixturedefs.values()]
         if any(starts_process(function, seen) for function in (item.function, *fixtures)):
             item.add_marker("command")
+        if PUBLIC & set(item.fixturenames):
+            item.add_marker("images")
 
 
 def starts_process(thing: object, seen: dict) -> bool:

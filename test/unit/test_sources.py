@@ -78,6 +78,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         Image.new("RGB", (40 + index, 40), (index, 2, 3)).save(path)
         digests[f"{name}.bmp"] = hashlib.sha256(path.read_bytes()).hexdigest()
     monkeypatch.setattr(sources, "public_registry", lambda: digests)
+    monkeypatch.setattr("pooch.core.time.sleep", lambda seconds: None)  # before it tries again
     with Server(folder) as server:
         monkeypatch.setenv(sources.MIRROR, server.url)
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()

@@ -28,7 +28,7 @@ and removed. What the table does not show is not claimed.
 {table}
 
 - Other packages: the lowest or the newest that `requirements-dev.txt` allows.
-- In-process tests: those of `make check`, but those of the documents.
+- In-process tests: those of `make check` and those on T91 and Set5, but those of the documents.
 - NPU tests: the real torch_npu over a simulated driver (`test/npu/README.md`), not a card. They are
   {npu_tests}.
 - `make test-versions LEGS="0 2"` runs these legs alone, and leaves the rows of the others.
