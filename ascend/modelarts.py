@@ -152,10 +152,9 @@ def _moxing(url: str) -> ModuleType:
 
 
 def _copy_parallel(source: object, target: object) -> None:
+    copy = _moxing(str(source)).file.copy_parallel
     try:
-        _moxing(str(source)).file.copy_parallel(str(source), str(target))
-    except UserError:
-        raise
+        copy(str(source), str(target))
     except Exception as error:  # moxing has no common class for its errors
         raise RunError(f"moxing could not copy {source} to {target}: {error}") from error
 
