@@ -1,6 +1,7 @@
 """What the tests share."""
 
 import inspect
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TESTS = str(ROOT / "test")
 STARTERS = (subprocess, Chrome)
 PUBLIC = {"t91", "set5"}
+NOTED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -85,6 +87,16 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights that change a picture visibly."""
     return save_weights(tmp_path_factory.mktemp("weights") / "w.pth")
+
+
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    """The process's handlers of the signals that a training run notes, put back afterwards."""
+    before = {signum: signal.getsignal(signum) for signum in NOTED}
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    for signum, handler in before.items():
+        signal.signal(signum, handler)
 
 
 @pytest.fixture
