@@ -1,5 +1,6 @@
 """What the tests share."""
 
+import dis
 import inspect
 import signal
 import subprocess
@@ -44,9 +45,10 @@ def starts_process(thing: object, seen: dict) -> bool:
     if thing not in seen:
         seen[thing] = False  # for what calls itself
         used = set(names(thing.__code__))
-        places = [thing.__globals__]
-        places += [vars(each) for name in used if is_helper(each := thing.__globals__.get(name))]
-        found = (place[name] for place in places for name in used & place.keys())
+        here = {name: thing.__globals__.get(name) for name, attribute in used if not attribute}
+        found = list(here.values())
+        for place in filter(is_helper, here.values()):
+            found += [vars(place).get(name) for name, attribute in used if attribute]
         seen[thing] = any(starts_process(each, seen) for each in found)
     return seen[thing]
 
@@ -57,9 +59,10 @@ def is_helper(thing: object) -> bool:
     return (file or "").startswith(TESTS)
 
 
-def names(code: CodeType) -> Iterator[str]:
-    """Yield the names that code looks up, in functions inside it, too."""
-    yield from code.co_names
+def names(code: CodeType) -> Iterator[tuple[str, bool]]:
+    """Yield the names that code looks up, in functions inside it, too, and which are attributes."""
+    used = {step.argval for step in dis.get_instructions(code) if step.opname == "LOAD_GLOBAL"}
+    yield from ((name, name not in used) for name in code.co_names)
     for inner in code.co_consts:
         if isinstance(inner, CodeType):
             yield from names(inner)
