@@ -77,12 +77,16 @@ def call(data: Path, out: Path, *words: str, status: int = 0) -> Finished:
     return Finished(out / "x3", output.getvalue(), errors.getvalue())
 
 
-@pytest.fixture(scope="module")
-def finished(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    return call(dataset, tmp_path_factory.mktemp("finished"), *WORDS)
+@pytest.fixture
+def unfinished(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs that draw no pictures, which takes longer than the training."""
+    monkeypatch.setattr(
+        "training.results.Results.finish", lambda results, evaluator: results._wait()
+    )
 
 
-def test_the_log(finished: Finished, dataset: Path) -> None:
+def test_the_log(dataset: Path, tmp_path: Path) -> None:
+    finished = call(dataset, tmp_path, *WORDS)
     train_file, val_file = dataset / "train/T91_x3.h5", dataset / "val/Set5_x3.h5"
     rows = finished.rows
     eval_set = EvalDataset(val_file)
@@ -128,13 +132,15 @@ def test_the_log(finished: Finished, dataset: Path) -> None:
         assert line.startswith(f"{below}after {epoch + 1} epochs")
 
 
-def test_the_files(finished: Finished, dataset: Path) -> None:
+@pytest.mark.usefixtures("unfinished")
+def test_the_files(dataset: Path, tmp_path: Path) -> None:
+    """But for the pictures."""
+    finished = call(dataset, tmp_path, *WORDS)
     folder = finished.folder
     left = {path.name for path in folder.iterdir()}
     assert left == {
         ".lock", "args.json", "environment.json", "metrics.csv", "timing.csv", "best.pth",
         "epoch_0.pth", "epoch_2.pth", "epoch_4.pth", "checkpoint_8.pt", "checkpoint_10.pt",
-        "curve.png", "strip_picture0.png", "strip_picture1.png", "strip_picture2.png",
     }  # fmt: skip
     best = torch.load(folder / "best.pth", weights_only=True)
     third, last = (torch.load(folder / f"epoch_{i}.pth", weights_only=True) for i in (2, 4))
@@ -165,9 +171,6 @@ def test_the_files(finished: Finished, dataset: Path) -> None:
         "processes": 1,
         "total_steps": 10,
     }
-
-
-def test_the_rows(finished: Finished) -> None:
     rows = finished.rows
     assert [row["step"] for row in rows] == ["2", "4", "6", "8", "10"]
     assert all(float(row["lr"]) == 1e-3 for row in rows)
@@ -190,32 +193,24 @@ def signal_at(step: int, number: int) -> Callable:
 STEP = train.training_step
 
 
-@pytest.fixture
-def unfinished(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs that draw no pictures, which takes longer than the training."""
-    monkeypatch.setattr(
-        "training.results.Results.finish", lambda results, evaluator: results._wait()
-    )
-
-
 @pytest.mark.usefixtures("unfinished")
 @pytest.mark.parametrize(("step", "number"), [(3, signal.SIGTERM), (4, signal.SIGINT)])
 def test_a_run_that_is_stopped_goes_on_as_if_nothing_had_been(
-    finished: Finished, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    step: int, number: int,
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, number: int
 ) -> None:  # fmt: skip
     """Within an epoch, and in its last step: then its PSNR is measured before."""
+    finished, out = call(dataset, tmp_path / "whole", *WORDS), tmp_path / "out"
     monkeypatch.setattr(train, "training_step", signal_at(step, number))
-    stopped = call(dataset, tmp_path, *WORDS, status=128 + number)
+    stopped = call(dataset, out, *WORDS, status=128 + number)
     name = signal.Signals(number).name
     assert stopped.errors == (
         f"{name} at step {step}: the state is saved; go on with the same command and --resume\n"
     )
     assert "best epoch" not in stopped.output
-    assert checkpoint.load_newest(tmp_path / "x3")[1]["training"]["step"] == step
+    assert checkpoint.load_newest(out / "x3")[1]["training"]["step"] == step
     monkeypatch.setattr(train, "training_step", STEP)
-    resumed = call(dataset, tmp_path, *WORDS, "--resume")
-    assert resumed.errors.startswith(f"resuming from {tmp_path}/x3/checkpoint_{step}.pt\n")
+    resumed = call(dataset, out, *WORDS, "--resume")
+    assert resumed.errors.startswith(f"resuming from {out}/x3/checkpoint_{step}.pt\n")
     assert "earlier results" not in resumed.output
     assert resumed.rows == finished.rows
     best, expected = (
