@@ -1,5 +1,6 @@
 """A ModelArts job in this process, around a stand-in for the script that it starts."""
 
+import io
 import os
 import re
 import shutil
@@ -133,6 +134,14 @@ def test_a_job_in_folders(
         ),
         "",
     )
+
+
+def test_a_line_for_the_jobs_log_comes_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before what the script prints, though the log is a file."""
+    log = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(log))
+    modelarts.say("what", "a\nb")
+    assert log.getvalue() == b"[CANN-Modelzoo] what: a\\nb\n"
 
 
 def test_what_the_user_sets_goes_before(
