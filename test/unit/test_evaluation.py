@@ -103,8 +103,13 @@ class Noting(Autocast):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("half", [False, True])
 def test_half_precision_where_training_has_it_and_it_is_asked_for(
-    eval_set: EvalDataset, dtype: torch.dtype, half: bool
+    eval_set: EvalDataset, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, half: bool
 ) -> None:
+    """Said to autocast in so many words, as its own choice is another one on a GPU."""
+    asked, autocast = [], torch.autocast
+    monkeypatch.setattr(
+        torch, "autocast", lambda *words, **more: (asked.append(more), autocast(*words, **more))[1]
+    )
     precision = Noting(CPU, dtype, 32.0)
     evaluator = Evaluator(eval_set, [], World(CPU), precision, half=half)
     seen = []
@@ -112,6 +117,9 @@ def test_half_precision_where_training_has_it_and_it_is_asked_for(
     evaluator.psnr(network().state_dict(), evaluator.pairs)
     assert set(seen) == {dtype if half else torch.float32}
     assert precision.inside == 1
+    used = dtype if half and dtype == torch.bfloat16 else None
+    ours = [more for more in asked if "dtype" in more]  # torch has some inside
+    assert ours == [{"dtype": used, "enabled": used is not None}]
     assert Evaluator(eval_set, [], World(CPU), precision).half is None
 
 
@@ -121,6 +129,18 @@ def test_the_network_that_is_evaluated_is_not_trained(eval_set: EvalDataset) -> 
     assert isinstance(evaluator.model.conv3, ColumnsAsChannels)
     assert not evaluator.model.training
     assert not any(weight.requires_grad for weight in evaluator.model.parameters())
+
+
+class Moved:
+    """What a picture becomes on a device."""
+
+    def to(self, device: torch.device) -> tuple[str, torch.device]:
+        return "moved", device
+
+
+def test_pictures_lie_where_training_runs(eval_set: EvalDataset) -> None:
+    evaluator = Evaluator(eval_set, [(Moved(), Moved())], World(CPU), Precision())
+    assert evaluator.held_out == [(("moved", CPU), ("moved", CPU))]
 
 
 @pytest.mark.parametrize(

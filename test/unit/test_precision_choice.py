@@ -264,3 +264,11 @@ def test_a_trial_trains_the_network_and_leaves_the_run_alone(
     assert seen == 2 * [(name, True)]
     assert 0 < probe.seconds < float("inf")
     assert probe.precision is not precision
+
+
+def test_a_trial_is_made_where_training_runs() -> None:
+    """On a device without numbers here."""
+    device = torch.device("meta")
+    probe = precision_choice._Probe(device, Precision(device), training_step)
+    assert probe.x.is_meta
+    assert all(weight.is_meta for weight in probe.model.parameters())

@@ -198,11 +198,16 @@ def test_what_a_finished_run_says_and_draws(
     made = Results(folder, {})
     add_epoch(made, state, 0)
     made._wait()
-    save_weights(folder / "best.pth", network())
+    best = network()
+    with torch.no_grad():
+        best.conv3.weight *= 4  # beyond both ends of the range
+        best.conv3.bias -= 1
+    save_weights(folder / "best.pth", best)
     drawn, titles = [], []
 
     def strip(path: Path, name: str, *pictures: object, psnrs: tuple[float, float]) -> None:
         drawn.append((name, *(picture.shape for picture in pictures), psnrs))
+        assert (pictures[1].min(), pictures[1].max()) == (0, 255)
         save_strip(path, name, *pictures, psnrs=psnrs)
 
     monkeypatch.setattr(results, "save_strip", strip)

@@ -15,7 +15,8 @@ from torch import nn
 from torch.nn.functional import mse_loss
 
 from datasets import EvalDataset, Pair
-from model import SRCNN
+from inference.last_layer import ColumnsAsChannels
+from model import SRCNN, identity_init
 from runtime.distributed import World
 from runtime.errors import RunError
 from train import train, train_epoch, training_step
@@ -202,6 +203,49 @@ def test_the_mean_loss_leaves_skipped_steps_out_and_begins_anew() -> None:
     assert batches.seen == [(epoch, step) for epoch in (0, 1) for step in range(STEPS)]
 
 
+def test_numbers_of_no_use_end_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights, too, and what overflows unseen on a card that saturates."""
+    state = new_state(replace(FAST, ema_share=0.5), epochs=4)
+    assert math.isnan(state.mean_loss())
+    with torch.no_grad():
+        state.ema.module.conv2.weight[3, 2, 1, 0] = math.inf
+    state.step = 7
+    with pytest.raises(RunError, match=r"^weights are not finite at step 7; the ch"):
+        state.mean_loss()
+    monkeypatch.setattr("training.state.overflowed", lambda device: device == CPU)
+    with pytest.raises(RunError, match=r"^numbers overflowed, which this card hides, at step 7; "):
+        state.mean_loss()
+    state.ema = None
+    state.precision.notices_overflow = True
+    assert math.isnan(state.mean_loss())
+
+
+@pytest.mark.parametrize("plain", [False, True])
+@pytest.mark.parametrize("recipe", [REFERENCE, FAST], ids=lambda r: r.name)
+def test_the_first_weights_of_a_recipe(recipe: Recipe, plain: bool) -> None:
+    """In the layout of the device; in the form that trains best on it unless plain."""
+    torch.manual_seed(3)
+    model = new_model(recipe, Precision(), plain)
+    torch.manual_seed(3)
+    expected = SRCNN()
+    if recipe is FAST:
+        identity_init(expected)
+    for name, weight in expected.state_dict().items():
+        assert torch.equal(model.state_dict()[name], weight)
+    assert model.conv2.weight.is_contiguous(memory_format=torch.channels_last)
+    assert isinstance(model.conv3, ColumnsAsChannels) != plain
+
+
+def test_the_losses_are_summed_where_training_runs() -> None:
+    """One a process, on a device without numbers here."""
+    model = SRCNN()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    world = World(torch.device("meta"))
+    state = TrainingState(model, optimizer, REFERENCE, world, Precision(), 1)
+    assert state.loss_sums.is_meta
+    assert state.loss_sums.shape == (1,)
+
+
 def test_the_best_epoch_is_that_of_the_score_and_a_tie_goes_to_the_first() -> None:
     def scores(held_out: bool) -> list[tuple[int, float]]:
         state, best = new_state(REFERENCE, 4), []
@@ -303,7 +347,7 @@ def test_times_rates_and_losses_of_the_epochs(
 ) -> None:  # fmt: skip
     """The warm-up and the profile are those of the first epoch, which is a long one here."""
     clock, losses, profiler = Clock(), [], Profiler()
-    seconds = iter([10.0, 1, 1, 1, 1, 0.25, 0.5, 1, 1, 1, 1, 1, 1, 1.5])
+    seconds = iter([10.0, 1, 1, 1, 1, 0.25, 0.5004, 1, 1, 1, 1, 1, 1, 1.5])
 
     def loss_function(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         clock.now += next(seconds)
@@ -325,7 +369,7 @@ def test_times_rates_and_losses_of_the_epochs(
     tables = [list(csv.DictReader((tmp_path / "x3" / name).open()))
               for name in ("metrics.csv", "timing.csv")]  # fmt: skip
     assert [list(row.values()) for row in tables[1]] == [
-        ["0", "14.75", "0.375", "5.33"],
+        ["0", "14.75", "0.3752", "5.33"],
         ["1", "7.5", "1.071429", "1.87"],
     ]
     for epoch, row in enumerate(tables[0]):
@@ -338,7 +382,7 @@ def test_times_rates_and_losses_of_the_epochs(
     assert profiler.watched == [7]
     output = capsys.readouterr().out
     assert output.count("first 5 steps: 14.000000 s") == output.count("first 5 steps") == 1
-    assert "each_step_time=0.375000\n" in output
+    assert "each_step_time=0.375200\n" in output
 
 
 @pytest.mark.parametrize("step", [2, 3])
