@@ -170,6 +170,12 @@ def test_what_cannot_be_exported(words: list[str], capsys: pytest.CaptureFixture
     assert export.parse_args(["--size", "4096", "4096", "--opset=18"]).size == [4096, 4096]
 
 
+def test_help_says_that_the_height_comes_first(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        export.parse_args(["--help"])
+    assert "--size H W " in capsys.readouterr().out
+
+
 def test_main_takes_its_words_and_says_what_it_wrote(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
