@@ -246,6 +246,33 @@ def test_the_losses_are_summed_where_training_runs() -> None:
     assert state.loss_sums.shape == (1,)
 
 
+class Two(World):
+    """Two processes, of which the other one's losses add up to 5."""
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        return model
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        values[1 - self.rank] += 5
+        return values
+
+
+def test_the_state_of_one_process_holds_the_losses_of_all() -> None:
+    def of(rank: int) -> TrainingState:
+        model = SRCNN()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        return TrainingState(model, optimizer, REFERENCE, Two(CPU, rank, 2), Precision(), 6)
+
+    first, second = of(0), of(1)
+    first.advance(torch.tensor(2.0), stepped=True)
+    first.gather_losses()
+    saved = first.state_dict()
+    for state, loss in ((of(0), 2), (second, 5)):
+        state.load_state_dict(saved)
+        assert (state.step, state.loss_sum.item(), state.loss_count) == (1, loss, 1)
+        assert state.loss_sums[state.world.rank] == loss
+
+
 def test_the_best_epoch_is_that_of_the_score_and_a_tie_goes_to_the_first() -> None:
     def scores(held_out: bool) -> list[tuple[int, float]]:
         state, best = new_state(REFERENCE, 4), []
