@@ -89,7 +89,7 @@ def test_a_step_takes_low_resolution_in_and_compares_with_the_original() -> None
 
 
 class Watched(Precision):
-    """Computes in bfloat16; notes which optimizer each part of a step is given."""
+    """Computes in bfloat16; notes which optimizer it is given."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -105,6 +105,12 @@ class Watched(Precision):
     def _step(self, optimizer: torch.optim.Optimizer) -> bool:
         self.given.append(optimizer)
         return False
+
+    def master_params(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer
+    ) -> dict[str, torch.Tensor]:
+        self.given.append(optimizer)
+        return super().master_params(model, optimizer)
 
 
 def test_a_step_computes_the_loss_in_fp32_and_says_that_it_was_skipped() -> None:
@@ -244,6 +250,14 @@ def test_the_losses_are_summed_where_training_runs() -> None:
     state = TrainingState(model, optimizer, REFERENCE, world, Precision(), 1)
     assert state.loss_sums.is_meta
     assert state.loss_sums.shape == (1,)
+
+
+def test_the_weights_are_asked_of_the_optimizer_that_has_them() -> None:
+    """Apex keeps those in fp32 there."""
+    precision = Watched()
+    state = new_state(REFERENCE, 1, precision)
+    assert list(state.weights()) == list(SRCNN().state_dict())
+    assert precision.given == [state.optimizer]
 
 
 class Two(World):
