@@ -159,7 +159,10 @@ def test_what_is_not_asked_for() -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [["--opset=8"], ["--opset=19"], ["--scale=0"], ["--size", "4096", "4097"], ["--size=9"]],
+    [
+        *(["--opset=8"], ["--opset=19"], ["--scale=0"], ["--size=9"]),
+        *(["--size", "4096", "4097"], ["--size", "4097", "4096"]),
+    ],
 )
 def test_what_cannot_be_exported(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:

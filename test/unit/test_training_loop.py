@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -439,6 +440,16 @@ def test_a_loss_that_is_not_finite_is_looked_for_now_and_then(
 
     with pytest.raises(RunError, match=f"the loss is nan at step {step}; .* lower --lr"):
         train(state, Noise(), loss_function, None)
+
+
+def test_the_lines_of_an_epoch_come_as_it_ends(
+    evaluator: Evaluator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though the log is a file."""
+    log = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(log))
+    train(new_state(REFERENCE, epochs=1), Noise(), mse_loss, evaluator)
+    assert re.fullmatch(rb"epoch0 : loss=.*\neval psnr: [\d.]+\n", log.getvalue())
 
 
 class Terminal(io.StringIO):
