@@ -262,6 +262,11 @@ def train_epoch(
     timer = StepTimer(state.world.synchronize, steps if warm_up else 0)
     hidden = None if state.world.is_main else True  # None: tqdm shows on a terminal only
     for low, high in tqdm(pairs, f"epoch {epoch}", steps, leave=False, disable=hidden):
+        signum = stop.agreed(state.world, state.step)
+        if signum:  # here, as an epoch whose last step is taken has yet to be evaluated
+            state.mean_loss()  # what is saved must be worth going on from
+            state.gather_losses()
+            raise Interrupted(signum)
         state.set_learning_rates()
         loss, stepped = training_step(
             state.parallel_model,
@@ -275,11 +280,6 @@ def train_epoch(
         timer.tick()
         if state.step % LOOK_AT_LOSS_EVERY == 0:
             state.mean_loss()  # ends the run when it is not finite
-        signum = stop.agreed(state.world, state.step)
-        if signum:
-            state.mean_loss()  # what is saved must be worth going on from
-            state.gather_losses()
-            raise Interrupted(signum)
     return timer.stop()
 
 

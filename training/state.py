@@ -75,7 +75,7 @@ class TrainingState:
             self.ema = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn())
         self.loss_sums = torch.zeros(world.size, device=world.device)  # one a process
         self.loss_sum, self.loss_count = self.loss_sums[world.rank], 0
-        self.best: dict[str, Any] = {"epoch": -1, "score": -math.inf, "psnr": -math.inf}
+        self.best: dict[str, Any] = {"score": -math.inf}  # before the first epoch
 
     @property
     def description(self) -> str:

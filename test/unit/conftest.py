@@ -1,6 +1,8 @@
 """What the tests share."""
 
+import dis
 import inspect
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TESTS = str(ROOT / "test")
 STARTERS = (subprocess, Chrome)
 PUBLIC = {"t91", "set5"}
+NOTED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -42,9 +45,10 @@ def starts_process(thing: object, seen: dict) -> bool:
     if thing not in seen:
         seen[thing] = False  # for what calls itself
         used = set(names(thing.__code__))
-        places = [thing.__globals__]
-        places += [vars(each) for name in used if is_helper(each := thing.__globals__.get(name))]
-        found = (place[name] for place in places for name in used & place.keys())
+        here = {name: thing.__globals__.get(name) for name, attribute in used if not attribute}
+        found = list(here.values())
+        for place in filter(is_helper, here.values()):
+            found += [vars(place).get(name) for name, attribute in used if attribute]
         seen[thing] = any(starts_process(each, seen) for each in found)
     return seen[thing]
 
@@ -55,9 +59,10 @@ def is_helper(thing: object) -> bool:
     return (file or "").startswith(TESTS)
 
 
-def names(code: CodeType) -> Iterator[str]:
-    """Yield the names that code looks up, in functions inside it, too."""
-    yield from code.co_names
+def names(code: CodeType) -> Iterator[tuple[str, bool]]:
+    """Yield the names that code looks up, in functions inside it, too, and which are attributes."""
+    used = {step.argval for step in dis.get_instructions(code) if step.opname == "LOAD_GLOBAL"}
+    yield from ((name, name not in used) for name in code.co_names)
     for inner in code.co_consts:
         if isinstance(inner, CodeType):
             yield from names(inner)
@@ -85,6 +90,16 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights that change a picture visibly."""
     return save_weights(tmp_path_factory.mktemp("weights") / "w.pth")
+
+
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    """The process's handlers of the signals that a training run notes, put back afterwards."""
+    before = {signum: signal.getsignal(signum) for signum in NOTED}
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    for signum, handler in before.items():
+        signal.signal(signum, handler)
 
 
 @pytest.fixture

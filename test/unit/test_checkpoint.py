@@ -28,6 +28,17 @@ def test_what_is_saved_comes_back_and_the_newest_two_are_kept(tmp_path: Path) ->
     assert torch.equal(loaded["training"]["w"], torch.full((3,), 100.0))
 
 
+def test_an_old_one_that_someone_else_removes_is_not_missed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "checkpoint_1.pt"
+    newest_first = checkpoint._newest_first
+    monkeypatch.setattr(checkpoint, "_newest_first", lambda folder: [*newest_first(folder), gone])
+    for step in (2, 3):
+        checkpoint.save(tmp_path, step, checkpoint.pack(state(step)))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint_2.pt", "checkpoint_3.pt"]
+
+
 def test_a_checkpoint_is_one_plain_file_of_torch(tmp_path: Path) -> None:
     path = checkpoint.save(tmp_path, 1, checkpoint.pack(state(1, w=torch.ones(3))))
     loaded = torch.load(path, weights_only=True)

@@ -88,7 +88,8 @@ def test_fixed_size_precision_and_opset(arguments, tmp_path: Path, fp16: bool, o
 def test_other_shapes_of_the_network(arguments, tmp_path: Path) -> None:
     options = {"kernel_sizes": (9, 1, 5), "channels": (16, 8), "num_channels": 3}
     path = arguments(
-        "--weights", save_weights(tmp_path / "w.pth", network(**options)), "--scale", 2
+        *("--weights", save_weights(tmp_path / "w.pth", network(**options))),
+        *("--scale", 2, "--size", 20, 30),
     )
     export.main()
     x = picture(20, 30, channels=3)
@@ -103,7 +104,7 @@ def test_published_weights_load(arguments, tmp_path: Path) -> None:
         state[f"{name}.weight"] = torch.full(shape, 0.001)
         state[f"{name}.bias"] = torch.zeros(shape[0])
     torch.save(state, tmp_path / "srcnn_x3.pth")
-    path = arguments("--weights", tmp_path / "srcnn_x3.pth")
+    path = arguments("--weights", tmp_path / "srcnn_x3.pth", "--size", 41, 41)
     export.main()
     middle = output(path, np.ones((1, 1, 41, 41), np.float32))[0, 0, 20, 20]
     assert middle == pytest.approx(0.081 * 64 * 0.025 * 32 * 0.025, rel=1e-5)
@@ -158,13 +159,24 @@ def test_what_is_not_asked_for() -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [["--opset=8"], ["--opset=19"], ["--scale=0"], ["--size", "4096", "4097"], ["--size=9"]],
+    [
+        *(["--opset=8"], ["--opset=19"], ["--scale=0"], ["--size=9"]),
+        *(["--size", "4096", "4097"], ["--size", "4097", "4096"]),
+    ],
 )
-def test_what_cannot_be_exported(words: list[str]) -> None:
+def test_what_cannot_be_exported(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         export.parse_args(words)
     assert end.value.code == 2
+    (*_, line) = capsys.readouterr().err.splitlines()
+    assert f"error: {'argument ' * ('4097' not in words)}{words[0].partition('=')[0]}: " in line
     assert export.parse_args(["--size", "4096", "4096", "--opset=18"]).size == [4096, 4096]
+
+
+def test_help_says_that_the_height_comes_first(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        export.parse_args(["--help"])
+    assert "--size H W " in capsys.readouterr().out
 
 
 def test_main_takes_its_words_and_says_what_it_wrote(
@@ -191,3 +203,5 @@ def test_photographs_are_enlarged_from_the_size_that_is_asked_for() -> None:
         assert (luminance[0] == luminance[0, 0]).all(), "one pixel wide before"
         assert 0 <= luminance.min() <= luminance.max() <= 1
     assert any((luminance[0] != luminance[-1]).any() for luminance in pictures), "two pixels high"
+    _, luminance = next(export.photographs(40, [30, 80]))
+    assert (luminance[:, 0] == luminance[0, 0]).all(), "one pixel high before"

@@ -1,7 +1,9 @@
 """Optimizers and precision on a CPU: groups, Muon's views, the probe, the recipe's rates."""
 
+import sys
 from copy import deepcopy
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -34,9 +36,46 @@ def test_the_third_layer_learns_at_a_tenth_in_two_groups() -> None:
 
 
 def test_one_rate_takes_one_group() -> None:
-    recipe = replace(REFERENCE, last_layer_factor=1.0, optimizer="sgd")
-    (group,) = build_optimizer(recipe, SRCNN(), CPU, apex=False).param_groups
+    recipe, model = replace(REFERENCE, last_layer_factor=1.0, optimizer="sgd"), SRCNN()
+    (group,) = build_optimizer(recipe, model, CPU, apex=False).param_groups
     assert group["momentum"] == 0.9
+    assert [id(p) for p in group["params"]] == [id(p) for p in model.parameters()]
+
+
+@pytest.mark.parametrize("apex", [False, True])
+@pytest.mark.parametrize(
+    ("name", "fused", "options"),
+    [
+        ("adam", "NpuFusedAdam", {}),
+        ("sgd", "NpuFusedSGD", {"momentum": 0.9}),
+        ("adadelta", "NpuFusedAdadelta", {}),
+        ("lamb", "NpuFusedLamb", {}),
+    ],
+)
+def test_an_npu_has_fused_ones(
+    monkeypatch: pytest.MonkeyPatch, apex: bool, name: str, fused: str, options: dict
+) -> None:
+    """Apex's with apex, which has them all; torch_npu's without."""
+
+    def made(groups: list[dict], **more: object) -> tuple:
+        return [group.get("lr") for group in groups], more
+
+    other, module = ("torch_npu.optim", "apex.optimizers")[:: 1 if apex else -1]
+    monkeypatch.setitem(sys.modules, other, SimpleNamespace())
+    full = SimpleNamespace(__name__=module, **{fused: made})
+    monkeypatch.setitem(sys.modules, module, full)
+    recipe, npu = replace(REFERENCE, optimizer=name), SimpleNamespace(type="npu")
+    assert build_optimizer(recipe, SRCNN(), npu, apex) == ([None, 1e-5], {"lr": 1e-4, **options})
+    monkeypatch.delattr(full, fused)
+    with pytest.raises(UserError, match=f"--optimizer {name}: {module} has no {fused}"):
+        build_optimizer(recipe, SRCNN(), npu, apex)
+
+
+@pytest.mark.parametrize("name", ["Adam", "SGD", "Adadelta"])
+def test_other_devices_have_those_of_pytorch(name: str) -> None:
+    recipe = replace(REFERENCE, optimizer=name.lower())
+    optimizer = build_optimizer(recipe, SRCNN(), CPU, apex=False)
+    assert type(optimizer) is getattr(torch.optim, name)
 
 
 def test_lamb_needs_an_npu() -> None:
@@ -144,12 +183,26 @@ def test_muon_goes_on_from_its_state() -> None:
         assert torch.equal(one, other)
 
 
+def test_a_state_of_other_layers_is_refused() -> None:
+    state = MuonAdam(SRCNN(), lr=1e-3, muon_lr=1e-2, layers=["conv1"]).state_dict()
+    with pytest.raises(ValueError, match="shorter"):
+        MuonAdam(SRCNN(), lr=1e-3, muon_lr=1e-2).load_state_dict(state)
+
+
 def test_the_fast_recipes_rate_warms_up_and_goes_to_zero() -> None:
     factors = [FAST.lr_factor(step, 1000) for step in range(1000)]
     assert factors[0] == pytest.approx(0.01)
     assert max(factors) == pytest.approx(0.976, abs=0.001)
     assert factors[-1] < 1e-5
     assert REFERENCE.lr_factor(500, 1000) == 1.0
+
+
+def test_the_moving_average_looks_back_over_a_share_of_the_run() -> None:
+    """A fiftieth, here 20 steps, once so many are done; over one step there is no average."""
+    decays = [FAST.ema_decay(step, 1000) for step in (0, 8, 80, 169, 172, 999)]
+    assert decays == pytest.approx([0.1, 0.5, 0.9, 170 / 179, 0.95, 0.95])
+    assert FAST.ema_decay(99, 75) == pytest.approx(1 / 3)
+    assert FAST.ema_decay(99, 50) == REFERENCE.ema_decay(99, 1000) == 0
 
 
 def test_auto_takes_the_fastest_and_leaves_the_random_numbers_alone() -> None:

@@ -11,15 +11,7 @@ import pytest
 from training.stopping import LOOK_EVERY, Interrupted, StopRequest
 
 NOTED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-
-
-@pytest.fixture(autouse=True)
-def handlers() -> Iterator[None]:
-    before = {signum: signal.getsignal(signum) for signum in NOTED}
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    yield
-    for signum, handler in before.items():
-        signal.signal(signum, handler)
+pytestmark = pytest.mark.usefixtures("handlers")
 
 
 class Ranks:

@@ -1,7 +1,9 @@
 """The loop of train.py in this process: what a step, an epoch and a whole run do, by hand."""
 
 import csv
+import io
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +16,8 @@ from torch import nn
 from torch.nn.functional import mse_loss
 
 from datasets import EvalDataset, Pair
-from model import SRCNN
+from inference.last_layer import ColumnsAsChannels
+from model import SRCNN, identity_init
 from runtime.distributed import World
 from runtime.errors import RunError
 from train import train, train_epoch, training_step
@@ -36,12 +39,12 @@ STEPS = 3  # of an epoch
 class Noise(Batches):
     """Batches that differ from step to step and whose low and high resolution differ."""
 
-    def __init__(self) -> None:
-        super().__init__(BatchPlan(2, seed=5), STEPS)
+    def __init__(self, steps: int = STEPS) -> None:
+        super().__init__(BatchPlan(2, seed=5), steps)
         self.seen: list[tuple[int, int]] = []
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Pair]:
-        for step in range(start, STEPS):
+        for step in range(start, self.steps_per_epoch):
             self.seen.append((epoch, step))
             generator = torch.Generator().manual_seed(100 * epoch + step)
             high = torch.rand(2, 1, 12, 9, generator=generator)
@@ -84,6 +87,45 @@ def test_a_step_takes_low_resolution_in_and_compares_with_the_original() -> None
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
     for after, before in zip(model.parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(after.detach(), before.detach() - 0.1 * before.grad)
+
+
+class Watched(Precision):
+    """Computes in bfloat16; notes which optimizer it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.given: list[torch.optim.Optimizer] = []
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast("cpu", dtype=torch.bfloat16)
+
+    def backward(self, loss: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
+        self.given.append(optimizer)
+        super().backward(loss, optimizer)
+
+    def _step(self, optimizer: torch.optim.Optimizer) -> bool:
+        self.given.append(optimizer)
+        return False
+
+    def master_params(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer
+    ) -> dict[str, torch.Tensor]:
+        self.given.append(optimizer)
+        return super().master_params(model, optimizer)
+
+
+def test_a_step_computes_the_loss_in_fp32_and_says_that_it_was_skipped() -> None:
+    types, model, precision = [], SRCNN(), Watched()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def noting(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        types.extend((output.dtype, target.dtype))
+        return mse_loss(output, target)
+
+    loss, stepped = training_step(model, optimizer, precision, noting, *next(Noise().epoch(0)))
+    assert (loss.dtype, stepped) == (torch.float32, False)
+    assert types == [torch.float32, torch.float32]
+    assert precision.given == [optimizer, optimizer]
 
 
 @pytest.mark.parametrize("processes", [1, 4])
@@ -168,6 +210,84 @@ def test_the_mean_loss_leaves_skipped_steps_out_and_begins_anew() -> None:
     assert batches.seen == [(epoch, step) for epoch in (0, 1) for step in range(STEPS)]
 
 
+def test_numbers_of_no_use_end_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights, too, and what overflows unseen on a card that saturates."""
+    state = new_state(replace(FAST, ema_share=0.5), epochs=4)
+    assert math.isnan(state.mean_loss())
+    with torch.no_grad():
+        state.ema.module.conv2.weight[3, 2, 1, 0] = math.inf
+    state.step = 7
+    with pytest.raises(RunError, match=r"^weights are not finite at step 7; the ch"):
+        state.mean_loss()
+    monkeypatch.setattr("training.state.overflowed", lambda device: device == CPU)
+    with pytest.raises(RunError, match=r"^numbers overflowed, which this card hides, at step 7; "):
+        state.mean_loss()
+    state.ema = None
+    state.precision.notices_overflow = True
+    assert math.isnan(state.mean_loss())
+
+
+@pytest.mark.parametrize("plain", [False, True])
+@pytest.mark.parametrize("recipe", [REFERENCE, FAST], ids=lambda r: r.name)
+def test_the_first_weights_of_a_recipe(recipe: Recipe, plain: bool) -> None:
+    """In the layout of the device; in the form that trains best on it unless plain."""
+    torch.manual_seed(3)
+    model = new_model(recipe, Precision(), plain)
+    torch.manual_seed(3)
+    expected = SRCNN()
+    if recipe is FAST:
+        identity_init(expected)
+    for name, weight in expected.state_dict().items():
+        assert torch.equal(model.state_dict()[name], weight)
+    assert model.conv2.weight.is_contiguous(memory_format=torch.channels_last)
+    assert isinstance(model.conv3, ColumnsAsChannels) != plain
+
+
+def test_the_losses_are_summed_where_training_runs() -> None:
+    """One a process, on a device without numbers here."""
+    model = SRCNN()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    world = World(torch.device("meta"))
+    state = TrainingState(model, optimizer, REFERENCE, world, Precision(), 1)
+    assert state.loss_sums.is_meta
+    assert state.loss_sums.shape == (1,)
+
+
+def test_the_weights_are_asked_of_the_optimizer_that_has_them() -> None:
+    """Apex keeps those in fp32 there."""
+    precision = Watched()
+    state = new_state(REFERENCE, 1, precision)
+    assert list(state.weights()) == list(SRCNN().state_dict())
+    assert precision.given == [state.optimizer]
+
+
+class Two(World):
+    """Two processes, of which the other one's losses add up to 5."""
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        return model
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        values[1 - self.rank] += 5
+        return values
+
+
+def test_the_state_of_one_process_holds_the_losses_of_all() -> None:
+    def of(rank: int) -> TrainingState:
+        model = SRCNN()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        return TrainingState(model, optimizer, REFERENCE, Two(CPU, rank, 2), Precision(), 6)
+
+    first, second = of(0), of(1)
+    first.advance(torch.tensor(2.0), stepped=True)
+    first.gather_losses()
+    saved = first.state_dict()
+    for state, loss in ((of(0), 2), (second, 5)):
+        state.load_state_dict(saved)
+        assert (state.step, state.loss_sum.item(), state.loss_count) == (1, loss, 1)
+        assert state.loss_sums[state.world.rank] == loss
+
+
 def test_the_best_epoch_is_that_of_the_score_and_a_tie_goes_to_the_first() -> None:
     def scores(held_out: bool) -> list[tuple[int, float]]:
         state, best = new_state(REFERENCE, 4), []
@@ -235,7 +355,7 @@ def test_what_a_run_records(
     state, folder = new_state(REFERENCE, epochs=4), tmp_path / "x3"
     results = Results(folder, {"seed": 1}, save_every=2)
     train(state, Noise(), mse_loss, evaluator, results)
-    results.finish(evaluator)
+    results._wait()
     names = sorted(path.name for path in folder.glob("*.pth"))
     assert names == ["best.pth", "epoch_0.pth", "epoch_2.pth", "epoch_3.pth"]
     lines = capsys.readouterr().out.splitlines()
@@ -250,6 +370,108 @@ def test_what_a_run_records(
         assert lines[place + 1] == f"eval psnr: {float(row['psnr']):.2f}"
     weights = torch.load(folder / f"epoch_{3}.pth", weights_only=True)
     assert all(torch.equal(weights[name], w) for name, w in state.master_params().items())
+
+
+class Profiler:
+    """Notes what it is given to watch."""
+
+    def __init__(self) -> None:
+        self.watched: list[int] = []
+
+    def watch(self, pairs: Iterator[Pair], steps: int) -> Iterator[Pair]:
+        self.watched.append(steps)
+        return pairs
+
+
+def test_times_rates_and_losses_of_the_epochs(
+    evaluator: Evaluator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:  # fmt: skip
+    """The warm-up and the profile are those of the first epoch, which is a long one here."""
+    clock, losses, profiler = Clock(), [], Profiler()
+    seconds = iter([10.0, 1, 1, 1, 1, 0.25, 0.5004, 1, 1, 1, 1, 1, 1, 1.5])
+
+    def loss_function(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        clock.now += next(seconds)
+        losses.append(mse_loss(output, target))
+        return losses[-1]
+
+    monkeypatch.setattr(
+        "train.StepTimer", lambda synchronize, warm_up: StepTimer(synchronize, warm_up, clock)
+    )
+    wanted = dict.fromkeys(("num_epochs", "batch_size", "lr", "optimizer")) | {"lr": 2e-3}
+    recipe = apply_overrides(replace(FAST, warmup_steps=4, ema_share=0.5), wanted, 1, True)
+    torch.manual_seed(1)
+    model = new_model(recipe, Precision())
+    optimizer = build_optimizer(recipe, model, CPU, apex=False)
+    state = TrainingState(model, optimizer, recipe, World(CPU), Precision(), 14)
+    results = Results(tmp_path / "x3", {})
+    train(state, Noise(7), loss_function, evaluator, results, profiler)
+    results._wait()
+    tables = [list(csv.DictReader((tmp_path / "x3" / name).open()))
+              for name in ("metrics.csv", "timing.csv")]  # fmt: skip
+    assert [list(row.values()) for row in tables[1]] == [
+        ["0", "14.75", "0.3752", "5.33"],
+        ["1", "7.5", "1.071429", "1.87"],
+    ]
+    for epoch, row in enumerate(tables[0]):
+        mean = sum(loss.item() for loss in losses[7 * epoch : 7 * epoch + 7]) / 7
+        assert float(row["loss"]) == pytest.approx(mean, rel=1e-5)
+        last = 7 * epoch + 6
+        schedule = (1 + math.cos(math.pi * last / 14)) / 2
+        assert float(row["lr"]) == pytest.approx(2e-3 * schedule)
+        assert len({row["psnr"], row["raw_psnr"], row["held_out_psnr"]}) == 3
+    assert profiler.watched == [7]
+    output = capsys.readouterr().out
+    assert output.count("first 5 steps: 14.000000 s") == output.count("first 5 steps") == 1
+    assert "each_step_time=0.375200\n" in output
+
+
+@pytest.mark.parametrize("step", [2, 3])
+def test_a_loss_that_is_not_finite_is_looked_for_now_and_then(
+    monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    """Here after every second step, and at the end of an epoch of three."""
+    monkeypatch.setattr("train.LOOK_AT_LOSS_EVERY", 2)
+    state = new_state(REFERENCE, epochs=2)
+
+    def loss_function(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return mse_loss(output, target) * (math.nan if state.step == step - 1 else 1)
+
+    with pytest.raises(RunError, match=f"the loss is nan at step {step}; .* lower --lr"):
+        train(state, Noise(), loss_function, None)
+
+
+def test_the_lines_of_an_epoch_come_as_it_ends(
+    evaluator: Evaluator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though the log is a file."""
+    log = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(log))
+    train(new_state(REFERENCE, epochs=1), Noise(), mse_loss, evaluator)
+    assert re.fullmatch(rb"epoch0 : loss=.*\neval psnr: [\d.]+\n", log.getvalue())
+
+
+class Terminal(io.StringIO):
+    """Standard error of someone who watches."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("stream", "rank"), [(Terminal, 0), (Terminal, 1), (io.StringIO, 0)])
+def test_progress_is_shown_by_one_process_on_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, stream: type[io.StringIO], rank: int
+) -> None:
+    """And leaves no line behind."""
+    shown = stream()
+    monkeypatch.setattr("sys.stderr", shown)
+    state = new_state(REFERENCE, epochs=2)
+    state.step, state.world = STEPS, World(CPU, rank)
+    train_epoch(state, Noise(), mse_loss, StopRequest())
+    text = shown.getvalue()
+    assert ("epoch 1:" in text and f"/{STEPS} " in text) == (stream is Terminal and rank == 0)
+    assert "\n" not in text
 
 
 class Clock:

@@ -1,0 +1,244 @@
+"""The folder of a run: who has it, what an earlier run left in it, what is written into it."""
+
+import errno
+import fcntl
+import os
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from dataset_files import blocks, save_images
+from samples import network, save_weights
+
+from datasets import EvalDataset
+from imaging.pictures import save_strip
+from inference.weights import load_weights
+from runtime.distributed import World
+from runtime.errors import RunError, UserError
+from training import checkpoint, results
+from training.evaluation import Evaluator
+from training.optimizers import build_optimizer
+from training.precision import Precision
+from training.recipes import REFERENCE
+from training.results import Results
+from training.state import TrainingState, new_model
+
+CPU = torch.device("cpu")
+
+
+def new_state(steps: int = 6) -> TrainingState:
+    torch.manual_seed(1)
+    model = new_model(REFERENCE, Precision())
+    optimizer = build_optimizer(REFERENCE, model, CPU, apex=False)
+    return TrainingState(model, optimizer, REFERENCE, World(CPU), Precision(), steps)
+
+
+def rows(epoch: int, step: int) -> tuple[dict, dict]:
+    metrics = {"epoch": epoch, "step": step, "lr": 1e-4, "loss": 0.5 / (epoch + 1),
+               "psnr": 20.0 + epoch, "raw_psnr": None, "held_out_psnr": None,
+               "skipped_steps": 0}  # fmt: skip
+    timing = {"epoch": epoch, "train_seconds": 1.5, "each_step_time": 0.5, "images_per_second": 4.0}
+    return metrics, timing
+
+
+def add_epoch(made: Results, state: TrainingState, epoch: int) -> None:
+    """Two steps, after which the biases tell which epoch it was."""
+    with torch.no_grad():
+        state.model.conv1.bias.fill_(float(epoch))
+    state.step += 2
+    metrics, timing = rows(epoch, state.step)
+    state.end_epoch(metrics)
+    made.add_epoch(state, metrics, timing)
+
+
+def epoch_of(path: Path) -> float:
+    return torch.load(path, weights_only=True)["conv1.bias"][0].item()
+
+
+def test_weights_and_checkpoints_are_those_of_their_epoch(tmp_path: Path) -> None:
+    """Though they are written while training goes on."""
+    folder, state = tmp_path / "new" / "x3", new_state(steps=8)
+    made = Results(folder, {"seed": 1}, save_every=2)
+    for epoch in range(4):
+        add_epoch(made, state, epoch)
+        with torch.no_grad():
+            state.model.conv1.bias.fill_(99.0)
+    made._wait()
+    names = ("best", "epoch_0", "epoch_2", "epoch_3")
+    assert sorted(path.stem for path in folder.glob("*.pth")) == sorted(names)
+    assert [epoch_of(folder / f"{name}.pth") for name in names] == [3, 0, 2, 3]
+    path, saved = checkpoint.load_newest(folder)
+    assert path.name == "checkpoint_8.pt"
+    assert saved["options"] == {"seed": 1}
+    assert saved["training"]["weights"]["conv1.bias"][0] == 3
+    assert [row["epoch"] for row in saved["recorder"]["metrics"]] == [0, 1, 2, 3]
+
+
+def test_a_worse_epoch_leaves_the_best_weights(tmp_path: Path) -> None:
+    """Of a run that goes on, too: its tables begin with the earlier rows."""
+    state = new_state()
+    made = Results(tmp_path, {}, save_every=9)
+    add_epoch(made, state, 2)
+    add_epoch(made, state, 1)
+    made._wait()
+    os.close(made.lock)
+    assert epoch_of(tmp_path / "best.pth") == 2
+    resumed = checkpoint.load_newest(tmp_path)[1]
+    other = new_state()
+    checkpoint.restore(resumed, {}, other)
+    made = Results(tmp_path, {}, save_every=9, resumed=resumed)
+    add_epoch(made, other, 0)
+    made._wait()
+    assert epoch_of(tmp_path / "best.pth") == 2
+    assert sorted(path.name for path in tmp_path.glob("epoch*")) == ["epoch_0.pth"], "the last"
+    for name in ("metrics.csv", "timing.csv"):
+        lines = (tmp_path / name).read_text().splitlines()
+        assert [line.split(",")[0] for line in lines] == ["epoch", "2", "1", "0"]
+    assert not list(tmp_path.parent.glob(f"{tmp_path.name}.*"))
+
+
+def test_what_could_not_be_written_is_told_with_the_next_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state, made = new_state(), Results(tmp_path / "x3", {})
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    add_epoch(made, state, 0)
+    with pytest.raises(RunError, match=r"cannot write .*: No space left on device"):
+        add_epoch(made, state, 1)
+    assert not list((tmp_path / "x3").glob("*.pt*"))
+
+
+def test_earlier_results_are_moved_aside_and_numbered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(results, "time", SimpleNamespace(strftime=lambda form: "20260102-030405"))
+    folder = tmp_path / "x3"
+    for number, name in enumerate(["best.pth", "checkpoint_1.pt"]):
+        folder.mkdir(exist_ok=True)
+        (folder / name).write_text(name)
+        made = Results(folder, {})
+        aside = tmp_path / f"x3.20260102-030405.{number}"
+        assert (aside / name).read_text() == name
+        assert capsys.readouterr().out == f"earlier results are now in {aside}\n"
+        assert [path.name for path in folder.iterdir()] == [".lock"]
+        made.save_checkpoint(new_state())
+        os.close(made.lock)
+        (folder / "checkpoint_0.pt").unlink()
+
+
+def test_the_stamp_of_what_is_moved_aside_tells_when(tmp_path: Path) -> None:
+    (tmp_path / "x3").mkdir()
+    (tmp_path / "x3/epoch_0.pth").touch()
+    Results(tmp_path / "x3", {})
+    (aside,) = tmp_path.glob("x3.*")
+    assert re.fullmatch(r"x3\.20\d{6}-\d{6}\.0", aside.name)
+
+
+def test_other_files_stay_and_what_a_killed_run_left_half_does_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("notes.txt", ".metrics.csv.77.tmp", ".hidden"):
+        (tmp_path / name).touch()
+    Results(tmp_path, {})
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".hidden", ".lock", "notes.txt"]
+    assert capsys.readouterr() == ("", "")
+
+
+def locked(reason: int):
+    def lockf(descriptor: int, operation: int) -> None:
+        assert operation == fcntl.LOCK_EX | fcntl.LOCK_NB
+        raise OSError(reason, os.strerror(reason))
+
+    return lockf
+
+
+@pytest.mark.parametrize("reason", [errno.EAGAIN, errno.EACCES])
+def test_a_folder_that_another_run_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: int
+) -> None:
+    (tmp_path / "best.pth").write_text("its own")
+    monkeypatch.setattr(fcntl, "lockf", locked(reason))
+    with pytest.raises(UserError, match=f"another run is writing to {tmp_path}; use another"):
+        Results(tmp_path, {})
+    assert (tmp_path / "best.pth").read_text() == "its own"
+
+
+def test_a_folder_that_cannot_be_locked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(fcntl, "lockf", locked(errno.ENOLCK))
+    made = Results(tmp_path, {})
+    assert capsys.readouterr().err.startswith(f"warning: {tmp_path} cannot be locked")
+    made.save_checkpoint(new_state())
+    assert checkpoint.load_newest(tmp_path)[0] == tmp_path / "checkpoint_0.pt"
+    assert (tmp_path / ".lock").stat().st_mode & 0o111 == 0, "no program"
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match=f"cannot write to {tmp_path}/file/x3: Not a directory"):
+        Results(tmp_path / "file/x3", {})
+
+
+def test_what_a_finished_run_says_and_draws(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By best.pth, image by image, next to the bicubic enlargements."""
+    rng = np.random.default_rng(3)
+    save_images(tmp_path / "Val_x3.h5", [blocks(rng, 20 + i, 31) for i in range(2)])
+    evaluator = Evaluator(EvalDataset(tmp_path / "Val_x3.h5"), [], World(CPU), Precision())
+    folder, state = tmp_path / "line\nbreak", new_state()
+    made = Results(folder, {})
+    add_epoch(made, state, 0)
+    made._wait()
+    best = network()
+    with torch.no_grad():
+        best.conv3.weight *= 4  # beyond both ends of the range
+        best.conv3.bias -= 1
+    save_weights(folder / "best.pth", best)
+    drawn, titles = [], []
+
+    def strip(path: Path, name: str, *pictures: object, psnrs: tuple[float, float]) -> None:
+        drawn.append((name, *(picture.shape for picture in pictures), psnrs))
+        assert (pictures[1].min(), pictures[1].max()) == (0, 255)
+        save_strip(path, name, *pictures, psnrs=psnrs)
+
+    monkeypatch.setattr(results, "save_strip", strip)
+    draw = made.recorder.draw_curves
+    monkeypatch.setattr(
+        made.recorder, "draw_curves", lambda *words: (titles.append(words), draw(*words))[1]
+    )
+    capsys.readouterr()
+    made.finish(evaluator)
+    model = load_weights(folder / "best.pth")
+    psnrs = []
+    for pair in evaluator.pairs:
+        lr, hr = pair
+        with torch.no_grad():
+            outputs = (lr, model(lr).clamp(0, 1))
+        psnrs.append([-10 * torch.log10((out - hr).square().mean()).item() for out in outputs])
+    means = [sum(column) / 2 for column in zip(*psnrs, strict=True)]
+    shown = str(folder).replace("\n", "\\n")
+    assert capsys.readouterr().out.splitlines() == [
+        "Val_x3, modelzoo protocol, PSNR in dB",
+        "image           bicubic    SRCNN",
+        *(f"picture{i}       {psnrs[i][0]:8.2f} {psnrs[i][1]:8.2f}" for i in range(2)),
+        f"mean            {means[0]:7.2f}  {means[1]:7.2f}",
+        f"weights: {shown}/best.pth",
+        f"curve: {shown}/curve.png",
+        f"pictures: {shown}/strip_*.png",
+    ]
+    assert sorted(path.name for path in folder.glob("*.png")) == [
+        "curve.png", "strip_picture0.png", "strip_picture1.png"
+    ]  # fmt: skip
+    for i, (name, *shapes, figures) in enumerate(drawn):
+        assert (name, shapes) == (f"picture{i}", 3 * [(20 + i, 31)])
+        assert figures == pytest.approx(psnrs[i], abs=1e-3)
+    assert titles == [(evaluator.bicubic_psnr, "Val_x3")]
