@@ -101,9 +101,9 @@ def read_environment() -> Launch:
     hosts = _hosts()
     machines = from_environment("MA_NUM_HOSTS") or len(hosts)
     cards = from_environment("MA_NUM_GPUS") or -(-size // machines)
-    os.environ.setdefault("MASTER_ADDR", hosts[0])
-    os.environ.setdefault("MASTER_PORT", "29500")
-    os.environ.setdefault("LOCAL_WORLD_SIZE", str(cards))
+    told = {"MASTER_ADDR": hosts[0], "MASTER_PORT": "29500", "LOCAL_WORLD_SIZE": str(cards)}
+    for name, value in told.items():
+        os.environ[name] = os.environ.get(name) or value
     return Launch(rank, size)
 
 

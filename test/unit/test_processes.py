@@ -198,6 +198,14 @@ def test_what_is_set_beforehand_stays(variables: pytest.MonkeyPatch) -> None:
     assert (os.environ["MASTER_PORT"], os.environ["LOCAL_WORLD_SIZE"]) == ("1234", "3")
 
 
+def test_what_is_set_to_nothing_is_not_set(variables: pytest.MonkeyPatch) -> None:
+    empty = dict.fromkeys(("MASTER_ADDR", "MASTER_PORT", "LOCAL_WORLD_SIZE"), "")
+    set_all(variables, RANK_SIZE="4", VC_WORKER_HOSTS="first,second", **empty)
+    assert read_environment() == Launch(0, 4)
+    assert master() == ("first", "29500")
+    assert os.environ["LOCAL_WORLD_SIZE"] == "2"
+
+
 def test_contradictions_are_errors(variables: pytest.MonkeyPatch, tmp_path: Path) -> None:
     set_all(variables, RANK_SIZE="2", RANK_ID="2")
     with pytest.raises(UserError, match="RANK_ID=2 with RANK_SIZE=2"):
