@@ -56,6 +56,16 @@ def test_torchrun_wins(variables: pytest.MonkeyPatch) -> None:
     assert "RANK_TABLE_FILE" not in os.environ  # torch_npu would build HCCL from it
 
 
+@pytest.mark.parametrize(
+    ("values", "launch"), [(("0", "2", "0"), Launch(0, 2, 0)), (("", "", ""), Launch(0, 1, None))]
+)
+def test_the_first_process_of_torchrun(
+    variables: pytest.MonkeyPatch, values: tuple[str, ...], launch: Launch
+) -> None:
+    set_all(variables, **dict(zip(("RANK", "WORLD_SIZE", "LOCAL_RANK"), values, strict=True)))
+    assert read_environment() == launch
+
+
 @pytest.fixture
 def table(tmp_path: Path) -> Path:
     """A folder with the rank table of two machines."""
@@ -158,6 +168,13 @@ def test_what_two_processes_agree_on(monkeypatch: pytest.MonkeyPatch) -> None:
     assert values.tolist() == [6, 7]
     assert [world.highest(value) for value in (3, 7)] == [5, 7]
     assert [world.lowest(value) for value in (3, 7)] == [3, 5]
+
+    def refuse(values: torch.Tensor, _: object) -> None:
+        raise NotImplementedError(values.device)
+
+    monkeypatch.setattr(dist, "all_reduce", refuse)
+    with pytest.raises(NotImplementedError, match="meta"):  # NCCL and HCCL take no other device's
+        World(torch.device("meta"), 1, 2).highest(3)
 
 
 @pytest.mark.parametrize(("kind", "ids"), [("cpu", None), ("cuda:3", [3])])
