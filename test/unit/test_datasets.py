@@ -1,5 +1,6 @@
 """The HDF5 files as tensors, and what is wrong with those that are none."""
 
+import os
 import pickle
 import subprocess
 from pathlib import Path
@@ -86,12 +87,20 @@ def test_names_that_could_not_be_those_of_files_are_numbers(
         assert EvalDataset(path).names == (names if usable else ["0", "1"])
 
 
-def test_each_process_opens_the_file_itself(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [1, None])
+def test_each_process_opens_the_file_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int | None
+) -> None:
+    """The first process of a container, too, whose number is 1."""
+    monkeypatch.setattr(os, "getpid", lambda: number or 1234)
     dataset = TrainDataset(write(tmp_path / "a.h5", lr=patches(), hr=patches()))
     dataset[0]
     copy = pickle.loads(pickle.dumps(dataset))
     assert copy._file is None
     torch.testing.assert_close(copy[0], dataset[0])
+    images = {"0": patches(1)[0]}
+    evaluation = EvalDataset(write(tmp_path / "b.h5", lr=images, hr=images))
+    assert torch.equal(evaluation.crop(0, 2, 3, 4)[1], evaluation[0][1][:, 2:6, 3:7])
 
 
 def test_whole_images_keep_their_names(tmp_path: Path) -> None:
@@ -109,7 +118,7 @@ def test_images_in_several_sizes_are_counted_once(tmp_path: Path) -> None:
     images = {str(i): patches(1, seed=i)[0] for i in range(6)}
     path = write(tmp_path / "a.h5", lr=images, hr=images)
     assert ImageDataset(path).images == 6
-    for count, fits in ((3, True), (4, False), (0, False), ("many", False)):
+    for count, fits in ((3, True), (1, True), (4, False), (0, False), ("many", False)):
         with h5py.File(path, "a") as file:
             file.attrs["images"] = count
         if fits:
