@@ -87,12 +87,12 @@ def test_names_that_could_not_be_those_of_files_are_numbers(
         assert EvalDataset(path).names == (names if usable else ["0", "1"])
 
 
-@pytest.mark.parametrize("number", [1, None])
+@pytest.mark.parametrize("number", [1, 1234])
 def test_each_process_opens_the_file_itself(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int | None
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     """The first process of a container, too, whose number is 1."""
-    monkeypatch.setattr(os, "getpid", lambda: number or 1234)
+    monkeypatch.setattr(os, "getpid", lambda: number)
     dataset = TrainDataset(write(tmp_path / "a.h5", lr=patches(), hr=patches()))
     dataset[0]
     copy = pickle.loads(pickle.dumps(dataset))
@@ -180,6 +180,25 @@ def test_a_truncated_file_is_an_error(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-2000])
     with pytest.raises(UserError, match="no readable HDF5 file"):
         TrainDataset(path)
+
+
+@pytest.mark.parametrize("kind", [TrainDataset, ImageDataset])
+@pytest.mark.parametrize("values", ["f4", "u1"])  # of real numbers the range is looked at first
+def test_damaged_values_are_an_error_that_names_the_file(
+    tmp_path: Path, values: str, kind: type
+) -> None:
+    path, side = tmp_path / "a.h5", np.ones((6, 5), values)
+    with h5py.File(path, "w") as file:
+        for name in ("lr", "hr"):
+            whole = kind is ImageDataset
+            dataset = file.create_dataset(
+                f"{name}/0" if whole else name, data=side if whole else side[None], compression=4
+            )
+        place = dataset.id.get_chunk_info(0).byte_offset
+    content = path.read_bytes()
+    path.write_bytes(content[:place] + b"damage" + content[place + 6 :])
+    with pytest.raises(UserError, match=rf"{path} cannot be read \(.*; it is damaged, make it"):
+        kind(path)[0]
 
 
 @pytest.mark.parametrize("link", [h5py.SoftLink("/hr"), h5py.ExternalLink("other.h5", "/lr")])
