@@ -1,6 +1,7 @@
 """prepare.py: the contract's arrays, the dataset folder, order, memory, progress."""
 
 import fcntl
+import io
 import os
 import pty
 import struct
@@ -184,9 +185,11 @@ def test_patches_are_cut_some_rows_at_a_time(monkeypatch, rows: int) -> None:
     ],
 )
 def test_what_is_said_of_a_file_while_and_after_it_is_made(
-    images: Path, tmp_path: Path, capsys, monkeypatch, options: list[str], what: str
+    images: Path, tmp_path: Path, monkeypatch, options: list[str], what: str
 ) -> None:
-    bars, output = [], tmp_path / "x.h5"
+    """At once: who looks into a log that is being written finds it there."""
+    bars, output, log = [], tmp_path / "x.h5", io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(log))
 
     def bar(pairs: Iterator, *labels: object, **how: object) -> Iterator:
         bars.append((labels, how))
@@ -197,7 +200,7 @@ def test_what_is_said_of_a_file_while_and_after_it_is_made(
     monkeypatch.setattr(hdf5, "time", clock)
     prepare_file(images, output, *options)
     size = f"{output.stat().st_size / 1e6:.2f} MB"
-    assert capsys.readouterr().out == f"{output}: {what}, {size} in 2.5 s\n"
+    assert log.getvalue().decode() == f"{output}: {what}, {size} in 2.5 s\n"
     (((name, count), how),) = bars
     assert (name, count, how["leave"]) == ("x.h5", 6, False), "the bar goes when it is full"
     assert how["disable"] is None, "none where no terminal is"
