@@ -265,7 +265,7 @@ def test_small_images_are_named_and_skipped(images: Path, tmp_path: Path, capsys
     save_image(images / "tiny.png", 200, 32)
     save_image(images / "tiny2.png", 34, 35)  # 32×32 at x4
     save_image(images / "fits.png", 36, 36)
-    prepare_file(images, tmp_path / "train.h5", "--scale", "4")
+    prepare_file(images, tmp_path / "train.h5", "--scale", "4", "--patch-size", "36")
     captured = capsys.readouterr().err
     assert "skipped 2 images" in captured
     assert "tiny.png, tiny2.png" in captured
