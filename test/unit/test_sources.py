@@ -3,6 +3,7 @@
 import hashlib
 import http.server
 import os
+import shutil
 import socket
 import threading
 from pathlib import Path
@@ -214,6 +215,7 @@ def test_prepare_downloads_into_the_dataset_folder(
     with h5py.File(tmp_path / "d" / "val" / "Set5_x3.h5") as file:
         assert list(file.attrs["names"]) == ["a", "b"]
     server.asked.clear()
+    shutil.rmtree(tmp_path / "d" / "images")  # which finished files do not need
     prepare.main(["--data-path", str(tmp_path / "d"), "--download"])
     assert server.asked == []
     said = capsys.readouterr().out
