@@ -135,7 +135,7 @@ def _hosts() -> list[str]:
     if address := os.environ.get("MASTER_ADDR"):
         os.environ.pop("RANK_TABLE_FILE", None)
         return [address]
-    table = os.environ.get("RANK_TABLE_FILE", "")
+    table = os.environ.get("RANK_TABLE_FILE")
     if table:
         os.environ["RANK_TABLE_FILE"] = str(file_of(Path(table)))  # HCCL reads it, too
     if names := os.environ.get("VC_WORKER_HOSTS"):
