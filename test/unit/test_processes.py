@@ -211,8 +211,10 @@ def test_one_machine_without_any_address(variables: pytest.MonkeyPatch) -> None:
 
 def test_what_is_set_beforehand_stays(variables: pytest.MonkeyPatch) -> None:
     set_all(variables, RANK_SIZE="4", MASTER_PORT="1234", LOCAL_WORLD_SIZE="3")
+    set_all(variables, MASTER_ADDR="my.host")
     assert read_environment() == Launch(0, 4)
-    assert (os.environ["MASTER_PORT"], os.environ["LOCAL_WORLD_SIZE"]) == ("1234", "3")
+    assert master() == ("my.host", "1234")
+    assert os.environ["LOCAL_WORLD_SIZE"] == "3"
 
 
 def test_what_is_set_to_nothing_is_not_set(variables: pytest.MonkeyPatch) -> None:
