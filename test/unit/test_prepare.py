@@ -220,6 +220,13 @@ def test_what_is_said_of_images_in_several_sizes(images: Path, tmp_path: Path, c
         assert "images" not in file.attrs
 
 
+@pytest.mark.parametrize(("cores", "jobs"), [(None, 1), (1, 1), (3, 3), (16, 4)])
+def test_a_job_for_each_core_and_four_at_most(monkeypatch, cores: int | None, jobs: int) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    args = prepare.parse_args(["--images-dir", "a", "--output-path", "b"])
+    assert (args.jobs, args.patch_size, args.stride, args.scale) == (jobs, 33, 14, 2)
+
+
 def test_default_scales(images: Path, tmp_path: Path) -> None:
     prepare_file(images, tmp_path / "one.h5", "--eval")
     with h5py.File(tmp_path / "one.h5") as file:
