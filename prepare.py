@@ -41,7 +41,7 @@ from runtime.errors import UserError, run_main
 from runtime.files import check_writable
 from runtime.numbers import COUNT
 
-Whole = tuple[float, ...]  # the sizes in which whole images are written; none: patches instead
+Whole = tuple[float, ...]  # the sizes in which whole images are written; patches have one
 SIZES = (1.0, 0.9, 0.8, 0.7, 0.6)  # augmentation of Dong et al., 2016 (arXiv:1608.00367)
 
 
@@ -106,7 +106,7 @@ def find_images(args: argparse.Namespace) -> tuple[list[Path], list[Path]]:
     if args.download:
         folder = args.data_path / "images"
         paths = download_images(folder)
-        print(f"{folder}: T91 and Set5, every file with its SHA-256", flush=True)
+        print(f"{folder}: T91 and Set5, every file with its SHA-256")
         return paths
     return folder_images(args.train_images), folder_images(args.eval_images)
 
@@ -126,7 +126,7 @@ def fill_folder(args: argparse.Namespace) -> Iterator[tuple[Path, Sizes | list[P
         check_writable(path)
     train_paths, eval_paths = find_images(args)
     sizes = patch_sources(train_paths, args.scale, args.patch_size)
-    plan = (patches, sizes, ()), (whole, list(sizes), SIZES), (measured, eval_paths, (1.0,))
+    plan = (patches, sizes, (1.0,)), (whole, list(sizes), SIZES), (measured, eval_paths, (1.0,))
     yield from (file for file in plan if file[0] not in kept)
 
 
@@ -135,7 +135,7 @@ def one_file(args: argparse.Namespace) -> Iterator[tuple[Path, Sizes | list[Path
     check_writable(args.output_path)
     paths = folder_images(args.images_dir)
     images = paths if args.eval else patch_sources(paths, args.scale, args.patch_size)
-    yield args.output_path, images, (1.0,) if args.eval else ()
+    yield args.output_path, images, (1.0,)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -101,9 +101,9 @@ def read_environment() -> Launch:
     hosts = _hosts()
     machines = from_environment("MA_NUM_HOSTS") or len(hosts)
     cards = from_environment("MA_NUM_GPUS") or -(-size // machines)
-    os.environ.setdefault("MASTER_ADDR", hosts[0])
-    os.environ.setdefault("MASTER_PORT", "29500")
-    os.environ.setdefault("LOCAL_WORLD_SIZE", str(cards))
+    told = {"MASTER_ADDR": hosts[0], "MASTER_PORT": "29500", "LOCAL_WORLD_SIZE": str(cards)}
+    for name, value in told.items():
+        os.environ[name] = os.environ.get(name) or value
     return Launch(rank, size)
 
 
@@ -135,7 +135,7 @@ def _hosts() -> list[str]:
     if address := os.environ.get("MASTER_ADDR"):
         os.environ.pop("RANK_TABLE_FILE", None)
         return [address]
-    table = os.environ.get("RANK_TABLE_FILE", "")
+    table = os.environ.get("RANK_TABLE_FILE")
     if table:
         os.environ["RANK_TABLE_FILE"] = str(file_of(Path(table)))  # HCCL reads it, too
     if names := os.environ.get("VC_WORKER_HOSTS"):

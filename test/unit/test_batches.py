@@ -55,6 +55,15 @@ def test_order_is_new_each_epoch_and_the_same_each_time() -> None:
     assert numbers(batches, 3, start=7) == numbers(batches, 3)[7:]
 
 
+def test_an_order_stays_in_the_next_release() -> None:
+    """So that a run can go on there; neighbouring seeds never share an epoch's order."""
+    generator = torch.Generator().manual_seed(3_000_011)
+    expected = torch.randperm(50, generator=generator).tolist()
+    assert flat(numbers(resident(50, batch_size=10, seed=3), 2)) == expected
+    assert BatchPlan(8, world_size=3) == BatchPlan(8, 0, 3, 0)
+    assert resident(50, batch_size=10).plan == BatchPlan(10, 0, 1, 0)
+
+
 @pytest.mark.parametrize("size", [2, 4])
 def test_processes_share_out_the_batch_of_one(size: int) -> None:
     whole = numbers(resident(103, batch_size=12, seed=5), 2)
@@ -99,6 +108,18 @@ def test_a_reading_worker_passes_on_the_users_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"a\.h5: lr holds values that are not finite") as error:
         next(batches.epoch(0))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "error", [UserError("a.h5 is damaged"), RuntimeError("a bug\nof this program")]
+)
+def test_an_error_of_this_process_stays_what_it_is(error: Exception) -> None:
+    def fails(_: slice) -> Pair:
+        raise error
+
+    with pytest.raises(type(error)) as raised:
+        next(StreamedBatches(lambda _: fails, BatchPlan(2), 4, CPU, 0).epoch(0))
+    assert str(raised.value) == str(error)
 
 
 def test_a_worker_that_is_killed_ends_in_one_line() -> None:

@@ -1,5 +1,6 @@
 """The HDF5 files as tensors, and what is wrong with those that are none."""
 
+import os
 import pickle
 import subprocess
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 import torch
 from runs import start
 
-from datasets import EvalDataset, ImageDataset, TrainDataset, find_file
+from datasets import BLOCK, EvalDataset, ImageDataset, TrainDataset, find_file
 from runtime.errors import UserError
 
 
@@ -41,12 +42,65 @@ def test_patches_are_scaled_to_one(tmp_path: Path) -> None:
     np.testing.assert_allclose(high[0], hr[3] / 255, rtol=1e-6)
 
 
-def test_each_process_opens_the_file_itself(tmp_path: Path) -> None:
+def test_many_patches_are_read_as_each_alone(tmp_path: Path) -> None:
+    """In blocks, the last of which is not full; neither side is the other."""
+    lr = np.arange(BLOCK + 3, dtype=np.float32)[:, None, None] + np.ones((1, 2, 3), np.float32)
+    dataset = TrainDataset(write(tmp_path / "a.h5", lr=lr, hr=2 * lr))
+    pairs = list(dataset)
+    assert len(pairs) == dataset.images == BLOCK + 3
+    for index in (0, BLOCK - 1, BLOCK, BLOCK + 2):
+        assert all(map(torch.equal, pairs[index], dataset[index]))
+        low, high = pairs[index]
+        assert torch.equal(low, torch.full((1, 2, 3), (index + 1.0) / 255))
+        assert torch.equal(high, torch.full((1, 2, 3), (index + 1.0) * 2 / 255))
+    assert dataset.shapes == [(2, 3)] * (BLOCK + 3)
+    assert dataset.nbytes == sum(side.nbytes for side in dataset.read(0, len(dataset)))
+
+
+def test_pieces_of_whole_images(tmp_path: Path) -> None:
+    shapes = {"0": (9, 14), "1": (20, 7)}
+    lr = {name: smooth(1, 20)[0, :h, :w] for name, (h, w) in shapes.items()}
+    hr = {name: image + 1 for name, image in lr.items()}
+    for kind in (ImageDataset, EvalDataset):
+        dataset = kind(write(tmp_path / f"{kind.__name__}.h5", lr=lr, hr=hr))
+        for stored, side in zip((lr, hr), dataset.crop(1, 11, 2, 5), strict=True):
+            np.testing.assert_allclose(side[0] * 255, stored["1"][11:16, 2:7], rtol=1e-6)
+        assert dataset.nbytes == sum(low.nbytes + high.nbytes for low, high in dataset)
+        assert (len(dataset), dataset.shapes) == (2, [(9, 14), (20, 7)])
+
+
+@pytest.mark.parametrize(
+    ("name", "plain"),
+    [("é" * 100, True), ("é" * 100 + "a", False), ("", False), ("a/b", False), ("a\\b", False),
+     ("a\nb", False)],
+)  # fmt: skip
+def test_names_that_could_not_be_those_of_files_are_numbers(
+    tmp_path: Path, name: str, plain: bool
+) -> None:
+    """So are names that are not different, or too few."""
+    images = {str(i): patches(1, seed=i)[0] for i in range(2)}
+    path = write(tmp_path / "a.h5", lr=images, hr=images)
+    for names in ([name, "other"], ["other", name], [name], [name, name], [name, "b", "c"]):
+        with h5py.File(path, "a") as file:
+            file.attrs["names"] = names
+        usable = plain and "other" in names
+        assert EvalDataset(path).names == (names if usable else ["0", "1"])
+
+
+@pytest.mark.parametrize("number", [1, 1234])
+def test_each_process_opens_the_file_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """The first process of a container, too, whose number is 1."""
+    monkeypatch.setattr(os, "getpid", lambda: number)
     dataset = TrainDataset(write(tmp_path / "a.h5", lr=patches(), hr=patches()))
     dataset[0]
     copy = pickle.loads(pickle.dumps(dataset))
     assert copy._file is None
     torch.testing.assert_close(copy[0], dataset[0])
+    images = {"0": patches(1)[0]}
+    evaluation = EvalDataset(write(tmp_path / "b.h5", lr=images, hr=images))
+    assert torch.equal(evaluation.crop(0, 2, 3, 4)[1], evaluation[0][1][:, 2:6, 3:7])
 
 
 def test_whole_images_keep_their_names(tmp_path: Path) -> None:
@@ -64,7 +118,7 @@ def test_images_in_several_sizes_are_counted_once(tmp_path: Path) -> None:
     images = {str(i): patches(1, seed=i)[0] for i in range(6)}
     path = write(tmp_path / "a.h5", lr=images, hr=images)
     assert ImageDataset(path).images == 6
-    for count, fits in ((3, True), (4, False), (0, False), ("many", False)):
+    for count, fits in ((3, True), (1, True), (4, False), (0, False), ("many", False)):
         with h5py.File(path, "a") as file:
             file.attrs["images"] = count
         if fits:
@@ -128,6 +182,25 @@ def test_a_truncated_file_is_an_error(tmp_path: Path) -> None:
         TrainDataset(path)
 
 
+@pytest.mark.parametrize("kind", [TrainDataset, ImageDataset])
+@pytest.mark.parametrize("values", ["f4", "u1"])  # of real numbers the range is looked at first
+def test_damaged_values_are_an_error_that_names_the_file(
+    tmp_path: Path, values: str, kind: type
+) -> None:
+    path, side = tmp_path / "a.h5", np.ones((6, 5), values)
+    with h5py.File(path, "w") as file:
+        for name in ("lr", "hr"):
+            whole = kind is ImageDataset
+            dataset = file.create_dataset(
+                f"{name}/0" if whole else name, data=side if whole else side[None], compression=4
+            )
+        place = dataset.id.get_chunk_info(0).byte_offset
+    content = path.read_bytes()
+    path.write_bytes(content[:place] + b"damage" + content[place + 6 :])
+    with pytest.raises(UserError, match=rf"{path} cannot be read \(.*; it is damaged, make it"):
+        kind(path)[0]
+
+
 @pytest.mark.parametrize("link", [h5py.SoftLink("/hr"), h5py.ExternalLink("other.h5", "/lr")])
 def test_links_are_not_followed(tmp_path: Path, link: h5py.SoftLink | h5py.ExternalLink) -> None:
     write(tmp_path / "other.h5", lr=patches())
@@ -154,7 +227,16 @@ def test_the_public_set_comes_before_the_samples(tmp_path: Path) -> None:
     (tmp_path / "train").mkdir()
     for name in ("sample_x3.h5", "T91_x3.h5"):
         (tmp_path / "train" / name).touch()
-        assert find_file(tmp_path, "train", 3).name == name
+        assert find_file(tmp_path, "train", 3) == tmp_path / "train" / name
+    command = (
+        rf"no Set5_x2_images\.h5 in {tmp_path}/val; .* --data-path {tmp_path} --scale 2 --download"
+    )
+    with pytest.raises(UserError, match=command):
+        find_file(tmp_path, "val", 2, suffix="_images")
+    (tmp_path / "val").mkdir()
+    for name in ("sample_x2_images.h5", "Set5_x2_images.h5"):
+        (tmp_path / "val" / name).touch()
+        assert find_file(tmp_path, "val", 2, suffix="_images") == tmp_path / "val" / name
 
 
 def smooth(count: int, size: int = 33) -> np.ndarray:

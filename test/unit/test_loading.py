@@ -1,5 +1,6 @@
 """load_training_data: what is trained on and what is held out, from memory and from disk."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -157,3 +158,54 @@ def test_few_patches_hold_one_out(tmp_path: Path) -> None:
     data = load(tmp_path, REFERENCE, WITHOUT_LIMIT, batch_size=1)
     assert data.batches.steps_per_epoch == 4
     assert [len(lr) for lr, _ in data.held_out] == [1]
+
+
+def budget_of(nbytes: float) -> Callable[[torch.device], float]:
+    return lambda _: nbytes
+
+
+@pytest.mark.parametrize(
+    ("recipe", "nbytes", "what"),
+    [
+        (REFERENCE, 8 * PATCHES * 7 * 6, f"{PATCHES:,} patches of 7×6 from {{}}/T91_x3.h5, {{}}"),
+        (
+            CROPS,
+            8 * IMAGES * 8 * 9,
+            f"random crops of 5×5 from {IMAGES} whole images of {{}}/T91_x3_images.h5, {{}}",
+        ),
+    ],
+)
+def test_a_set_that_just_fits_lies_on_the_device(
+    folder: Path, recipe: Recipe, nbytes: int, what: str
+) -> None:
+    meta = torch.device("meta")
+    for room, where in ((nbytes, "held on meta"), (nbytes - 1, "read from disk by 0 workers")):
+        place = Place(meta, budget_of(room), num_workers=0)
+        data = load_training_data(folder, 3, recipe, BatchPlan(8), place, hold_out=False)
+        assert data.description == what.format(folder / "train", where)
+        assert data.batches.device == meta
+        if room == nbytes:
+            assert data.batches.lr.device == data.batches.hr.device == meta
+    place = Place(meta, budget_of(NOTHING), num_workers=3)
+    data = load_training_data(folder, 3, recipe, BatchPlan(8), place, hold_out=False)
+    assert data.description.endswith("read from disk by 3 workers")
+    assert data.batches.num_workers == 3
+
+
+@pytest.mark.parametrize("budget", [WITHOUT_LIMIT, NOTHING])
+def test_crops_of_patches_where_there_are_no_whole_images(
+    folder: Path, tmp_path: Path, budget: float
+) -> None:
+    """As large as patches are, which are not square here; the held out are spread over all."""
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train/T91_x3.h5").symlink_to(folder / "train/T91_x3.h5")
+    data = load(tmp_path, CROPS, budget)
+    lr, _ = next(data.batches.epoch(0))
+    assert lr.shape == (8, 1, 6, 6)
+    assert data.batches.steps_per_epoch == 60
+    out = range(0, PATCHES, 20)
+    assert not {round(value) for value in first_pixels(data)} & set(out)
+    assert [round(255 * hr[0, 0, 0, 0].item()) for _, hr in data.held_out] == list(out)
+    kept = f"{PATCHES - len(out):,} patches, as there are no whole images of {tmp_path}"
+    assert data.description.startswith(f"random crops of 6×6 from {kept}")
+    assert data.description.endswith(f"; {len(out)} more images held out")

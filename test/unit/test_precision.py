@@ -1,17 +1,29 @@
-"""Loss scale and skipped steps of PyTorch's own mixed precision, on the CPU."""
+"""Loss scale and skipped steps of mixed precision, PyTorch's own and apex's, on the CPU."""
 
+import contextlib
 import math
+import sys
+from collections.abc import Callable, Iterator
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
-from inference.last_layer import ColumnsAsChannels
+from inference.last_layer import ColumnsAsChannels, InFp32
 from model import SRCNN
 from runtime.errors import RunError
-from training.precision import FP32_CONTIGUOUS, MOST_SKIPPED_IN_A_ROW, Autocast, Precision
+from training.precision import (
+    FP32_CONTIGUOUS,
+    MOST_SKIPPED_IN_A_ROW,
+    Apex,
+    Autocast,
+    Precision,
+    advice,
+)
 
 CPU = torch.device("cpu")
+NPU = SimpleNamespace(type="npu")  # this torch may know no such device
 scaled = pytest.mark.skipif(
     not hasattr(torch.amp, "GradScaler"), reason="before torch 2.3 the CPU has no loss scale"
 )
@@ -151,3 +163,205 @@ def test_what_is_trained_is_what_master_params_show() -> None:
         run.weight += 1
     assert torch.equal(shown["weight"], run.weight)
     assert not shown["weight"].requires_grad
+
+
+def test_where_the_last_layer_computes_in_fp32_and_the_layout_of_each_device() -> None:
+    class Unmoved(SRCNN):
+        """Notes where it is moved to."""
+
+        def to(self, *device: object, **layout: object) -> SRCNN:
+            moves.extend([*device, *layout.values()])
+            return self
+
+    kinds = {}
+    npu_half = Autocast(CPU, torch.bfloat16, 32.0)
+    npu_half.device, npu_half.half = NPU, torch.float16
+    for name, precision in (
+        ("npu", Precision(NPU)),
+        ("npu, fp16", npu_half),
+        ("meta", Precision(torch.device("meta"))),
+    ):
+        moves: list[object] = []
+        model = precision.to_device(Unmoved())
+        kinds[name] = type(model.conv3)
+        layout = torch.channels_last if name == "meta" else torch.contiguous_format
+        assert moves == [precision.device, layout]
+    assert kinds == {"npu": InFp32, "npu, fp16": nn.Conv2d, "meta": InFp32}
+
+
+@pytest.mark.parametrize("loss_scale", ["dynamic", 64.0])
+@pytest.mark.parametrize("kind", ["npu", "old torch"])
+def test_other_scalers_than_that_of_this_torch(
+    monkeypatch: pytest.MonkeyPatch, kind: str, loss_scale: float | str
+) -> None:
+    """On an NPU torch_npu's, which reads the card's flag; before torch 2.3 that of CUDA."""
+    amp = SimpleNamespace(GradScaler=lambda **initial: (kind, initial))
+    if kind == "npu":
+        torch_npu = SimpleNamespace(npu=SimpleNamespace(amp=amp))
+        monkeypatch.setitem(sys.modules, "torch_npu", torch_npu)
+    else:
+        monkeypatch.delattr(torch.amp, "GradScaler", raising=False)
+        monkeypatch.setattr(torch.cuda, "amp", amp)
+    precision = Autocast(NPU if kind == "npu" else CPU, torch.float16, loss_scale)
+    assert precision.scaler == (kind, {} if loss_scale == "dynamic" else {"init_scale": 64.0})
+    assert (precision.name, precision.half) == ("fp16", torch.float16)
+
+
+@scaled
+def test_autocast_and_scale_are_told_the_device_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple] = []
+    for owner, name in ((torch, "autocast"), (torch.amp, "GradScaler")):
+        monkeypatch.setattr(owner, name, lambda *device, **options: told.append((device, options)))
+    Autocast(torch.device("meta"), torch.float16, 8.0).autocast()
+    assert told == [
+        (("meta",), {"init_scale": 8.0}),
+        (("meta",), {"dtype": torch.float16, "enabled": True}),
+    ]
+
+
+class Amp(ModuleType):
+    """What Ascend's `apex.amp` does here: O2's weights are fp16, those it steps fp32 copies."""
+
+    def initialize(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, **options: object
+    ) -> tuple[nn.Module, torch.optim.Optimizer]:
+        self.options, self.casts = options, True
+        self.scale = 1024.0 if options["loss_scale"] == "dynamic" else options["loss_scale"]
+        if options["opt_level"] == "O2":
+            model.half()
+            self.zero_grad, optimizer.zero_grad = optimizer.zero_grad, self.make_masters
+            self.optimizer = optimizer
+        return model, optimizer
+
+    def make_masters(self) -> None:
+        """Make the weights that are stepped, as apex does on first use."""
+        for group in self.optimizer.param_groups:
+            group["params"] = [nn.Parameter(weight.detach().float()) for weight in group["params"]]
+        self.optimizer.zero_grad = self.zero_grad
+
+    def master_params(self, optimizer: torch.optim.Optimizer) -> Iterator[nn.Parameter]:
+        return (weight for group in optimizer.param_groups for weight in group["params"])
+
+    @contextlib.contextmanager
+    def scale_loss(
+        self, loss: torch.Tensor, optimizer: torch.optim.Optimizer
+    ) -> Iterator[torch.Tensor]:
+        yield loss * self.scale
+        if not loss.isfinite() and self.options["loss_scale"] == "dynamic":
+            self.scale /= 2
+            optimizer.zero_grad()  # which leaves `step` nothing to do
+
+    @contextlib.contextmanager
+    def disable_casts(self) -> Iterator[None]:
+        self.casts = False
+        yield
+        self.casts = True
+
+    def state_dict(self) -> dict:
+        return {"loss_scaler0": {"loss_scale": self.scale}}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.scale = state["loss_scaler0"]["loss_scale"]
+
+
+@pytest.fixture
+def apex(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Apex]:
+    """Makes a Precision of apex, over an `apex.amp` of its own."""
+
+    def make(*options: object) -> Apex:
+        monkeypatch.setitem(sys.modules, "apex.amp", Amp("apex.amp"))
+        return Apex(CPU, *options)
+
+    return make
+
+
+def prepared(precision: Precision) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """A layer whose weights fp16 would round, and its optimizer, ready to train."""
+    model = nn.Linear(2, 1)
+    nn.init.constant_(model.weight, 1 / 3)
+    nn.init.constant_(model.bias, 1 / 7)
+    return precision.prepare(model, torch.optim.SGD(model.parameters(), lr=1.0))
+
+
+@pytest.mark.parametrize(
+    ("level", "combine_ddp", "told"),
+    [("O1", False, (None, None)), ("O2", False, (True, None)), ("O2", True, (True, True))],
+)
+def test_what_apex_is_told(
+    apex: Callable[..., Apex], level: str, combine_ddp: bool, told: tuple
+) -> None:
+    """`combine_grad` needs master weights; anything but None is refused where it is not needed."""
+    precision = apex(level, 64.0, combine_ddp)
+    prepared(precision)
+    assert precision.amp.options == {
+        "opt_level": level, "loss_scale": 64.0, "verbosity": 0,
+        "combine_grad": told[0], "combine_ddp": told[1],
+    }  # fmt: skip
+    assert (precision.name, precision.half) == (f"apex-{level}", torch.float16)
+    twin = precision.twin()
+    assert (type(twin), twin.name, twin.device) == (Precision, precision.name, CPU)
+
+
+def test_apex_trains_the_weights_that_were_given_not_what_fp16_left_of_them(
+    apex: Callable[..., Apex],
+) -> None:
+    precision = apex("O2", 64.0, False)
+    model, optimizer = prepared(precision)
+    assert model.weight.dtype == torch.float16
+    shown = precision.master_params(model, optimizer)
+    assert {name: weight.tolist() for name, weight in shown.items()} == {
+        "weight": torch.full((1, 2), 1 / 3).tolist(), "bias": torch.full((1,), 1 / 7).tolist(),
+    }  # fmt: skip
+    for master in precision.amp.master_params(optimizer):
+        master.grad = torch.ones_like(master)
+    assert precision.step(optimizer)
+    assert shown["weight"].tolist() == [[pytest.approx(-2 / 3)] * 2], "they share their memory"
+    assert not shown["weight"].requires_grad
+
+
+@pytest.mark.parametrize(("loss_scale", "notices"), [("dynamic", True), (1024.0, False)])
+def test_apex_skips_where_its_scale_backed_off(
+    apex: Callable[..., Apex], loss_scale: float | str, notices: bool
+) -> None:
+    precision = apex("O1", loss_scale, False)
+    assert precision.notices_overflow == notices
+    model, optimizer = prepared(precision)
+    stepped = []
+    for factor in (1.0, math.inf, math.inf, 1.0):
+        optimizer.zero_grad()
+        precision.backward(model(torch.ones(1, 2)).sum() * factor, optimizer)
+        gradient = model.bias.grad
+        stepped.append(precision.step(optimizer))
+    assert stepped == [True, not notices, not notices, True]
+    scale = 256.0 if notices else 1024.0
+    assert gradient.item() == scale, "the loss is scaled"
+    assert precision.skipped == (2 if notices else 0)
+    state = precision.state_dict()
+    other = apex("O1", loss_scale, False)
+    prepared(other)
+    other.amp.scale = 1.0
+    other.load_state_dict(state)
+    assert (other.skipped, other.skipped_in_a_row) == (precision.skipped, 0)
+    assert other.amp.scale == scale
+
+
+@pytest.mark.parametrize(("level", "casts"), [("O1", False), ("O2", True)])
+def test_other_models_compute_as_they_are_beside_apex(
+    apex: Callable[..., Apex], level: str, casts: bool
+) -> None:
+    """O1 casts in all models; O2 has no casts to disable, and apex would fail."""
+    precision = apex(level, 64.0, False)
+    prepared(precision)
+    with precision.evaluation():
+        assert precision.amp.casts == casts
+    assert precision.amp.casts
+
+
+@pytest.mark.parametrize("bf16", [True, False])
+def test_what_to_do_about_overflow(monkeypatch: pytest.MonkeyPatch, bf16: bool) -> None:
+    """No --precision fp32 on a card that computes that in fp16 all the same."""
+    card = SimpleNamespace(is_bf16_supported=lambda: bf16)
+    monkeypatch.setattr(torch, "npu", card, raising=False)
+    end = "--loss-scale dynamic" + (" or --precision fp32" if bf16 else "")
+    assert advice(NPU).endswith(end)
+    assert advice(CPU).endswith("or --precision fp32")

@@ -1,13 +1,16 @@
 """prepare.py: the contract's arrays, the dataset folder, order, memory, progress."""
 
 import fcntl
+import io
 import os
 import pty
 import struct
 import subprocess
 import sys
 import termios
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -123,6 +126,107 @@ def test_an_image_is_decoded_once_for_all_sizes(images: Path, tmp_path: Path, mo
     assert sorted(decoded) == paths
 
 
+def test_small_sizes_of_small_images_hold_a_pixel(tmp_path: Path) -> None:
+    """No side falls below the scale, nor is an image of just the scale too small."""
+    path = save_image(tmp_path / "in" / "small.png", 4, 9)
+    shapes = [hr.shape for _, hr in pairs.modelzoo_pairs([path], 4, 1, (1.0, 0.9, 0.3))]
+    assert shapes == [(8, 4), (8, 4), (4, 4)]
+
+
+def test_images_are_made_ahead_of_the_one_in_use_but_no_more_than_jobs(monkeypatch) -> None:
+    """In order, whichever is made first; each in all its sizes."""
+    made: list[tuple] = []
+
+    class Pool:
+        def __init__(self, jobs: int) -> None:
+            self.jobs = jobs
+
+        def __enter__(self) -> "Pool":
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def submit(self, make: Callable, path: str, *options: object) -> SimpleNamespace:
+            made.append((self.jobs, path, *options))
+            return SimpleNamespace(result=lambda: [path, path.upper()])
+
+    monkeypatch.setattr(pairs, "ThreadPoolExecutor", Pool)
+    taken = pairs.modelzoo_pairs("abcdefg", 3, 2, (1.0, 0.5))
+    assert next(taken) == "a"
+    assert made == [(2, path, 3, (1.0, 0.5)) for path in "abc"]
+    assert "".join(taken) == "AbBcCdDeEfFgG"
+    assert len(made) == 7
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 9])
+def test_patches_are_cut_some_rows_at_a_time(monkeypatch, rows: int) -> None:
+    """As many as the block holds, and one where it holds none: the same patches in any case."""
+    image = np.arange(31 * 23, dtype=np.float32).reshape(31, 23)[:, ::-1]
+    for room in (rows * 4 * 25, rows * 4 * 25 + 99) if rows > 1 else (1, 100, 199):
+        monkeypatch.setattr(pairs, "BLOCK_VALUES", room)
+        blocks = list(pairs.patch_blocks(image, 5, 6))
+        assert [len(block) for block in blocks] == [
+            4 * min(rows, 5 - top) for top in range(0, 5, rows)
+        ]
+        expected = [
+            image[top : top + 5, left : left + 5]
+            for top in range(0, 27, 6)
+            for left in range(0, 19, 6)
+        ]
+        np.testing.assert_array_equal(np.concatenate(blocks), expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [
+        (["--eval"], "6 whole images, x2"),
+        (["--stride=20", "--patch-size=40"], "26 patches of 6 images, x2"),
+    ],
+)
+def test_what_is_said_of_a_file_while_and_after_it_is_made(
+    images: Path, tmp_path: Path, monkeypatch, options: list[str], what: str
+) -> None:
+    """At once: who looks into a log that is being written finds it there."""
+    bars, output, log = [], tmp_path / "x.h5", io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(log))
+
+    def bar(pairs: Iterator, *labels: object, **how: object) -> Iterator:
+        bars.append((labels, how))
+        return pairs
+
+    monkeypatch.setattr("tqdm.tqdm", bar)
+    clock = SimpleNamespace(perf_counter=iter([100.0, 102.46]).__next__)
+    monkeypatch.setattr(hdf5, "time", clock)
+    prepare_file(images, output, *options)
+    size = f"{output.stat().st_size / 1e6:.2f} MB"
+    assert log.getvalue().decode() == f"{output}: {what}, {size} in 2.5 s\n"
+    (((name, count), how),) = bars
+    assert (name, count, how["leave"]) == ("x.h5", 6, False), "the bar goes when it is full"
+    assert how["disable"] is None, "none where no terminal is"
+
+
+def test_what_is_said_of_images_in_several_sizes(images: Path, tmp_path: Path, capsys) -> None:
+    arguments = ["--data-path", str(tmp_path / "d"), "--train-images", str(images)]
+    prepare.main([*arguments, "--eval-images", str(images), "--scale=4", "--stride=90"])
+    said = capsys.readouterr().out.splitlines()
+    whats = ["6 patches of 6 images, x4", "6 whole images in 5 sizes, x4", "6 whole images, x4"]
+    names = ["train/T91_x4.h5", "train/T91_x4_images.h5", "val/Set5_x4.h5"]
+    for line, name, what in zip(said, names, whats, strict=True):
+        assert line.startswith(f"{tmp_path}/d/{name}: {what}, ")
+    with h5py.File(tmp_path / "d/train/T91_x4_images.h5") as file:
+        assert file.attrs["images"] == 6
+    with h5py.File(tmp_path / "d/val/Set5_x4.h5") as file:
+        assert "images" not in file.attrs
+
+
+@pytest.mark.parametrize(("cores", "jobs"), [(None, 1), (1, 1), (3, 3), (16, 4)])
+def test_a_job_for_each_core_and_four_at_most(monkeypatch, cores: int | None, jobs: int) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    args = prepare.parse_args(["--images-dir", "a", "--output-path", "b"])
+    assert (args.jobs, args.patch_size, args.stride, args.scale) == (jobs, 33, 14, 2)
+
+
 def test_default_scales(images: Path, tmp_path: Path) -> None:
     prepare_file(images, tmp_path / "one.h5", "--eval")
     with h5py.File(tmp_path / "one.h5") as file:
@@ -168,7 +272,7 @@ def test_small_images_are_named_and_skipped(images: Path, tmp_path: Path, capsys
     save_image(images / "tiny.png", 200, 32)
     save_image(images / "tiny2.png", 34, 35)  # 32×32 at x4
     save_image(images / "fits.png", 36, 36)
-    prepare_file(images, tmp_path / "train.h5", "--scale", "4")
+    prepare_file(images, tmp_path / "train.h5", "--scale", "4", "--patch-size", "36")
     captured = capsys.readouterr().err
     assert "skipped 2 images" in captured
     assert "tiny.png, tiny2.png" in captured

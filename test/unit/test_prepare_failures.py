@@ -1,5 +1,6 @@
 """prepare.py on bad images, bad options, a full disk: a clear error, nothing half-written."""
 
+import re
 import resource
 import signal
 import subprocess
@@ -121,10 +122,11 @@ def test_numbers_below_one(images: Path, tmp_path: Path, option, value, capsys) 
         ["--data-path", "d", "--sample", "--images-dir", "a", "--output-path", "b"],
     ],
 )
-def test_options_that_do_not_go_together(options: list[str]) -> None:
+def test_options_that_do_not_go_together(options: list[str], capsys) -> None:
     with pytest.raises(SystemExit) as error:
         prepare.parse_args(options)
     assert error.value.code == 2
+    assert re.search(r"error: .*--data-path", capsys.readouterr().err)
 
 
 def test_a_former_file_outlives_a_failure(images: Path, tmp_path: Path) -> None:

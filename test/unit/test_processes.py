@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from runtime import device
-from runtime.distributed import Launch, joined, read_environment
+from runtime.distributed import Launch, World, joined, read_environment
 from runtime.errors import UserError
 
 VARIABLES = [
@@ -44,6 +44,9 @@ def test_alone(variables: pytest.MonkeyPatch) -> None:
     assert read_environment() == Launch(0, 1)
     set_all(variables, RANK_SIZE="1", RANK_ID="0")
     assert read_environment() == Launch(0, 1)
+    set_all(variables, RANK="3")  # of another launcher: no WORLD_SIZE
+    assert read_environment() == Launch(0, 1)
+    assert "MASTER_PORT" not in os.environ
 
 
 def test_torchrun_wins(variables: pytest.MonkeyPatch) -> None:
@@ -51,6 +54,16 @@ def test_torchrun_wins(variables: pytest.MonkeyPatch) -> None:
     set_all(variables, RANK_TABLE_FILE="/t.json")
     assert read_environment() == Launch(3, 4, 1)
     assert "RANK_TABLE_FILE" not in os.environ  # torch_npu would build HCCL from it
+
+
+@pytest.mark.parametrize(
+    ("values", "launch"), [(("0", "2", "0"), Launch(0, 2, 0)), (("", "", ""), Launch(0, 1, None))]
+)
+def test_the_first_process_of_torchrun(
+    variables: pytest.MonkeyPatch, values: tuple[str, ...], launch: Launch
+) -> None:
+    set_all(variables, **dict(zip(("RANK", "WORLD_SIZE", "LOCAL_RANK"), values, strict=True)))
+    assert read_environment() == launch
 
 
 @pytest.fixture
@@ -98,14 +111,118 @@ def test_ascend_launch_on_several_hosts(variables: pytest.MonkeyPatch) -> None:
     assert os.environ["LOCAL_WORLD_SIZE"] == "8"
 
 
-def test_processes_wait_half_an_hour_for_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first compilation on a card may take long."""
-    asked: dict[str, object] = {}
-    monkeypatch.setattr(dist, "init_process_group", lambda *_, **options: asked.update(options))
-    monkeypatch.setattr(dist, "destroy_process_group", lambda: None)
-    with joined(Launch(0, 2), torch.device("cpu")):
+@pytest.fixture
+def group(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """What is asked of torch.distributed as processes join and leave; nothing is joined."""
+    asked: list[object] = []
+    monkeypatch.setattr(dist, "init_process_group", lambda *kind, **how: asked.append((kind, how)))
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: asked.append("left"))
+    return asked
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_processes_join_and_leave_and_the_first_alone_prints(
+    group: list[object], capsys: pytest.CaptureFixture, rank: int
+) -> None:
+    """They wait half an hour for each other: the first compilation on a card may take long."""
+
+    class StopError(Exception):
         pass
-    assert asked == {"rank": 0, "world_size": 2, "timeout": timedelta(minutes=30)}
+
+    with pytest.raises(StopError), joined(Launch(rank, 2), torch.device("cpu")) as world:
+        assert world == World(torch.device("cpu"), rank, 2)
+        assert world.is_main == (rank == 0)
+        how = {"rank": rank, "world_size": 2, "timeout": timedelta(minutes=30)}
+        assert group == [(("gloo",), how)]
+        print("said")
+        raise StopError
+    assert group[1:] == ["left"]
+    print("afterwards")
+    assert capsys.readouterr().out.split() == ["said", "afterwards"][rank:]
+
+
+def test_one_process_joins_none(group: list[object], capsys: pytest.CaptureFixture) -> None:
+    with joined(Launch(), torch.device("meta")) as world:
+        print("said")
+    assert (world, group) == (World(torch.device("meta"), 0, 1), [])
+    assert capsys.readouterr().out == "said\n"
+    value, model = torch.ones(1), torch.nn.Linear(1, 1)
+    assert (world.sum(value), world.highest(3), world.lowest(3)) == (value, 3, 3)
+    assert world.wrap(model) is model
+
+
+def test_what_two_processes_agree_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def all_reduce(values: torch.Tensor, operation: object = dist.ReduceOp.SUM) -> None:
+        """Combine with what the other process has."""
+        combine = {
+            dist.ReduceOp.SUM: torch.add,
+            dist.ReduceOp.MAX: torch.maximum,
+            dist.ReduceOp.MIN: torch.minimum,
+        }[operation]
+        values.copy_(combine(values, torch.full_like(values, 5)))
+
+    monkeypatch.setattr(dist, "all_reduce", all_reduce)
+    world = World(torch.device("cpu"), 1, 2)
+    values = torch.tensor([1.0, 2.0])
+    assert world.sum(values) is values
+    assert values.tolist() == [6, 7]
+    assert [world.highest(value) for value in (3, 7)] == [5, 7]
+    assert [world.lowest(value) for value in (3, 7)] == [3, 5]
+
+    def refuse(values: torch.Tensor, _: object) -> None:
+        raise NotImplementedError(values.device)
+
+    monkeypatch.setattr(dist, "all_reduce", refuse)
+    with pytest.raises(NotImplementedError, match="meta"):  # NCCL and HCCL take no other device's
+        World(torch.device("meta"), 1, 2).highest(3)
+
+
+@pytest.mark.parametrize(("kind", "ids"), [("cpu", None), ("cuda:3", [3])])
+def test_gradients_are_averaged_on_the_card_of_the_process(
+    monkeypatch: pytest.MonkeyPatch, kind: str, ids: list[int] | None
+) -> None:
+    monkeypatch.setattr(
+        torch.nn.parallel, "DistributedDataParallel", lambda model, device_ids: (model, device_ids)
+    )
+    model = torch.nn.Linear(1, 1)
+    assert World(torch.device(kind), 1, 4).wrap(model) == (model, ids)
+
+
+def test_a_process_waits_for_its_own_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
+    for kind in ("cpu", "cuda:2"):
+        World(torch.device(kind)).synchronize()
+    assert waited == [torch.device("cuda:2")]
+
+
+def test_cards_that_the_machines_do_not_share_evenly(variables: pytest.MonkeyPatch) -> None:
+    set_all(variables, RANK_SIZE="9", RANK_ID="8", VC_WORKER_HOSTS="first,second")
+    assert read_environment() == Launch(8, 9)
+    assert os.environ["LOCAL_WORLD_SIZE"] == "5"
+
+
+def test_one_machine_without_any_address(variables: pytest.MonkeyPatch) -> None:
+    set_all(variables, RANK_SIZE="2", RANK_ID="1")
+    assert read_environment() == Launch(1, 2)
+    assert master() == ("127.0.0.1", "29500")
+    assert os.environ["LOCAL_WORLD_SIZE"] == "2"
+
+
+def test_what_is_set_beforehand_stays(variables: pytest.MonkeyPatch) -> None:
+    set_all(variables, RANK_SIZE="4", MASTER_PORT="1234", LOCAL_WORLD_SIZE="3")
+    set_all(variables, MASTER_ADDR="my.host")
+    assert read_environment() == Launch(0, 4)
+    assert master() == ("my.host", "1234")
+    assert os.environ["LOCAL_WORLD_SIZE"] == "3"
+
+
+def test_what_is_set_to_nothing_is_not_set(variables: pytest.MonkeyPatch) -> None:
+    empty = dict.fromkeys(("MASTER_ADDR", "MASTER_PORT", "LOCAL_WORLD_SIZE"), "")
+    set_all(variables, RANK_SIZE="4", VC_WORKER_HOSTS="first,second", **empty)
+    assert read_environment() == Launch(0, 4)
+    assert master() == ("first", "29500")
+    assert os.environ["LOCAL_WORLD_SIZE"] == "2"
 
 
 def test_contradictions_are_errors(variables: pytest.MonkeyPatch, tmp_path: Path) -> None:

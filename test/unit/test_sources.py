@@ -3,6 +3,7 @@
 import hashlib
 import http.server
 import os
+import shutil
 import socket
 import threading
 from pathlib import Path
@@ -22,7 +23,7 @@ from imaging.sources import (
     folder_images,
     sample_images,
 )
-from runtime.errors import UserError
+from runtime.errors import UserError, run_main
 
 
 class Server(http.server.ThreadingHTTPServer):
@@ -205,15 +206,36 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path, server: Server) -> None:
         download_images(tmp_path / "file" / "images")
 
 
-def test_prepare_downloads_into_the_dataset_folder(server: Server, tmp_path: Path) -> None:
+def test_prepare_downloads_into_the_dataset_folder(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     prepare.main(["--data-path", str(tmp_path / "d"), "--download"])
     with h5py.File(tmp_path / "d" / "train" / "T91_x3_images.h5") as file:
         assert list(file.attrs["names"]) == ["t1", "t10", "t2"]
     with h5py.File(tmp_path / "d" / "val" / "Set5_x3.h5") as file:
         assert list(file.attrs["names"]) == ["a", "b"]
     server.asked.clear()
+    shutil.rmtree(tmp_path / "d" / "images")  # which finished files do not need
     prepare.main(["--data-path", str(tmp_path / "d"), "--download"])
     assert server.asked == []
+    said = capsys.readouterr().out
+    assert f"{tmp_path}/d/images: T91 and Set5, every file with its SHA-256" in said
+    assert said.count("kept as it is; --force makes it anew") == 3
+
+
+def test_prepare_without_a_network_ends_with_a_status_of_its_own(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """3: quickstart.sh takes the sample photographs then. A place to write is looked for before."""
+    monkeypatch.setenv(sources.MIRROR, "http://127.0.0.1:1/nobody")
+    arguments = ["--data-path", str(tmp_path / "d"), "--download"]
+    assert run_main(lambda: prepare.main(arguments)) == 3
+    assert "no network: cannot reach 127.0.0.1" in capsys.readouterr().err
+    for name in ("train/T91_x3.h5", "train/T91_x3_images.h5", "val/Set5_x3.h5"):
+        folder = tmp_path / Path(name).name
+        (folder / name).mkdir(parents=True)
+        with pytest.raises(UserError, match=f"cannot write {folder / name}: it is a folder"):
+            prepare.main([*arguments, f"--data-path={folder}", "--force"])
 
 
 def test_a_failed_download_makes_no_file(server: Server, tmp_path: Path) -> None:
