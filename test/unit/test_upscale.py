@@ -1,5 +1,8 @@
 """Enlarging pictures: luminance, transparency, the command line and what it refuses."""
 
+import io
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -8,19 +11,21 @@ import time
 from collections.abc import Iterator
 from concurrent import futures
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from commands import HANG, ROOT, assert_one_line_error, run
 from PIL import Image, ImageDraw
-from samples import coffee, network, pixels, save_weights, through
+from samples import coffee, encoded, network, opened, pixels, save_weights, through
 
-from imaging.album import Plan
+import upscale
+from imaging.album import STREAM, Plan
 from imaging.photo import PictureError, open_photo
 from imaging.resize import BICUBIC
 from inference.upscaler import Upscaler, enlarge_all
-from runtime.errors import RunError
+from runtime.errors import RunError, UserError
 
 
 @pytest.fixture(scope="module")
@@ -157,6 +162,163 @@ def test_self_ensemble_and_precision(weights: Path) -> None:
     assert 0 < np.abs(pixels(through(image, "a.png", rounded)) - exact).mean() < 0.5
     automatic = Upscaler(weights, 3, cpu, "auto")
     assert automatic.deep is automatic.exact, "16-bit pictures are not rounded"
+
+
+def test_what_is_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["upscale.py", "a.png", "-", "./-", "--output=out"])
+    args = vars(upscale.parse_args())
+    assert args.pop("pictures") == [Path("a.png"), STREAM, Path("-")]
+    given = {"scale": 3, "output": Path("out"), "suffix": "_x3", "jobs": 1, "port": 8765}
+    given |= {"weights": None, "device": "auto", "precision": "auto"}
+    assert args == given | dict.fromkeys(("recursive", "self_ensemble", "force", "serve"), False)
+    assert upscale.parse_args(["--serve"]).pictures == []
+    assert upscale.parse_args(["-", "--output=-", "--scale=2"]).suffix == "_x2"
+    words = ["a.png", "--output=o", "--suffix=", "--jobs=4", "--device=cpu", "--precision=bf16"]
+    args = upscale.parse_args(words)
+    assert (args.suffix, args.jobs, args.device, args.precision) == ("", 4, "cpu", "bf16")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "name pictures or folders"),
+        (["a.png", "--serve"], "not both"),
+        (["a.png"], "--output DIR"),
+        (["-", "--output=-"], "terminal"),
+        (["a.png", "--output=o", "--suffix=/b"], "part of a file's name"),
+        (["a.png", "--output=o", "--scale=1"], "2 or more"),
+        (["a.png", "--output=o", "--jobs=0"], "1 or more"),
+        (["--serve", "--port=-1"], "0 or more"),
+        (["a.png", "--output=o", "--device=tpu"], "tpu"),
+        (["a.png", "--output=o", "--precision=fp16"], "fp16"),
+    ],
+)
+def test_options_that_cannot_be(
+    words: list[str],
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    with pytest.raises(SystemExit) as end:
+        upscale.parse_args(words)
+    assert end.value.code == 2
+    assert re.search(f"error: .*{said}", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("options", [(), ("--self-ensemble",), ("--precision=bf16",)])
+def test_options_reach_the_picture(
+    tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str], options: tuple[str, ...]
+) -> None:
+    (tmp_path / "in" / "deeper").mkdir(parents=True)
+    coffee(16, 12).save(tmp_path / "in" / "a.png")
+    coffee(12, 9).save(tmp_path / "in" / "deeper" / "b.png")
+    words = [str(tmp_path / "in"), f"--output={tmp_path / 'out'}", f"--weights={weights}"]
+    words += ["--scale=2", "--suffix= large", "--recursive", "--jobs=2", "--device=cpu"]
+    upscale.main([*words, *(options or ("--precision=fp32",))])
+    rounded = "--precision=bf16" in options
+    precision, ensemble = "bf16" if rounded else "fp32", "--self-ensemble" in options
+    exact = Upscaler(weights, 2, torch.device("cpu"), precision, ensemble)
+    for name, size in (("a", (16, 12)), ("deeper/b", (12, 9))):
+        exact.enlarge_file(tmp_path / "in" / f"{name}.png", tmp_path / "b.png", lambda *_: 0)
+        made = opened((tmp_path / "out" / f"{name} large.png").read_bytes())
+        assert made.shape[:2] == (2 * size[1], 2 * size[0])
+        assert (made == opened((tmp_path / "b.png").read_bytes())).all()
+    out = capsys.readouterr().out
+    assert re.match(r"2 of 2 pictures enlarged: 0\.0 megapixels in \d", out)
+
+
+def test_from_standard_input_to_standard_output(
+    monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes], weights: Path
+) -> None:
+    picture = coffee(40, 30)
+    piped = SimpleNamespace(buffer=io.BytesIO(encoded(picture, "BMP")))
+    monkeypatch.setattr(sys, "stdin", piped)
+    upscale.main(["-", "--output=-", f"--weights={weights}", "--precision=fp32"])
+    out, err = capfdbinary.readouterr()
+    made = Upscaler(weights, 3, torch.device("cpu"), "fp32")
+    assert (opened(out) == pixels(through(picture, "a.png", made))).all()
+    assert b"1 of 1 pictures enlarged" in err, "beside the picture, not in it"
+
+
+def test_what_is_left_aside_is_told(
+    tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And the others are enlarged; where there are none, no weights are loaded."""
+    album = tmp_path / "two\nlines"
+    album.mkdir()
+    (album / "notes.txt").write_text("no picture")
+    coffee(9, 9).save(album / "a.png")
+    (tmp_path / "empty\n").mkdir()
+    words = [str(album), str(tmp_path / "empty\n"), f"--output={tmp_path / 'out'}"]
+    with pytest.raises(RunError, match="1 could not be enlarged, see above"):
+        upscale.main([*words, f"--weights={weights}"])
+    out, err = capsys.readouterr()
+    note, error = (line for line in err.splitlines() if "pixel" not in line)
+    assert "note: " in note
+    assert "two\\nlines: skipped 1 that are no pictures: notes.txt" in note
+    assert error.startswith(f"error: {tmp_path}/empty\\n: no pictures in it")
+    assert "1 of 1 pictures" in out
+    upscale.main([str(album), f"--output={tmp_path / 'out'}", "--weights=no such"])
+    assert "1 skipped, as the result is there" in capsys.readouterr().err
+    with pytest.raises(UserError, match="no such"):
+        upscale.main([str(album), f"--output={tmp_path / 'out'}", "--weights=no such", "--force"])
+
+
+def test_where_nothing_can_be_written(tmp_path: Path) -> None:
+    coffee(9, 9).save(tmp_path / "a.png")
+    picture = str(tmp_path / "a.png")
+    with pytest.raises(UserError, match=r"--output .*a\.png/out: .* cannot be written to"):
+        upscale.main([picture, f"--output={picture}/out"])
+    with pytest.raises(UserError, match="one picture, not 2"):
+        upscale.main([picture, str(tmp_path / "b.png"), "--output=-"])
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_the_page_has_the_scales_that_have_weights(
+    tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served: list[tuple[dict[int, tuple[int, bool]], int]] = []
+    monkeypatch.setattr(
+        "serve.app.serve",
+        lambda upscalers, port: served.append(
+            ({scale: (each.scale, each.ensemble) for scale, each in upscalers.items()}, port)
+        ),
+    )
+    upscale.main(["--serve"])
+    upscale.main(["--serve", "--port=0", "--scale=5", f"--weights={weights}", "--self-ensemble"])
+    monkeypatch.setattr("inference.weights.SHIPPED", tmp_path)
+    shutil.copy(weights, tmp_path / "srcnn_x4.pth")
+    upscale.main(["--serve"])
+    assert served == [
+        ({2: (2, False), 3: (3, False), 4: (4, False)}, 8765),
+        ({5: (5, True)}, 0),
+        ({4: (4, False)}, 8765),
+    ]
+    (tmp_path / "srcnn_x4.pth").unlink()
+    with pytest.raises(UserError, match="no weights for x3"):
+        upscale.main(["--serve"])
+
+
+def test_the_device_that_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    coffee(9, 9).save(tmp_path / "a.png")
+    monkeypatch.setattr("runtime.device.why_no_cuda", lambda: "it is sold")
+    with pytest.raises(UserError, match="--device cuda: it is sold"):
+        upscale.main([str(tmp_path / "a.png"), f"--output={tmp_path}/out", "--device=cuda"])
+
+
+@pytest.mark.parametrize("fault", [ImportError, OSError, MemoryError, RuntimeError])
+def test_where_pytorch_cannot_be_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: type[Exception]
+) -> None:
+    class Unloadable(ModuleType):
+        def __getattr__(self, name: str) -> None:
+            raise fault("\nlibtorch.so: no room\nsecond line")
+
+    monkeypatch.setitem(sys.modules, "inference.upscaler", Unloadable("inference.upscaler"))
+    coffee(9, 9).save(tmp_path / "a.png")
+    with pytest.raises(RunError, match=r"loaded \(libtorch\.so: no room\); is memory limited"):
+        upscale.main([str(tmp_path / "a.png"), f"--output={tmp_path / 'out'}"])
 
 
 def test_an_interruption_ends_the_pictures_in_work(monkeypatch: pytest.MonkeyPatch) -> None:
