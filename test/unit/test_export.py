@@ -75,6 +75,10 @@ def test_fixed_size_precision_and_opset(arguments, tmp_path: Path, fp16: bool, o
     model = onnx.load(path)
     assert model.opset_import[0].version == opset
     assert model.ir_version <= 8, "newer than the ONNX 1.12 that CANN is built on"
+    layers = [node for node in model.graph.node if node.op_type == "Conv"]
+    written = [{a.name: list(a.ints) for a in node.attribute} for node in layers]
+    sizes = [{"kernel_shape": [k, k], "pads": [k // 2] * 4} for k in (9, 5, 5)]
+    assert written == sizes, "not every reader infers them"
     kinds = {t.data_type for t in model.graph.initializer}
     assert kinds == {onnx.TensorProto.FLOAT16 if fp16 else onnx.TensorProto.FLOAT}
     assert path.stat().st_size < (120_000 if fp16 else 235_000)
@@ -125,6 +129,18 @@ def test_a_file_that_differs_is_not_written(
     with pytest.raises(RunError, match=r"differs by 1\.0e-03 on camera"):
         export.main()
     assert path.read_bytes() == b"earlier"
+
+
+@pytest.mark.filterwarnings("error")  # as of a provider that onnxruntime does not know
+def test_the_largest_difference_is_that_of_the_worst_pixel() -> None:
+    model = network(num_channels=3)
+    graph = onnx_graph.build(model, None, fp16=False, opset=11)
+    luminance = picture(12, 19)[0, 0]
+    assert onnx_graph.largest_difference(model, graph, luminance) < 1e-5
+    with torch.no_grad():
+        model.conv3.bias -= torch.tensor([0.0, 0.5, 0.25])
+    difference = onnx_graph.largest_difference(model, graph, luminance)
+    assert difference == pytest.approx(0.5, abs=1e-5)
 
 
 def test_fp16_is_tried_on_every_photograph(
