@@ -22,9 +22,9 @@ from samples import coffee, encoded, network, opened, pixels, save_weights, thro
 
 import upscale
 from imaging.album import STREAM, Plan
-from imaging.photo import PictureError, open_photo
+from imaging.photo import Photo, PictureError, open_photo
 from imaging.resize import BICUBIC
-from inference.upscaler import Upscaler, enlarge_all
+from inference.upscaler import Upscaler, enlarge_all, what_happened
 from runtime.errors import RunError, UserError
 
 
@@ -173,9 +173,12 @@ def test_what_is_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     assert args == given | dict.fromkeys(("recursive", "self_ensemble", "force", "serve"), False)
     assert upscale.parse_args(["--serve"]).pictures == []
     assert upscale.parse_args(["-", "--output=-", "--scale=2"]).suffix == "_x2"
-    words = ["a.png", "--output=o", "--suffix=", "--jobs=4", "--device=cpu", "--precision=bf16"]
-    args = upscale.parse_args(words)
-    assert (args.suffix, args.jobs, args.device, args.precision) == ("", 4, "cpu", "bf16")
+    args = upscale.parse_args(["a.png", "--output=o", "--suffix=", "--jobs=4"])
+    assert (args.suffix, args.jobs) == ("", 4)
+    for device in ("auto", "npu", "cuda", "cpu"):
+        assert upscale.parse_args(["--serve", f"--device={device}"]).device == device
+    for precision in ("auto", "fp32", "bf16"):
+        assert upscale.parse_args(["--serve", f"--precision={precision}"]).precision == precision
 
 
 @pytest.mark.parametrize(
@@ -321,6 +324,134 @@ def test_where_pytorch_cannot_be_loaded(
         upscale.main([str(tmp_path / "a.png"), f"--output={tmp_path / 'out'}"])
 
 
+def test_precision_follows_the_cpu_and_the_picture(
+    weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it computes in bfloat16, `auto` rounds pictures of 8 bits, and `bf16` all."""
+    shallow = Photo(coffee(16, 12), "PNG", {})
+    deep = Photo(np.asarray(shallow.image).astype(np.uint16) * 257, "PNG", {})
+
+    def made(precision: str, of_cpu: bool) -> list[np.ndarray]:
+        monkeypatch.setattr("inference.upscaler.has_bf16", lambda: of_cpu)
+        upscaler = Upscaler(weights, 2, torch.device("cpu"), precision)
+        return [pixels(upscaler.enlarge(photo)) for photo in (shallow, deep)]
+
+    exact, rounded = made("fp32", True), made("bf16", False)
+    assert all((one != other).any() for one, other in zip(exact, rounded, strict=True))
+    expected = {True: [rounded[0], exact[1]], False: exact}
+    for of_cpu, pictures in expected.items():
+        for one, other in zip(made("auto", of_cpu), pictures, strict=True):
+            assert (one == other).all()
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_tiles_go_side_by_side_on_a_cpu_alone(
+    weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = threading.Barrier(2)
+
+    def threads_of_a_tile(_: int) -> int:
+        both.wait(HANG)
+        return torch.get_num_threads()
+
+    cpu = Upscaler(weights, 3, torch.device("cpu"), "bf16")
+    assert list(cpu.map_fn(threads_of_a_tile, range(2))) == [1, 1]
+    other = Upscaler(weights, 3, torch.device("meta"), "bf16")
+    models = (other.model, other.exact, other.deep)
+    assert {p.device.type for model in models for p in model.parameters()} == {"meta"}
+    assert len({p.dtype for model in models for p in model.parameters()}) == 1
+    assert list(other.map_fn(threading.get_ident, ())) == []
+    assert {*other.map_fn(lambda _: threading.get_ident(), range(3))} == {threading.get_ident()}
+    monkeypatch.setattr("inference.upscaler.available", lambda: 90_000_000)
+    assert (cpu.room(), other.room()) == (10_000_000, 50_000_000), "a tile for each thread"
+    monkeypatch.setattr("inference.upscaler.available", lambda: 70_000_000)
+    assert cpu.room() == 0
+    torch.set_num_threads(99)
+    assert Upscaler(weights, 3, torch.device("cpu")).threads == 16
+
+
+def test_pictures_side_by_side_share_the_memory(
+    upscaler: Upscaler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    coffee(50, 40).save(tmp_path / "a.png")
+    monkeypatch.setattr(upscaler, "room", lambda: 200_000)
+    advances: list[tuple[int, ...]] = []
+    source, target = tmp_path / "a.png", tmp_path / "b.png"
+    done = upscaler.enlarge_file(source, target, lambda *pixels: advances.append(pixels), 1)
+    assert done == (50 * 40 * 9, "")
+    assert advances[0] == (0, 50 * 40 * 9)
+    assert sum(pixels for (pixels,) in advances[1:]) == 50 * 40 * 9
+    with pytest.raises(PictureError, match="memory"):
+        upscaler.enlarge_file(source, target, lambda *_: 0, share=4)
+
+
+class Terminal(io.StringIO):
+    """Standard error where a person looks at it."""
+
+    encoding = "utf-8"
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_what_a_person_sees_of_the_work(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Told:
+        """Stands for an upscaler whose pictures have 40,000 and 10,000 pixels and a fault."""
+
+        def enlarge_file(self, source: Path, target: Path, advance, share: int):
+            assert (target, share) == (Path(f"{source} large"), 1)
+            if source.name == "bad":
+                raise PictureError("no picture")
+            pixels = {"one": 40_000, "two": 10_000}[source.name]
+            advance(0, pixels)
+            advance(pixels)
+            return pixels, "is\na BMP file" if source.name == "two" else ""
+
+    times = iter([100.0, 104.0])
+    clock = SimpleNamespace(perf_counter=times.__next__)
+    monkeypatch.setattr("inference.upscaler.time", clock)
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    made = Plan({Path(f"{name} large"): Path(name) for name in ("one", "bad", "two")})
+    with pytest.raises(RunError, match="1 of 3 pictures could not be enlarged"):
+        enlarge_all(made, Told(), jobs=1)
+    seen = re.split(r"[\r\n]+", sys.stderr.getvalue())
+    assert "error: bad: no picture" in seen
+    assert "warning: two: is\\na BMP file" in seen
+    assert sum("warning" in line for line in seen) == 1
+    assert seen[1].startswith("0 of 3 files")
+    assert re.match(r"3 of 3 files: 100%.* 50\.0k/50\.0k .*pixel/s\]", seen[-2])
+    last = "2 of 3 pictures enlarged: 0.1 megapixels in 4.0 s, 0.01 megapixels/s\n"
+    assert capsys.readouterr().out == last
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (PictureError("out of memory lane"), "out of memory lane"),
+        (RunError("cannot write b.png"), "cannot write b.png"),
+        (MemoryError(), "not enough memory;"),
+        (RuntimeError("cannot allocate 9 bytes\nmore"), "not enough memory;"),
+        (RuntimeError("CUDA out of memory"), "not enough memory;"),
+        (RuntimeError("can't start new thread"), "not enough memory;"),
+        (KeyError(3), "failed (KeyError: 3)"),
+        (RuntimeError("first\nsecond"), "failed (RuntimeError: first)"),
+    ],
+)
+def test_what_a_fault_says(error: Exception, said: str) -> None:
+    assert what_happened(error).startswith(said)
+    assert "\n" not in what_happened(error)
+
+
 def test_an_interruption_ends_the_pictures_in_work(monkeypatch: pytest.MonkeyPatch) -> None:
     working, ended = threading.Event(), threading.Event()
 
@@ -332,10 +463,13 @@ def test_an_interruption_ends_the_pictures_in_work(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr("inference.upscaler.as_completed", as_completed)
 
+    begun = []
+
     class Large:
         """Stands for an upscaler in the middle of a large picture."""
 
         def enlarge_file(self, source: Path, target: Path, advance, share: int) -> None:
+            begun.append(source)
             working.set()
             for _ in range(100 * HANG):
                 try:
@@ -348,10 +482,11 @@ def test_an_interruption_ends_the_pictures_in_work(monkeypatch: pytest.MonkeyPat
     earlier = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with pytest.raises(KeyboardInterrupt):
-            enlarge_all(Plan({Path("b"): Path("a")}), Large(), jobs=1)
+            enlarge_all(Plan({Path(f"b{i}"): Path(f"a{i}") for i in range(3)}), Large(), jobs=1)
     finally:
         signal.signal(signal.SIGINT, earlier)
     assert ended.is_set()
+    assert begun == [Path("a0")]
 
 
 def test_what_the_format_cannot_hold_leaves_nothing(tmp_path: Path, upscaler: Upscaler) -> None:
