@@ -5,12 +5,12 @@ import re
 import sys
 from pathlib import Path
 
+import commands
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 import torch
-from commands import assert_one_line_error, run
 from samples import network, save_weights
 
 import export
@@ -48,7 +48,7 @@ def picture(height: int, width: int, channels: int = 1) -> np.ndarray:
 def test_command_line(tmp_path: Path) -> None:
     weights = save_weights(tmp_path / "w.pth")
     path = tmp_path / "new" / "x.onnx"
-    result = run("export.py", "--weights", weights, "--output", path)
+    result = commands.run("export.py", "--weights", weights, "--output", path)
     assert result.returncode == 0, result.stderr
     checked = re.findall(r"^(\w+), \d+×\d+: largest difference from PyTorch", result.stdout, re.M)
     assert checked == [Path(name).stem for name in (*SAMPLE_EVAL, *SAMPLE_TRAIN)]
@@ -63,7 +63,8 @@ def test_command_line(tmp_path: Path) -> None:
     for shape, count in (((33, 70), 1), ((1, 1), 1), ((20, 31), 3)):
         x = np.concatenate([picture(*shape) * (1 - i / 5) for i in range(count)])
         np.testing.assert_allclose(output(path, x), expected(x), rtol=0, atol=4e-6)
-    assert_one_line_error(run("export.py", "--weights", tmp_path / "no.pth"), "no.pth")
+    result = commands.run("export.py", "--weights", tmp_path / "no.pth")
+    commands.assert_one_line_error(result, "no.pth")
 
 
 @pytest.mark.parametrize("opset", [9, 11, 13, 18])
@@ -92,7 +93,7 @@ def test_fixed_size_precision_and_opset(arguments, tmp_path: Path, fp16: bool, o
 def test_other_shapes_of_the_network(arguments, tmp_path: Path) -> None:
     options = {"kernel_sizes": (9, 1, 5), "channels": (16, 8), "num_channels": 3}
     path = arguments(
-        "--weights", save_weights(tmp_path / "w.pth", network(**options)), "--scale", 2
+        "--weights", save_weights(tmp_path / "w.pth", network(**options)), "--size", 20, 30
     )
     export.main()
     x = picture(20, 30, channels=3)
@@ -107,7 +108,7 @@ def test_published_weights_load(arguments, tmp_path: Path) -> None:
         state[f"{name}.weight"] = torch.full(shape, 0.001)
         state[f"{name}.bias"] = torch.zeros(shape[0])
     torch.save(state, tmp_path / "srcnn_x3.pth")
-    path = arguments("--weights", tmp_path / "srcnn_x3.pth")
+    path = arguments("--weights", tmp_path / "srcnn_x3.pth", "--size", 41, 41)
     export.main()
     middle = output(path, np.ones((1, 1, 41, 41), np.float32))[0, 0, 20, 20]
     assert middle == pytest.approx(0.081 * 64 * 0.025 * 32 * 0.025, rel=1e-5)
