@@ -306,6 +306,14 @@ def test_weights_that_do_not_fit(run, images, tmp_path, capsys) -> None:
     assert "x7" in capsys.readouterr().err
 
 
+def test_help_names_what_an_option_takes(capsys) -> None:
+    with pytest.raises(SystemExit):
+        evaluate.parse_args(["--help"])
+    *_, options = capsys.readouterr().out.partition("options:")
+    for words in ("--json FILE", "--report DIR", "--training-log CSV"):
+        assert f"  {words} " in options
+
+
 def test_what_is_not_asked_for(monkeypatch) -> None:
     monkeypatch.setattr(sys, "argv", ["evaluate.py", "--images-dir=a"])
     given = {"images_dir": Path("a"), "scale": 3, "protocol": "modelzoo", "device": "auto"}
