@@ -14,6 +14,7 @@ from benchmarks.odd_pictures import directory, png_file
 from imaging.enlarge import bicubic_only, enlarge
 from imaging.metrics import psnr
 from imaging.photo import open_photo
+from imaging.resize import BICUBIC
 from inference.restore import restore
 from inference.upscaler import Upscaler
 from inference.weights import shipped_weights
@@ -134,6 +135,66 @@ def test_a_part_of_the_range_is_never_worse_than_bicubic(
     )
     measured = [psnr(picture / peak * 255, high * 255) for picture in (bicubic, result)]
     assert measured[1] > measured[0] + (0.5 if peak > 500 else -0.05)
+
+
+RAMP = np.linspace(0, 1, 40 * 30).reshape(30, 40, 1)
+HOT = (RAMP * 1000).round()
+HOT[0, 0] = 60000  # upper than the others by more than a quarter of their range
+OPAQUE = np.full((30, 40, 1), 65535.0)
+RANGES = {
+    "whole": (RAMP * 65535, 65535),
+    "10 bits": (20000 + RAMP * 1023, 1023),
+    "hot": (HOT, 1250),
+    "64 levels": (500 + RAMP * 64, 64),
+    "63 levels": (500 + RAMP * 63, 0),
+    "one level": (RAMP * 0 + 999, 0),
+    "colours": (np.concatenate([RAMP * 400, RAMP * 0 + 300, RAMP * 800], 2), 800),
+    "one colour": (np.concatenate([RAMP * 0 + 9, RAMP * 0 + 800, RAMP * 0], 2), 0),
+    "opaque": (np.concatenate([20000 + RAMP * 1023, OPAQUE], 2), 1023),
+}
+
+
+@pytest.mark.parametrize("case", RANGES)
+def test_the_network_sees_the_levels_that_there_are(case: str) -> None:
+    """As 16 to 235, which bicubic does not leave either; what it changes is scaled back."""
+    levels, width = RANGES[case]
+    levels = levels.round().astype(np.uint16)
+    seen = []
+
+    def brighter(luminance: np.ndarray) -> np.ndarray:
+        seen.append(luminance)
+        return luminance + 8.0
+
+    plain = enlarge(levels, 2, bicubic_only, 3)
+    change = enlarge(levels, 2, brighter, 3, tile=50).astype(int) - plain
+    colours = levels.shape[2] - 1 + levels.shape[2] % 2
+    inside = change[9:-9, 9:-9]
+    assert np.abs(inside[..., :colours] - 8 * width / 219).max() <= 0.02 * width / 219 + 1
+    assert (inside[..., colours:] == 0).all()
+    assert bool(seen) == (width > 0)
+    for luminance in seen:
+        assert 16 - 1e-3 <= luminance.min() <= luminance.max() <= 235 + 1e-3
+
+
+@pytest.mark.parametrize("edge", [(0, 65535), (20000, 65535), (0, 30000)])
+def test_what_bicubic_adds_beside_an_edge_stays_in_the_range(edge: tuple[int, int]) -> None:
+    """In the colours that the network sees, in what it returns, and in transparency."""
+    low, high = edge
+    levels = np.full((20, 20, 2), 65535, np.uint16)
+    levels[:, :10, 1] = low
+    levels[:, 10:, 1] = high
+    alpha = Image.fromarray(levels[..., 1].astype(np.float32)).resize((60, 60), BICUBIC)
+    expected = np.clip(np.asarray(alpha), 0, 65535)
+    result = enlarge(levels, 3, bicubic_only, 3)
+    assert np.abs(result[..., 1] - expected).max() <= 0.51
+    assert (result[..., 0] == 65535).all()
+    seen = []
+    result = enlarge(levels[..., 1:], 3, lambda y: seen.append(y) or y, 3)
+    assert np.abs(result[..., 0] - expected).max() <= 0.51
+    assert seen[0].min() == pytest.approx(16, abs=1e-3)
+    assert seen[0].max() == pytest.approx(235, abs=1e-3)
+    beyond = enlarge(levels[..., 1:], 3, lambda y: np.where(y > 125, 1000.0, -1000.0), 3)
+    assert {*np.unique(beyond)} == {0, 65535}
 
 
 def test_hot_pixels_do_not_widen_the_range(shipped: Upscaler) -> None:

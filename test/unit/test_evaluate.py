@@ -1,6 +1,8 @@
 """evaluate.py as its users meet it: figures, files, mistakes."""
 
+import base64
 import json
+import math
 import re
 import sys
 from pathlib import Path
@@ -11,12 +13,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from samples import coffee, save_weights
+from samples import coffee, opened, save_weights
 
 import evaluate
 from imaging.metrics import PROTOCOLS
 from imaging.resize import modelzoo_pair
 from inference.restore import restore, self_ensemble
+from inference.weights import load_weights
 from model import SRCNN, identity_init
 from runtime.errors import run_main
 
@@ -59,8 +62,8 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     def command(*arguments: object) -> tuple[int, dict | None]:
         file = tmp_path / "result.json"
         options = [*map(str, arguments), "--device", "cpu", "--json", str(file)]
-        monkeypatch.setattr(sys, "argv", ["evaluate.py", *options])
-        status = run_main(evaluate.main)
+        monkeypatch.setattr(sys, "argv", ["pytest", "--no-such-option"])
+        status = run_main(lambda: evaluate.main(options))
         return status, json.loads(file.read_text("utf-8")) if file.is_file() else None
 
     return command
@@ -98,6 +101,88 @@ def test_the_table_says_what_it_is(run, images, copying, capsys) -> None:
     assert mean.split()[:2] == ["mean", f"{result['mean']['bicubic_psnr']:.2f}"]
     run("--images-dir", images, "--weights", copying, "--self-ensemble")
     assert capsys.readouterr().out.splitlines()[0].endswith("self-ensemble")
+
+
+FOUR = dict(zip(FIGURES, (30.254, 32.5, 0.81239, 0.9), strict=True))
+RESULT = {
+    "protocol": "paper",
+    "scale": 4,
+    "weights": "w.pth",
+    "images": [
+        {"name": "bär", **FOUR},
+        {"name": "a longer one", **FOUR, "srcnn_psnr": math.inf, "bicubic_psnr": 101.2},
+    ],
+    "mean": {**FOUR, "srcnn_psnr": 29.0},
+}
+
+
+def test_the_table_line_by_line() -> None:
+    assert evaluate.table(RESULT, ", note").splitlines() == [
+        "x4, protocol paper, weights w.pth, note",
+        "                 bicubic          SRCNN     ",
+        "image           PSNR    SSIM    PSNR    SSIM    gain",
+        "bär            30.25  0.8124   32.50  0.9000   +2.25",
+        "a longer one  101.20  0.8124     inf  0.9000    +inf",
+        "mean           30.25  0.8124   29.00  0.9000   -1.25",
+    ]
+    short = evaluate.table({**RESULT, "images": []}, "")
+    assert short.splitlines()[2].startswith("image    PSNR")
+
+
+def test_the_json_file_letter_by_letter() -> None:
+    text = evaluate.to_json(RESULT)
+    assert text.startswith('{\n  "protocol": "paper",\n  "scale": 4,')
+    assert text.endswith('"srcnn_ssim": 0.9\n  }\n}\n')
+    assert '"name": "bär"' in text
+    perfect = {**RESULT["images"][1], "srcnn_psnr": None}
+    assert json.loads(text) == {**RESULT, "images": [RESULT["images"][0], perfect]}
+
+
+@pytest.mark.parametrize("ensemble", [False, True])
+def test_the_report_shows_what_was_measured(
+    run, images, sharpening, tmp_path, capsys, ensemble: bool
+) -> None:
+    """Of a picture it shows bicubic, the result as it is measured, and the original."""
+    (tmp_path / "log.csv").write_text("epoch,loss,psnr\n0,0.5,30.5\n1,0.25,31.5\n")
+    words = ["--images-dir", images, "--weights", sharpening, "--scale=2", "--protocol=paper"]
+    words += ["--report", tmp_path / "new" / "report", "--training-log", tmp_path / "log.csv"]
+    status, result = run(*words, *["--self-ensemble"] * ensemble)
+    assert status == 0
+    page = tmp_path / "new" / "report" / "index.html"
+    assert capsys.readouterr().out.splitlines()[-1] == f"report: {page}"
+    text = page.read_text("utf-8")
+    for image in result["images"]:
+        assert f"{image['bicubic_psnr']:.2f} dB" in text
+        assert f"{image['srcnn_psnr']:.2f} dB" in text
+    assert ("self-ensemble" in text) == ensemble
+    assert "Loss" in text
+    paper, model = PROTOCOLS["paper"], load_weights(sharpening)
+    with Image.open(images / "grey.bmp") as grey:
+        bicubic, original = paper.visible_pair(grey, 2)
+        output = paper.finish(restore(model, paper.pair(grey, 2)[0], ensemble))
+    shown = [opened(base64.b64decode(each)) for each in re.findall('"data:.*?;base64,(.*?)"', text)]
+    shown = [each[..., 0] for each in shown if each.shape[:2] == original.shape]
+    assert len(shown) == 3
+    for seen, picture in zip(shown, (bicubic, output, original), strict=True):
+        assert (seen == picture).all()
+    assert [path.suffix for path in sorted(page.parent.iterdir())] == [".png", ".png", ".html"]
+
+
+def test_a_report_that_cannot_be_written_is_told_before_the_work(
+    images, copying, tmp_path, capsys
+) -> None:
+    (tmp_path / "file").touch()
+    words = ["--images-dir", "none", "--weights", "none", "--report", tmp_path / "file"]
+    assert run_main(lambda: evaluate.main([str(word) for word in words])) == 1
+    assert "index.html" in capsys.readouterr().err
+
+
+def test_weights_that_overflow(run, images, sharpening, tmp_path, capsys) -> None:
+    state = {key: 1e30 * w for key, w in torch.load(sharpening, weights_only=True).items()}
+    torch.save(state, tmp_path / "huge.pth")
+    assert run("--images-dir", images, "--weights", tmp_path / "huge.pth") == (1, None)
+    message = capsys.readouterr().err
+    assert "huge.pth make values that are not finite of colour" in message
 
 
 def write_dataset(path: Path, folder: Path, names: bool) -> None:
@@ -221,22 +306,44 @@ def test_weights_that_do_not_fit(run, images, tmp_path, capsys) -> None:
     assert "x7" in capsys.readouterr().err
 
 
+def test_help_names_what_an_option_takes(capsys) -> None:
+    with pytest.raises(SystemExit):
+        evaluate.parse_args(["--help"])
+    *_, options = capsys.readouterr().out.partition("options:")
+    for words in ("--json FILE", "--report DIR", "--training-log CSV"):
+        assert f"  {words} " in options
+
+
+def test_what_is_not_asked_for(monkeypatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", "--images-dir=a"])
+    given = {"images_dir": Path("a"), "scale": 3, "protocol": "modelzoo", "device": "auto"}
+    absent = dict.fromkeys(("data_path", "weights", "json", "report", "training_log"))
+    assert vars(evaluate.parse_args()) == given | absent | {"self_ensemble": False}
+    words = [f"--{name}=b" for name in ("data-path", "weights", "json", "report", "training-log")]
+    args = vars(evaluate.parse_args(words))
+    assert [args[name] for name in absent] == [Path("b")] * 5
+    for device in ("auto", "npu", "cuda", "cpu"):
+        assert evaluate.parse_args(["--images-dir=a", f"--device={device}"]).device == device
+
+
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "words"),
     [
-        ["--data-path", "dataset", "--protocol", "paper"],
-        ["--images-dir", "Set5", "--data-path", "dataset"],
-        ["--images-dir", "Set5", "--training-log", "metrics.csv"],
-        ["--images-dir", "Set5", "--scale", "0"],
-        [],
+        (["--data-path", "dataset", "--protocol", "paper"], "use --images-dir"),
+        (["--images-dir", "Set5", "--data-path", "dataset"], "not allowed with"),
+        (["--images-dir", "Set5", "--training-log", "metrics.csv"], "add --report DIR"),
+        (["--images-dir", "Set5", "--scale", "0"], "1 or more"),
+        (["--images-dir", "Set5", "--protocol", "mine"], "mine"),
+        (["--images-dir", "Set5", "--device", "tpu"], "tpu"),
+        ([], "--images-dir --data-path"),
     ],
 )
-def test_options_that_do_not_go_together(monkeypatch, arguments, capsys) -> None:
-    monkeypatch.setattr(sys, "argv", ["evaluate.py", *arguments])
+def test_options_that_do_not_go_together(arguments, words, capsys) -> None:
     with pytest.raises(SystemExit) as ending:
-        evaluate.main()
+        evaluate.main(arguments)
     assert ending.value.code == 2
-    assert "error: " in capsys.readouterr().err
+    *_, message = capsys.readouterr().err.partition("error: ")
+    assert words in message
 
 
 def test_a_result_that_cannot_be_written(monkeypatch, images, copying, tmp_path, capsys) -> None:

@@ -5,12 +5,12 @@ import re
 import sys
 from pathlib import Path
 
+import commands
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 import torch
-from commands import assert_one_line_error, run
 from samples import network, save_weights
 
 import export
@@ -48,7 +48,7 @@ def picture(height: int, width: int, channels: int = 1) -> np.ndarray:
 def test_command_line(tmp_path: Path) -> None:
     weights = save_weights(tmp_path / "w.pth")
     path = tmp_path / "new" / "x.onnx"
-    result = run("export.py", "--weights", weights, "--output", path)
+    result = commands.run("export.py", "--weights", weights, "--output", path)
     assert result.returncode == 0, result.stderr
     checked = re.findall(r"^(\w+), \d+×\d+: largest difference from PyTorch", result.stdout, re.M)
     assert checked == [Path(name).stem for name in (*SAMPLE_EVAL, *SAMPLE_TRAIN)]
@@ -63,7 +63,8 @@ def test_command_line(tmp_path: Path) -> None:
     for shape, count in (((33, 70), 1), ((1, 1), 1), ((20, 31), 3)):
         x = np.concatenate([picture(*shape) * (1 - i / 5) for i in range(count)])
         np.testing.assert_allclose(output(path, x), expected(x), rtol=0, atol=4e-6)
-    assert_one_line_error(run("export.py", "--weights", tmp_path / "no.pth"), "no.pth")
+    result = commands.run("export.py", "--weights", tmp_path / "no.pth")
+    commands.assert_one_line_error(result, "no.pth")
 
 
 @pytest.mark.parametrize("opset", [9, 11, 13, 18])
@@ -75,6 +76,10 @@ def test_fixed_size_precision_and_opset(arguments, tmp_path: Path, fp16: bool, o
     model = onnx.load(path)
     assert model.opset_import[0].version == opset
     assert model.ir_version <= 8, "newer than the ONNX 1.12 that CANN is built on"
+    layers = [node for node in model.graph.node if node.op_type == "Conv"]
+    written = [{a.name: list(a.ints) for a in node.attribute} for node in layers]
+    sizes = [{"kernel_shape": [k, k], "pads": [k // 2] * 4} for k in (9, 5, 5)]
+    assert written == sizes, "not every reader infers them"
     kinds = {t.data_type for t in model.graph.initializer}
     assert kinds == {onnx.TensorProto.FLOAT16 if fp16 else onnx.TensorProto.FLOAT}
     assert path.stat().st_size < (120_000 if fp16 else 235_000)
@@ -126,6 +131,18 @@ def test_a_file_that_differs_is_not_written(
     with pytest.raises(RunError, match=r"differs by 1\.0e-03 on camera"):
         export.main()
     assert path.read_bytes() == b"earlier"
+
+
+@pytest.mark.filterwarnings("error")  # as of a provider that onnxruntime does not know
+def test_the_largest_difference_is_that_of_the_worst_pixel() -> None:
+    model = network(num_channels=3)
+    graph = onnx_graph.build(model, None, fp16=False, opset=11)
+    luminance = picture(12, 19)[0, 0]
+    assert onnx_graph.largest_difference(model, graph, luminance) < 1e-5
+    with torch.no_grad():
+        model.conv3.bias -= torch.tensor([0.0, 0.5, 0.25])
+    difference = onnx_graph.largest_difference(model, graph, luminance)
+    assert difference == pytest.approx(0.5, abs=1e-5)
 
 
 def test_fp16_is_tried_on_every_photograph(

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from imaging.luminance import matlab_y, modelzoo_y
 from imaging.metrics import PROTOCOLS, psnr, ssim
 
 RNG = np.random.default_rng(3)
@@ -32,11 +33,20 @@ def test_psnr_leaves_the_border_out() -> None:
     assert psnr(a, b, border=1) < 30
 
 
+def test_psnr_of_colours_leaves_the_border_of_the_picture_out() -> None:
+    a = RNG.uniform(0, 255, (7, 8, 3))
+    b = a + np.array([3.0, 0.0, 0.0])
+    b[:2] = b[-2:] = b[:, :2] = b[:, -2:] = 0.0
+    assert psnr(a, b, border=2) == pytest.approx(10 * math.log10(255**2 / 3))
+
+
 def test_images_that_cannot_be_compared() -> None:
     with pytest.raises(ValueError, match="shape"):
         psnr(np.zeros((4, 4)), np.zeros((4, 5)))
     with pytest.raises(ValueError, match="border"):
         psnr(np.zeros((6, 6)), np.zeros((6, 6)), border=3)
+    with pytest.raises(ValueError, match="border"):
+        psnr(np.zeros((6, 6)), np.zeros((6, 6)), border=-1)
     with pytest.raises(ValueError, match="11"):
         ssim(np.zeros((12, 12)), np.zeros((12, 12)), border=1)
 
@@ -67,6 +77,28 @@ def test_ssim_is_matlabs() -> None:
         ssim_written_out(a[3:-3, 3:-3], b[3:-3, 3:-3]), abs=1e-9
     )
     assert ssim(a, a) == pytest.approx(1.0)
+
+
+COLOURS = [(255, 255, 255), (0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255), (100, 150, 200)]
+
+
+def test_luminance_of_colours() -> None:
+    """BT.601's of red is 16 + 65.481, rounded; the published file has 64.738 in its place."""
+    row = np.array([COLOURS], np.uint8)
+    y = matlab_y(row)
+    assert (y.dtype, y.tolist()) == (np.float64, [[235, 16, 81, 145, 41, 137]])
+    y = modelzoo_y(row)
+    expected = [16 + (64.738 * r + 129.057 * g + 25.064 * b) / 256 for r, g, b in COLOURS]
+    assert y.dtype == np.float32
+    np.testing.assert_allclose(y, [expected], rtol=1e-6)
+    grey = matlab_y(row[..., 0])
+    assert (grey.dtype, grey.tolist()) == (np.float64, [[255, 0, 255, 0, 0, 100]])
+
+
+def test_what_a_result_undergoes_before_it_is_measured() -> None:
+    levels = np.array([-7.2, 0.4, 0.5, 1.5, 254.6, 300.0])
+    assert PROTOCOLS["paper"].finish(levels).tolist() == [0, 0, 1, 2, 255, 255]
+    assert PROTOCOLS["modelzoo"].finish(levels).tolist() == [0, 0.4, 0.5, 1.5, 254.6, 255]
 
 
 PUBLISHED = {  # Set5, bicubic: PSNR by protocol and scale; SSIM is published for `paper`
@@ -124,7 +156,9 @@ def test_a_greyscale_image_is_its_own_luminance_in_paper(mode: str) -> None:
     paper = PROTOCOLS["paper"]
     _, original = paper.pair(image, 3)
     np.testing.assert_array_equal(original, np.asarray(image.convert("L")))
-    assert paper.visible_pair(image, 3)[0].shape == (33, 33)
+    bicubic, visible = paper.visible_pair(image, 3)
+    np.testing.assert_array_equal(visible, original)
+    np.testing.assert_array_equal(bicubic, paper.finish(paper.pair(image, 3)[0]))
 
 
 @pytest.mark.parametrize("name", list(PROTOCOLS))

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import logging
 import re
 import signal
 import socket
@@ -13,6 +14,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,11 +22,11 @@ import torch
 from chromium import headless
 from commands import HANG, ROOT
 from PIL import Image
-from samples import coffee, opened, pixels, png
+from samples import coffee, encoded, opened, pixels, png
 from selenium.webdriver import ActionChains, Chrome
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
-from werkzeug.serving import make_server
+from werkzeug.serving import BaseWSGIServer, make_server
 
 from imaging.photo import Photo
 from imaging.resize import BICUBIC
@@ -134,8 +136,18 @@ def test_a_misnamed_picture_comes_back_with_its_own_suffix(client) -> None:
     assert "PNG%20file%20by%20its%20content" in response.headers["X-Note"]
 
 
-@pytest.mark.parametrize("fault", [RuntimeError("two\nlines"), KeyError(7), RecursionError()])
-def test_whatever_a_picture_does_the_page_answers(fault: Exception) -> None:
+@pytest.mark.parametrize(
+    ("fault", "status", "words"),
+    [
+        (RuntimeError("two\nlines"), 422, "was not taken: two."),
+        (KeyError(7), 422, "was not taken: 7."),
+        (RecursionError(), 422, "was not taken: RecursionError."),
+        (MemoryError(), 503, "not enough memory"),
+    ],
+)
+def test_whatever_a_picture_does_the_page_answers(
+    fault: Exception, status: int, words: str
+) -> None:
     class Broken:
         """Stands for an upscaler that fails in its own way."""
 
@@ -147,8 +159,8 @@ def test_whatever_a_picture_does_the_page_answers(fault: Exception) -> None:
     answer = post(
         server.create_app({2: Broken()}).test_client(), png(coffee(9, 9)), where="2/srcnn"
     )
-    assert (answer.status_code, answer.mimetype) == (422, "text/plain")
-    assert "was not taken" in answer.text
+    assert (answer.status_code, answer.mimetype) == (status, "text/plain")
+    assert words in answer.text
     assert "\n" not in answer.text
 
 
@@ -204,6 +216,88 @@ def test_too_many_users_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     first.join(HANG)
     assert post(app.test_client(), b"", where="2/srcnn").status_code == 422
     assert post(app.test_client(), data, where="2/srcnn").status_code == 200, "no place came free"
+
+
+def test_a_refused_picture_is_read_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A browser that still sends does not listen."""
+    monkeypatch.setattr(server, "MOST_WAITING", -1)
+    stream = io.BytesIO(bytes(200_001))
+    client = server.create_app({2: Slow()}).test_client()
+    answer = client.post("/enlarge/2/srcnn", input_stream=stream, content_length=200_001)
+    assert (answer.status_code, stream.tell()) == (503, 200_001)
+
+
+def test_what_the_page_is_told_of_a_result(client, monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([100.0, 102.5])
+    monkeypatch.setattr(server, "time", SimpleNamespace(perf_counter=times.__next__))
+    answer = client.post("/enlarge/2/bicubic", data=png(coffee(9, 9)))
+    facts = [answer.headers[name] for name in ("X-Seconds", "X-Suffix", "X-Note")]
+    assert facts == ["2.50", ".png", ""]
+    picture = encoded(coffee(9, 9), "BMP")
+    monkeypatch.undo()
+    answer = post(client, picture, "a.bmp", "2/bicubic")
+    assert (answer.mimetype, answer.headers["X-Suffix"]) == ("image/bmp", ".bmp")
+
+
+def test_it_serves_until_it_is_interrupted_and_again_at_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The page comes while a picture is in work; no other address answers; no line per request."""
+    logging.getLogger("werkzeug").setLevel(logging.INFO)  # as it does itself
+    pages: list[bytes] = []
+
+    def visit(port: int) -> None:
+        slow.go_on.clear()
+        slow.entered.clear()
+        url = f"http://127.0.0.1:{port}/enlarge/2/srcnn"
+        sending = threading.Thread(target=urllib.request.urlopen, args=(url, png(coffee(9, 9))))
+        sending.start()
+        assert slow.entered.wait(HANG)
+        with socket.create_connection((server.HOST, port)) as visitor:
+            visitor.sendall(f"GET / HTTP/1.0\r\nHost: localhost:{port}\r\n\r\n".encode())
+            pages.append(visitor.makefile("rb").read())  # until the server ends it
+        with socket.socket() as other, pytest.raises(ConnectionRefusedError):
+            other.connect(("127.0.0.2", port))
+        slow.go_on.set()
+        sending.join()
+
+    def made(*args: object, **options: object) -> BaseWSGIServer:
+        running = make_server(*args, **options)
+
+        def serve_forever() -> None:
+            printed = sys.stdout.buffer.getvalue().decode()  # what a pipe's reader has got by now
+            port = int(re.search(r"http://127\.0\.0\.1:(\d+)/ is the page", printed)[1])
+            visitor = threading.Thread(target=visit, args=(port,))
+            visitor.start()
+            for _ in range(2):
+                running.handle_request()
+            visitor.join()
+            running.server_close()
+            ports.append(port)
+            raise KeyboardInterrupt
+
+        running.serve_forever = serve_forever
+        return running
+
+    slow, ports = Slow(), [0]
+    monkeypatch.setattr(server, "make_server", made)
+    for _ in range(2):
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), "utf-8"))
+        server.serve({2: slow}, ports[-1])
+    monkeypatch.undo()
+    assert ports[1] == ports[2] != 0
+    assert [b'value="2"' in page for page in pages] == [True, True]
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("port", [0, 65536])
+def test_a_port_that_cannot_be_had(port: int) -> None:
+    with socket.socket() as taken:
+        taken.bind((server.HOST, 0))
+        taken.listen()
+        port = port or taken.getsockname()[1]
+        with pytest.raises(RunError, match=f"cannot listen on port {port}: .* another --port"):
+            server.serve({}, port)
 
 
 def test_command_line(weights: Path) -> None:

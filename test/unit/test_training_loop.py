@@ -485,17 +485,21 @@ class Clock:
 
 def test_the_time_of_a_step_leaves_the_warm_up_out(capsys: pytest.CaptureFixture) -> None:
     clock, waited = Clock(), []
-    timer = StepTimer(lambda: waited.append(clock.now), warm_up_of=9, clock=clock)
-    for seconds in (10, 1, 1, 1, 1, 2, 3, 2, 3):
+    timer = StepTimer(lambda: waited.append(clock.now), warm_up_of=11, clock=clock)
+    for seconds in (10, 1, 1, 1, 1, 2, 3, 2, 3, 2, 3):
         clock.now += seconds
         timer.tick()
     clock.now += 0.4  # the device finishes
-    assert timer.stop() == pytest.approx((24.4, 10.4 / 4))
-    assert waited == [114.0, pytest.approx(124.4)]
+    assert timer.stop() == pytest.approx((29.4, 15.4 / 6))
+    assert waited == [114.0, pytest.approx(129.4)]
     assert "first 5 steps: 14.000000 s" in capsys.readouterr().out
     short = StepTimer(lambda: None, warm_up_of=5, clock=clock)
     for _ in range(5):
         clock.now += 2
         short.tick()
     assert short.stop() == pytest.approx((10, 2))
+    single = StepTimer(lambda: None, clock=clock)
+    clock.now += 3
+    single.tick()
+    assert single.stop() == pytest.approx((3, 3))
     assert capsys.readouterr().out == ""

@@ -1,5 +1,8 @@
 """Enlarging pictures: luminance, transparency, the command line and what it refuses."""
 
+import io
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -8,19 +11,21 @@ import time
 from collections.abc import Iterator
 from concurrent import futures
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from commands import HANG, ROOT, assert_one_line_error, run
 from PIL import Image, ImageDraw
-from samples import coffee, network, pixels, save_weights, through
+from samples import coffee, encoded, network, opened, pixels, save_weights, through
 
-from imaging.album import Plan
-from imaging.photo import PictureError, open_photo
+import upscale
+from imaging.album import STREAM, Plan
+from imaging.photo import Photo, PictureError, open_photo
 from imaging.resize import BICUBIC
-from inference.upscaler import Upscaler, enlarge_all
-from runtime.errors import RunError
+from inference.upscaler import Upscaler, enlarge_all, what_happened
+from runtime.errors import RunError, UserError
 
 
 @pytest.fixture(scope="module")
@@ -159,6 +164,294 @@ def test_self_ensemble_and_precision(weights: Path) -> None:
     assert automatic.deep is automatic.exact, "16-bit pictures are not rounded"
 
 
+def test_what_is_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["upscale.py", "a.png", "-", "./-", "--output=out"])
+    args = vars(upscale.parse_args())
+    assert args.pop("pictures") == [Path("a.png"), STREAM, Path("-")]
+    given = {"scale": 3, "output": Path("out"), "suffix": "_x3", "jobs": 1, "port": 8765}
+    given |= {"weights": None, "device": "auto", "precision": "auto"}
+    assert args == given | dict.fromkeys(("recursive", "self_ensemble", "force", "serve"), False)
+    assert upscale.parse_args(["--serve"]).pictures == []
+    assert upscale.parse_args(["-", "--output=-", "--scale=2"]).suffix == "_x2"
+    args = upscale.parse_args(["a.png", "--output=o", "--suffix=", "--jobs=4"])
+    assert (args.suffix, args.jobs) == ("", 4)
+    for device in ("auto", "npu", "cuda", "cpu"):
+        assert upscale.parse_args(["--serve", f"--device={device}"]).device == device
+    for precision in ("auto", "fp32", "bf16"):
+        assert upscale.parse_args(["--serve", f"--precision={precision}"]).precision == precision
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "name pictures or folders"),
+        (["a.png", "--serve"], "not both"),
+        (["a.png"], "--output DIR"),
+        (["-", "--output=-"], "terminal"),
+        (["a.png", "--output=o", "--suffix=/b"], "part of a file's name"),
+        (["a.png", "--output=o", "--scale=1"], "2 or more"),
+        (["a.png", "--output=o", "--jobs=0"], "1 or more"),
+        (["--serve", "--port=-1"], "0 or more"),
+        (["a.png", "--output=o", "--device=tpu"], "tpu"),
+        (["a.png", "--output=o", "--precision=fp16"], "fp16"),
+    ],
+)
+def test_options_that_cannot_be(
+    words: list[str],
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    with pytest.raises(SystemExit) as end:
+        upscale.parse_args(words)
+    assert end.value.code == 2
+    assert re.search(f"error: .*{said}", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("options", [(), ("--self-ensemble",), ("--precision=bf16",)])
+def test_options_reach_the_picture(
+    tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str], options: tuple[str, ...]
+) -> None:
+    (tmp_path / "in" / "deeper").mkdir(parents=True)
+    coffee(16, 12).save(tmp_path / "in" / "a.png")
+    coffee(12, 9).save(tmp_path / "in" / "deeper" / "b.png")
+    words = [str(tmp_path / "in"), f"--output={tmp_path / 'out'}", f"--weights={weights}"]
+    words += ["--scale=2", "--suffix= large", "--recursive", "--jobs=2", "--device=cpu"]
+    upscale.main([*words, *(options or ("--precision=fp32",))])
+    rounded = "--precision=bf16" in options
+    precision, ensemble = "bf16" if rounded else "fp32", "--self-ensemble" in options
+    exact = Upscaler(weights, 2, torch.device("cpu"), precision, ensemble)
+    for name, size in (("a", (16, 12)), ("deeper/b", (12, 9))):
+        exact.enlarge_file(tmp_path / "in" / f"{name}.png", tmp_path / "b.png", lambda *_: 0)
+        made = opened((tmp_path / "out" / f"{name} large.png").read_bytes())
+        assert made.shape[:2] == (2 * size[1], 2 * size[0])
+        assert (made == opened((tmp_path / "b.png").read_bytes())).all()
+    out = capsys.readouterr().out
+    assert re.match(r"2 of 2 pictures enlarged: 0\.0 megapixels in \d", out)
+
+
+def test_from_standard_input_to_standard_output(
+    monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes], weights: Path
+) -> None:
+    picture = coffee(40, 30)
+    piped = SimpleNamespace(buffer=io.BytesIO(encoded(picture, "BMP")))
+    monkeypatch.setattr(sys, "stdin", piped)
+    upscale.main(["-", "--output=-", f"--weights={weights}", "--precision=fp32"])
+    out, err = capfdbinary.readouterr()
+    made = Upscaler(weights, 3, torch.device("cpu"), "fp32")
+    assert (opened(out) == pixels(through(picture, "a.png", made))).all()
+    assert b"1 of 1 pictures enlarged" in err, "beside the picture, not in it"
+
+
+def test_what_is_left_aside_is_told(
+    tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And the others are enlarged; where there are none, no weights are loaded."""
+    album = tmp_path / "two\nlines"
+    album.mkdir()
+    (album / "notes.txt").write_text("no picture")
+    coffee(9, 9).save(album / "a.png")
+    (tmp_path / "empty\n").mkdir()
+    words = [str(album), str(tmp_path / "empty\n"), f"--output={tmp_path / 'out'}"]
+    with pytest.raises(RunError, match="1 could not be enlarged, see above"):
+        upscale.main([*words, f"--weights={weights}"])
+    out, err = capsys.readouterr()
+    note, error = err.splitlines()
+    assert "note: " in note
+    assert "two\\nlines: skipped 1 that are no pictures: notes.txt" in note
+    assert error.startswith(f"error: {tmp_path}/empty\\n: no pictures in it")
+    assert "1 of 1 pictures" in out
+    upscale.main([str(album), f"--output={tmp_path / 'out'}", "--weights=no such"])
+    assert "1 skipped, as the result is there" in capsys.readouterr().err
+    with pytest.raises(UserError, match="no such"):
+        upscale.main([str(album), f"--output={tmp_path / 'out'}", "--weights=no such", "--force"])
+
+
+def test_where_nothing_can_be_written(tmp_path: Path) -> None:
+    coffee(9, 9).save(tmp_path / "a.png")
+    picture = str(tmp_path / "a.png")
+    with pytest.raises(UserError, match=r"--output .*a\.png/out: .* cannot be written to"):
+        upscale.main([picture, f"--output={picture}/out"])
+    with pytest.raises(UserError, match="one picture, not 2"):
+        upscale.main([picture, str(tmp_path / "b.png"), "--output=-"])
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_the_page_has_the_scales_that_have_weights(
+    tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served: list[tuple[dict[int, tuple[int, bool]], int]] = []
+    monkeypatch.setattr(
+        "serve.app.serve",
+        lambda upscalers, port: served.append(
+            ({scale: (each.scale, each.ensemble) for scale, each in upscalers.items()}, port)
+        ),
+    )
+    upscale.main(["--serve"])
+    upscale.main(["--serve", "--port=0", "--scale=5", f"--weights={weights}", "--self-ensemble"])
+    monkeypatch.setattr("inference.weights.SHIPPED", tmp_path)
+    shutil.copy(weights, tmp_path / "srcnn_x4.pth")
+    upscale.main(["--serve"])
+    assert served == [
+        ({2: (2, False), 3: (3, False), 4: (4, False)}, 8765),
+        ({5: (5, True)}, 0),
+        ({4: (4, False)}, 8765),
+    ]
+    (tmp_path / "srcnn_x4.pth").unlink()
+    with pytest.raises(UserError, match="no weights for x3"):
+        upscale.main(["--serve"])
+
+
+def test_the_device_that_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    coffee(9, 9).save(tmp_path / "a.png")
+    monkeypatch.setattr("runtime.device.why_no_cuda", lambda: "it is sold")
+    with pytest.raises(UserError, match="--device cuda: it is sold"):
+        upscale.main([str(tmp_path / "a.png"), f"--output={tmp_path}/out", "--device=cuda"])
+
+
+@pytest.mark.parametrize("fault", [ImportError, OSError, MemoryError, RuntimeError])
+def test_where_pytorch_cannot_be_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: type[Exception]
+) -> None:
+    class Unloadable(ModuleType):
+        def __getattr__(self, name: str) -> None:
+            raise fault("\nlibtorch.so: no room\nsecond line")
+
+    monkeypatch.setitem(sys.modules, "inference.upscaler", Unloadable("inference.upscaler"))
+    coffee(9, 9).save(tmp_path / "a.png")
+    with pytest.raises(RunError, match=r"loaded \(libtorch\.so: no room\); is memory limited"):
+        upscale.main([str(tmp_path / "a.png"), f"--output={tmp_path / 'out'}"])
+
+
+def test_precision_follows_the_cpu_and_the_picture(
+    weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it computes in bfloat16, `auto` rounds pictures of 8 bits, and `bf16` all."""
+    shallow = Photo(coffee(16, 12), "PNG", {})
+    deep = Photo(np.asarray(shallow.image).astype(np.uint16) * 257, "PNG", {})
+
+    def made(precision: str, of_cpu: bool) -> list[np.ndarray]:
+        monkeypatch.setattr("inference.upscaler.has_bf16", lambda: of_cpu)
+        upscaler = Upscaler(weights, 2, torch.device("cpu"), precision)
+        return [pixels(upscaler.enlarge(photo)) for photo in (shallow, deep)]
+
+    exact, rounded = made("fp32", True), made("bf16", False)
+    assert all((one != other).any() for one, other in zip(exact, rounded, strict=True))
+    expected = {True: [rounded[0], exact[1]], False: exact}
+    for of_cpu, pictures in expected.items():
+        for one, other in zip(made("auto", of_cpu), pictures, strict=True):
+            assert (one == other).all()
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_tiles_go_side_by_side_on_a_cpu_alone(
+    weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = threading.Barrier(2)
+
+    def threads_of_a_tile(_: int) -> int:
+        both.wait(HANG)
+        return torch.get_num_threads()
+
+    cpu = Upscaler(weights, 3, torch.device("cpu"), "bf16")
+    assert list(cpu.map_fn(threads_of_a_tile, range(2))) == [1, 1]
+    other = Upscaler(weights, 3, torch.device("meta"), "bf16")
+    models = (other.model, other.exact, other.deep)
+    assert {p.device.type for model in models for p in model.parameters()} == {"meta"}
+    assert len({p.dtype for model in models for p in model.parameters()}) == 1
+    assert list(other.map_fn(threading.get_ident, ())) == []
+    assert {*other.map_fn(lambda _: threading.get_ident(), range(3))} == {threading.get_ident()}
+    monkeypatch.setattr("inference.upscaler.available", lambda: 90_000_000)
+    assert (cpu.room(), other.room()) == (10_000_000, 50_000_000), "a tile for each thread"
+    monkeypatch.setattr("inference.upscaler.available", lambda: 70_000_000)
+    assert cpu.room() == 0
+    torch.set_num_threads(99)
+    assert Upscaler(weights, 3, torch.device("cpu")).threads == 16
+
+
+def test_pictures_side_by_side_share_the_memory(
+    upscaler: Upscaler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    coffee(50, 40).save(tmp_path / "a.png")
+    monkeypatch.setattr(upscaler, "room", lambda: 200_000)
+    advances: list[tuple[int, ...]] = []
+    source, target = tmp_path / "a.png", tmp_path / "b.png"
+    done = upscaler.enlarge_file(source, target, lambda *pixels: advances.append(pixels), 1)
+    assert done == (50 * 40 * 9, "")
+    assert advances[0] == (0, 50 * 40 * 9)
+    assert sum(pixels for (pixels,) in advances[1:]) == 50 * 40 * 9
+    with pytest.raises(PictureError, match="memory"):
+        upscaler.enlarge_file(source, target, lambda *_: 0, share=4)
+
+
+class Terminal(io.StringIO):
+    """Standard error where a person looks at it."""
+
+    encoding = "utf-8"
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_what_a_person_sees_of_the_work(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Told:
+        """Stands for an upscaler whose pictures have 40,000 and 10,000 pixels and a fault."""
+
+        def enlarge_file(self, source: Path, target: Path, advance, share: int):
+            assert (target, share) == (Path(f"{source} large"), 1)
+            if source.name == "bad":
+                raise PictureError("no picture")
+            pixels = {"one": 40_000, "two": 10_000}[source.name]
+            advance(0, pixels)
+            advance(pixels)
+            return pixels, "is\na BMP file" if source.name == "two" else ""
+
+    times = iter([100.0, 104.0])
+    clock = SimpleNamespace(perf_counter=times.__next__)
+    monkeypatch.setattr("inference.upscaler.time", clock)
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    made = Plan({Path(f"{name} large"): Path(name) for name in ("one", "bad", "two")})
+    with pytest.raises(RunError, match="1 of 3 pictures could not be enlarged"):
+        enlarge_all(made, Told(), jobs=1)
+    seen = re.split(r"[\r\n]+", sys.stderr.getvalue())
+    assert "error: bad: no picture" in seen
+    assert "warning: two: is\\na BMP file" in seen
+    assert sum("warning" in line for line in seen) == 1
+    assert seen[1].startswith("0 of 3 files")
+    assert re.match(r"3 of 3 files: 100%.* 50\.0k/50\.0k .*pixel/s\]", seen[-2])
+    last = "2 of 3 pictures enlarged: 0.1 megapixels in 4.0 s, 0.01 megapixels/s\n"
+    assert capsys.readouterr().out == last
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (PictureError("out of memory lane"), "out of memory lane"),
+        (RunError("cannot write b.png"), "cannot write b.png"),
+        (MemoryError(), "not enough memory;"),
+        (RuntimeError("cannot allocate 9 bytes\nmore"), "not enough memory;"),
+        (RuntimeError("CUDA out of memory"), "not enough memory;"),
+        (RuntimeError("can't start new thread"), "not enough memory;"),
+        (KeyError(3), "failed (KeyError: 3)"),
+        (RuntimeError("first\nsecond"), "failed (RuntimeError: first)"),
+    ],
+)
+def test_what_a_fault_says(error: Exception, said: str) -> None:
+    assert what_happened(error).startswith(said)
+    assert "\n" not in what_happened(error)
+
+
 def test_an_interruption_ends_the_pictures_in_work(monkeypatch: pytest.MonkeyPatch) -> None:
     working, ended = threading.Event(), threading.Event()
 
@@ -170,10 +463,13 @@ def test_an_interruption_ends_the_pictures_in_work(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr("inference.upscaler.as_completed", as_completed)
 
+    begun = []
+
     class Large:
         """Stands for an upscaler in the middle of a large picture."""
 
         def enlarge_file(self, source: Path, target: Path, advance, share: int) -> None:
+            begun.append(source)
             working.set()
             for _ in range(100 * HANG):
                 try:
@@ -186,10 +482,11 @@ def test_an_interruption_ends_the_pictures_in_work(monkeypatch: pytest.MonkeyPat
     earlier = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with pytest.raises(KeyboardInterrupt):
-            enlarge_all(Plan({Path("b"): Path("a")}), Large(), jobs=1)
+            enlarge_all(Plan({Path(f"b{i}"): Path(f"a{i}") for i in range(3)}), Large(), jobs=1)
     finally:
         signal.signal(signal.SIGINT, earlier)
     assert ended.is_set()
+    assert begun == [Path("a0")]
 
 
 def test_what_the_format_cannot_hold_leaves_nothing(tmp_path: Path, upscaler: Upscaler) -> None:

@@ -116,6 +116,15 @@ NO_WEIGHTS = {
     "shape": (changed(conv2_weight=torch.zeros(32, 60, 5, 5)), r"conv2\.weight 32×60×5×5"),
     "bias": (changed(conv1_bias=torch.zeros(63)), r"conv1\.bias has shape \(63,\), expected"),
     "even": (changed(conv3_weight=torch.zeros(1, 32, 4, 4)), "kernels are square, odd"),
+    "oblong": (changed(conv2_weight=torch.zeros(32, 64, 5, 3)), "kernels are square, odd"),
+    "no maps": (
+        changed(
+            conv1_weight=torch.zeros(0, 1, 9, 9),
+            conv1_bias=torch.zeros(0),
+            conv2_weight=torch.zeros(32, 0, 5, 5),
+        ),
+        r"conv1\.weight has shape \(0, 1, 9, 9\)",
+    ),
     "flat": (changed(conv3_weight=torch.zeros(800)), r"no SRCNN; .*conv3\.weight 800"),
     "nested": ({"state_dict": {"a": 1, "b": [2]}}, r"no SRCNN; .* found a \(int\), b \(list\)"),
     "empty": ({}, "found nothing"),
@@ -158,7 +167,7 @@ def test_files_of_other_kinds(tmp_path: Path, content: bytes) -> None:
 
 
 def test_only_scales_with_weights_are_offered() -> None:
-    with pytest.raises(UserError, match=r"no weights for x7 in .*--weights"):
+    with pytest.raises(UserError, match=r"no weights for x7 in .* are: x2, x3, x4\).*--weights"):
         shipped_weights(7)
 
 
