@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from model import SRCNN
-from runtime.device import half_type
+from runtime.device import matrix_type
 from runtime.errors import UserError
 from training.recipes import MUON, Recipe
 
@@ -98,7 +98,7 @@ class MuonAdam(torch.optim.Optimizer):
         rest = [p for p in model.parameters() if not any(p is kernel for kernel in self.kernels)]
         super().__init__([{"params": self.kernels, "lr": muon_lr}, {"params": rest, "lr": lr}], {})
         self.momentum, self.ns_steps = momentum, ns_steps
-        self.dtype = dtype or half_type(self.kernels[0].device)
+        self.dtype = dtype or matrix_type(self.kernels[0].device)
         self.momenta = [torch.zeros_like(_as_matrix(kernel)) for kernel in self.kernels]
         self.adam = torch.optim.Adam(rest, betas=(0.9, 0.99))
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from model import SRCNN
-from runtime.device import Choice, half_type, has_bf16, has_fp32, module, synchronize
+from runtime.device import Choice, has_bf16, has_fp32, matrix_type, module, synchronize
 from runtime.errors import UserError
 from training.precision import (
     FP32_CONTIGUOUS,
@@ -76,7 +76,7 @@ def choose_precision(
     if name != "auto":
         return Choice(_native(name, device, loss_scale), "as asked")
     if device.type == "npu":
-        name = "fp16" if apex_wanted else HALF[half_type(device)]
+        name = "fp16" if apex_wanted else HALF[matrix_type(device)]
         return Choice(_native(name, device, loss_scale), f"auto: {why_not}")
     if device.type == "cuda":
         name = "bf16" if module(device).is_bf16_supported() else "fp16"
