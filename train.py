@@ -267,7 +267,7 @@ def train_epoch(
             state.mean_loss()  # what is saved must be worth going on from
             state.gather_losses()
             raise Interrupted(signum)
-        state.set_learning_rates()
+        state.begin_step()
         loss, stepped = training_step(
             state.parallel_model,
             state.optimizer,

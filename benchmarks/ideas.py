@@ -8,6 +8,7 @@ One seed a line: differences below about 0.02 dB mean little.
 """
 
 import argparse
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,13 +38,13 @@ def lighter_borders(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return (weight / weight.mean() * (output - target).square()).mean()
 
 
-class LinearEnd(Recipe):
-    """Learning rates that are constant, but for the last 40 % of the steps: down to 0."""
+class Cosine(Recipe):
+    """Learning rates that go down to 0 in a cosine (Loshchilov and Hutter, arXiv:1608.03983)."""
 
     def lr_factor(self, step: int, total_steps: int) -> float:
         """Return what the learning rate is multiplied with at `step`, counted from 0."""
         warmup = min(1.0, (step + 1) / self.warmup_steps)
-        return warmup * min(1.0, (1 - step / total_steps) / 0.4)
+        return warmup * 0.5 * (1 + math.cos(math.pi * step / total_steps))
 
 
 @dataclass(frozen=True)
@@ -67,15 +68,20 @@ class Idea:
     plain_last_layer: bool = False
 
 
-SMALLER = {"crop_size": 48, "batch_size": 4}
+WHOLE = {"small_share": 0.0}
+LARGER = {"crop_size": 96, "batch_size": 2}
 IDEAS = {
     "the recipe": Idea(),
-    "crops of 48×48, batch 8": Idea({"crop_size": 48, "batch_size": 8}),
-    "crops of 33×33, batch 16": Idea({"crop_size": 33, "batch_size": 16}),
-    "48×48, batch 4, twice the steps": Idea(SMALLER, steps=2),
-    "the same, at the end linear": Idea(SMALLER, steps=2, schedule=LinearEnd),
-    "batch 1, twice the steps": Idea({"batch_size": 1}, steps=2),
-    "batch 4, half the steps": Idea({"batch_size": 4}, steps=0.5),
+    "5×5 from the start": Idea(WHOLE),
+    "the same, 3/4 of the steps": Idea(WHOLE, steps=0.75),
+    "3×3 for 45 %": Idea({"small_share": 0.45}),
+    "3×3 for 75 %": Idea({"small_share": 0.75}),
+    "cosine": Idea(schedule=Cosine),
+    "as it was: 96×96, 5×5, cosine": Idea({**WHOLE, **LARGER}, steps=0.5, schedule=Cosine),
+    "96×96, batch 2, half the steps": Idea(LARGER, steps=0.5),
+    "33×33, batch 8": Idea({"crop_size": 33, "batch_size": 8}),
+    "batch 2, twice the steps": Idea({"batch_size": 2}, steps=2),
+    "batch 8, half the steps": Idea({"batch_size": 8}, steps=0.5),
     "half the learning rates": Idea({"lr": FAST.lr / 2}),
     "twice the learning rates": Idea({"lr": FAST.lr * 2}),
     "half of Muon's rate": Idea({"muon_factor": FAST.muon_factor / 2}),
@@ -87,8 +93,9 @@ IDEAS = {
     "Muon for conv3, too": Idea(muon={"layers": ("conv1", "conv2", "conv3")}),
     "Adam alone, 1e-3": Idea({"optimizer": "adam", "lr": 1e-3}),
     "Adam alone, 2e-3": Idea({"optimizer": "adam", "lr": 2e-3}),
-    "constant learning rates": Idea({"cosine": False}),
-    "constant, at the end linear": Idea(schedule=LinearEnd),
+    "constant learning rates": Idea({"decay_share": 0.0}),
+    "linear over the last 20 %": Idea({"decay_share": 0.2}),
+    "linear over the last 60 %": Idea({"decay_share": 0.6}),
     "no warm-up": Idea({"warmup_steps": 0}),
     "PyTorch's default start": Idea({"identity_start": False}),
     "L1 loss": Idea(loss=l1_loss),

@@ -163,11 +163,10 @@ def restore(resumed: dict[str, Any], options: dict[str, Any], state: "TrainingSt
             run may become longer where its schedule does not depend on the length.
     """
     recipe = state.recipe
-    planned = recipe.cosine or recipe.ema_share > 0
     for name, value in options.items():
         earlier = resumed["options"].get(name)
         longer = name in LENGTH and isinstance(earlier, int) and value > earlier
-        if value == earlier or (longer and not planned):
+        if value == earlier or (longer and not recipe.planned):
             continue
         advice = "use the same, or start anew without --resume"
         if longer:

@@ -54,7 +54,7 @@ def parse_args(description: str | None, argv: Sequence[str] | None = None) -> ar
         help="learning rate (default: reference 1e-4, fast 5e-4, times the square root of the "
              "number of processes); the fast recipe gives Muon 20 times as much")
     add("--batch-size", type=COUNT, metavar="N",
-        help="patches a step on each process (default: reference 32, fast 2 crops of 96×96)")
+        help="patches a step on each process (default: reference 32, fast 4 crops of 48×48)")
     add("--num-epochs", type=COUNT, metavar="N", help="(default: reference 500, fast 10)")
     add("--num-steps", type=NATURAL, default=0, metavar="N",
         help="end after N optimizer steps, if that is earlier")

@@ -23,15 +23,25 @@ class Recipe:
     crop_size: int | None = None  # side of random crops from whole images; None: patches as filed
     steps_per_epoch: int = 0  # of crops, which have no natural end
     warmup_steps: int = 0
-    cosine: bool = False  # learning rate down to 0 at the last step
+    decay_share: float = 0.0  # of the run, at its end, in which the learning rate falls to 0
+    small_share: float = 0.0  # of the run, at its start, in which conv2 is 3×3: growth.py
     ema_share: float = 0.0  # of the run that the moving average of the weights looks back
 
     def lr_factor(self, step: int, total_steps: int) -> float:
         """Return what the learning rate is multiplied with at `step`, counted from 0."""
         factor = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
-        if self.cosine:
-            factor *= 0.5 * (1 + math.cos(math.pi * step / total_steps))
+        if self.decay_share:
+            factor *= min(1.0, (1 - step / total_steps) / self.decay_share)
         return factor
+
+    def is_small(self, step: int, total_steps: int) -> bool:
+        """Tell whether conv2 is 3×3 at `step`, counted from 0."""
+        return step < self.small_share * total_steps
+
+    @property
+    def planned(self) -> bool:
+        """Whether what a step does depends on how many there will be."""
+        return max(self.decay_share, self.small_share, self.ema_share) > 0
 
     def ema_decay(self, step: int, total_steps: int) -> float:
         """Return the decay of the weights' exponential moving average at `step`; 0: no average.
@@ -54,16 +64,17 @@ REFERENCE = Recipe(
 FAST = Recipe(
     name="fast",
     num_epochs=10,
-    batch_size=2,
+    batch_size=4,
     lr=5e-4,
     optimizer=MUON,
     last_layer_factor=1.0,
     muon_factor=20,
     identity_start=True,
-    crop_size=96,
+    crop_size=48,
     steps_per_epoch=1000,
     warmup_steps=100,
-    cosine=True,
+    decay_share=0.4,
+    small_share=0.6,
     ema_share=0.02,
 )
 
@@ -77,20 +88,21 @@ def apply_overrides(
 
     Several processes make larger batches: the default rate then grows by the square root of
     their number, as suits Adam (Malladi et al., 2022, arXiv:2205.10287). Where crops are wanted
-    and there are only 33×33 patches, which have an eighth of the pixels, a batch has 8 times as
-    many.
+    and there are only 33×33 patches, which have half of the pixels, a batch has twice as many.
 
     Args:
         recipe: what holds where nothing is wished.
-        wanted: `num_epochs`, `batch_size`, `lr` and `optimizer`, each a value or None.
+        wanted: `num_epochs`, `batch_size`, `lr` and `optimizer`, each a value or None, and
+            `init_weights`, which have no small kernels.
         processes: of the run.
         whole_images: whether the data set has them.
     """
-    enough = recipe.batch_size if whole_images or not recipe.crop_size else 8 * recipe.batch_size
+    enough = recipe.batch_size if whole_images or not recipe.crop_size else 2 * recipe.batch_size
     return replace(
         recipe,
         num_epochs=wanted["num_epochs"] or recipe.num_epochs,
         batch_size=wanted["batch_size"] or enough,
         lr=wanted["lr"] or recipe.lr * math.sqrt(processes),
         optimizer=wanted["optimizer"] or recipe.optimizer,
+        small_share=0.0 if wanted["init_weights"] else recipe.small_share,
     )

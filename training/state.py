@@ -11,6 +11,7 @@ from model import SRCNN, identity_init
 from runtime.device import keep_plain_formats, overflowed
 from runtime.distributed import World
 from runtime.errors import RunError
+from training.growth import SMALL, Growing, growing
 from training.precision import Apex, Precision, advice
 from training.recipes import MUON, Recipe
 
@@ -25,9 +26,11 @@ def new_model(recipe: Recipe, precision: Precision, plain: bool = False) -> SRCN
     """
     if recipe.optimizer == MUON:
         keep_plain_formats(precision.device)  # as Muon sees weights as matrices
-    model = SRCNN()
+    model = SRCNN(kernel_sizes=(9, SMALL, 5)) if recipe.small_share else SRCNN()
     if recipe.identity_start:
         identity_init(model)
+    if recipe.small_share:
+        model = growing(model)
     if plain:
         return in_layout(model.to(precision.device), precision.memory_format)
     return precision.to_device(model)
@@ -85,8 +88,11 @@ class TrainingState:
                 f"on {self.world.size} process(es), {recipe.optimizer}, learning rate "
                 f"{recipe.lr:.6g} (the recipe's times √processes, or --lr)")  # fmt: skip
 
-    def set_learning_rates(self) -> None:
-        """Give the optimizer the learning rates of the step that comes."""
+    def begin_step(self) -> None:
+        """Take the learning rates, and the size of conv2's kernel, of the step that comes."""
+        if isinstance(self.model.conv2, Growing):
+            small = self.recipe.is_small(self.step, self.total_steps)
+            self.model.conv2.size = SMALL if small else self.model.conv2.weight.shape[-1]
         factor = self.recipe.lr_factor(self.step, self.total_steps)
         for group, base_lr in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
             group["lr"] = base_lr * factor

@@ -124,6 +124,6 @@ def test_small_images_and_the_fast_recipe(tmp_path: Path) -> None:
     lr, _ = next(data.batches.epoch(0))
     assert lr.shape == (2, 1, 12, 12)
     assert data.description == (
-        "random crops of 12×12 from 3 whole images (smaller than 96×96, as all images are) "
+        "random crops of 12×12 from 3 whole images (smaller than 48×48, as all images are) "
         f"(1 smaller left out) of {path}, held on cpu"
     )

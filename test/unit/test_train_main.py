@@ -388,7 +388,7 @@ def test_the_fast_recipe_averages_and_evaluates_in_half_precision_if_asked(
     assert not evaluator.held_out
     assert "random crops of 27×27 from 3 whole images" in data.description
     assert results.recorder.events is not None
-    assert (results.options["name"], results.options["cosine"]) == ("fast", True)
+    assert (results.options["name"], results.options["decay_share"]) == ("fast", 0.4)
     os.close(results.lock)
     *_, evaluator, _, _ = set_up(World(CPU), dataset, tmp_path, *words[:2])
     assert evaluator.half is None

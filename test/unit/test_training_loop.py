@@ -24,6 +24,7 @@ from train import train, train_epoch, training_step
 from training import checkpoint
 from training.batches import Batches, BatchPlan
 from training.evaluation import Evaluator, mean_psnr
+from training.growth import growing
 from training.optimizers import build_optimizer
 from training.precision import Precision
 from training.recipes import FAST, REFERENCE, Recipe, apply_overrides
@@ -34,6 +35,7 @@ from training.timing import StepTimer
 
 CPU = torch.device("cpu")
 STEPS = 3  # of an epoch
+WISHES = ("num_epochs", "batch_size", "lr", "optimizer", "init_weights")
 
 
 class Noise(Batches):
@@ -130,34 +132,31 @@ def test_a_step_computes_the_loss_in_fp32_and_says_that_it_was_skipped() -> None
 
 @pytest.mark.parametrize("processes", [1, 4])
 def test_learning_rates_step_by_step_and_by_group(processes: int) -> None:
-    wanted = dict.fromkeys(("num_epochs", "batch_size", "lr", "optimizer"))
+    wanted = dict.fromkeys(WISHES)
     recipe = apply_overrides(replace(FAST, warmup_steps=2), wanted, processes, whole_images=True)
     state = new_state(recipe, epochs=4)
     factor = math.sqrt(processes)
     for step in range(12):
         state.step = step
-        state.set_learning_rates()
-        schedule = min(1, (step + 1) / 2) * (1 + math.cos(math.pi * step / 12)) / 2
+        state.begin_step()
+        schedule = min(1, (step + 1) / 2) * min(1, (1 - step / 12) / 0.4)
         rates = [group["lr"] for group in state.optimizer.param_groups]
         assert rates == pytest.approx([0.01 * factor * schedule, 5e-4 * factor * schedule])
     reference = new_state(apply_overrides(REFERENCE, wanted, processes, True), epochs=4)
-    reference.set_learning_rates()
+    reference.begin_step()
     rates = [group["lr"] for group in reference.optimizer.param_groups]
     assert rates == pytest.approx([1e-4 * factor, 1e-5 * factor])
 
 
 def test_wishes_go_before_the_recipe_and_patches_make_larger_batches() -> None:
     wanted = {"num_epochs": 7, "batch_size": 3, "lr": 0.25, "optimizer": "sgd"}
-    recipe = apply_overrides(FAST, wanted, 4, whole_images=False)
-    assert (recipe.num_epochs, recipe.batch_size, recipe.lr, recipe.optimizer) == (
-        7,
-        3,
-        0.25,
-        "sgd",
-    )
-    wanted = dict.fromkeys(wanted)
+    recipe = apply_overrides(FAST, {**wanted, "init_weights": None}, 4, whole_images=False)
+    assert recipe == replace(FAST, **wanted)
+    wanted = dict.fromkeys(WISHES)
     assert apply_overrides(FAST, wanted, 1, whole_images=True) == FAST
-    assert apply_overrides(FAST, wanted, 1, whole_images=False).batch_size == 16
+    assert apply_overrides(FAST, wanted, 1, whole_images=False).batch_size == 8
+    tuned = apply_overrides(FAST, {**wanted, "init_weights": "w.pth"}, 1, whole_images=True)
+    assert tuned == replace(FAST, small_share=0.0), "weights that are there have all their taps"
     assert apply_overrides(REFERENCE, wanted, 1, whole_images=False) == REFERENCE
 
 
@@ -168,7 +167,7 @@ def test_the_moving_average_is_that_of_its_formula() -> None:
     for epoch in range(2):
         for low, high in batches.epoch(epoch):
             before = state.step
-            state.set_learning_rates()
+            state.begin_step()
             state.advance(*training_step(
                 state.parallel_model, state.optimizer, state.precision, mse_loss, low, high
             ))  # fmt: skip
@@ -236,7 +235,10 @@ def test_the_first_weights_of_a_recipe(recipe: Recipe, plain: bool) -> None:
     torch.manual_seed(3)
     expected = SRCNN()
     if recipe is FAST:
-        identity_init(expected)
+        torch.manual_seed(3)
+        small = SRCNN(kernel_sizes=(9, 3, 5))
+        identity_init(small)
+        expected = growing(small)
     for name, weight in expected.state_dict().items():
         assert torch.equal(model.state_dict()[name], weight)
     assert model.conv2.weight.is_contiguous(memory_format=torch.channels_last)
@@ -399,7 +401,7 @@ def test_times_rates_and_losses_of_the_epochs(
     monkeypatch.setattr(
         "train.StepTimer", lambda synchronize, warm_up: StepTimer(synchronize, warm_up, clock)
     )
-    wanted = dict.fromkeys(("num_epochs", "batch_size", "lr", "optimizer")) | {"lr": 2e-3}
+    wanted = dict.fromkeys(WISHES) | {"lr": 2e-3}
     recipe = apply_overrides(replace(FAST, warmup_steps=4, ema_share=0.5), wanted, 1, True)
     torch.manual_seed(1)
     model = new_model(recipe, Precision())
@@ -418,7 +420,7 @@ def test_times_rates_and_losses_of_the_epochs(
         mean = sum(loss.item() for loss in losses[7 * epoch : 7 * epoch + 7]) / 7
         assert float(row["loss"]) == pytest.approx(mean, rel=1e-5)
         last = 7 * epoch + 6
-        schedule = (1 + math.cos(math.pi * last / 14)) / 2
+        schedule = min(1, (1 - last / 14) / 0.4)
         assert float(row["lr"]) == pytest.approx(2e-3 * schedule)
         assert len({row["psnr"], row["raw_psnr"], row["held_out_psnr"]}) == 3
     assert profiler.watched == [7]
