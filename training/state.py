@@ -24,8 +24,8 @@ def new_model(recipe: Recipe, precision: Precision, plain: bool = False) -> SRCN
         precision: what it will be trained in, and where.
         plain: leave the last layer as it is, see `Precision.to_device`.
     """
-    if recipe.optimizer == MUON:
-        keep_plain_formats(precision.device)  # as Muon sees weights as matrices
+    if recipe.optimizer == MUON or recipe.small_share:
+        keep_plain_formats(precision.device)  # as Muon sees matrices, growth.py a part of weights
     model = SRCNN(kernel_sizes=(9, SMALL, 5)) if recipe.small_share else SRCNN()
     if recipe.identity_start:
         identity_init(model)
