@@ -45,6 +45,22 @@ def test_what_would_overwrite_a_picture_is_refused(tmp_path: Path) -> None:
         album.plan([tmp_path], tmp_path, "_x3")
 
 
+def test_no_picture_is_overwritten_whatever_way_it_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, link = tmp_path / "home", tmp_path / "link"
+    for name in ("a.png", "a_x3.png"):
+        save(home / name)
+    link.symlink_to(home)
+    monkeypatch.chdir(home)
+    for folder in (Path(), Path("..", "home"), link):
+        one, two = folder / "a.png", folder / "a_x3.png"
+        for output in (Path(), home, link):
+            made = album.plan([one, two], output, "_x3", force=True)
+            assert made.work == {output / "a_x3_x3.png": two}, (folder, output)
+            assert "which is to be enlarged, too" in made.refused[one]
+
+
 def test_a_folder_is_mirrored_and_what_is_skipped_is_named(tmp_path: Path) -> None:
     folder, out = tmp_path / "album", tmp_path / "album" / "out"
     for name in ("a.png", "more/a.png", "more/b.jpg", "out/old.png"):

@@ -156,6 +156,19 @@ def test_fp16_is_tried_on_every_photograph(
     assert not path.exists()
 
 
+@pytest.mark.filterwarnings("ignore:overflow encountered in cast")
+def test_what_is_no_number_in_fp16_is_not_written(arguments, tmp_path: Path) -> None:
+    model = network()
+    with torch.no_grad():
+        model.conv2.bias[0], model.conv2.weight[0] = -1, 0  # ReLU makes 0 of it
+        model.conv3.weight[:, 0] = 70_000  # infinite in fp16, and 0 times infinity is no number
+    torch.save(model.state_dict(), tmp_path / "w.pth")
+    path = arguments("--weights", tmp_path / "w.pth", "--size", 16, 16, "--fp16")
+    with pytest.raises(RunError, match="fp16 differs by nan on camera"):
+        export.main()
+    assert not path.exists()
+
+
 def test_without_onnxruntime(arguments, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments("--weights", "w.pth")
     find_spec = importlib.util.find_spec

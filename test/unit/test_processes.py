@@ -269,6 +269,13 @@ def test_the_cpu_is_always_there() -> None:
     assert device.free_memory(torch.device("cpu")) > 1e6
 
 
+def test_only_the_memory_that_is_free_on_a_card_counts(variables: pytest.MonkeyPatch) -> None:
+    free, total = 3 << 30, 80 << 30  # another program has the rest
+    variables.setattr(torch.cuda, "mem_get_info", lambda *_: (free, total))
+    set_all(variables, LOCAL_WORLD_SIZE="8")  # each process has its own card
+    assert device.free_memory(torch.device("cuda")) == free
+
+
 def test_torch_npu_that_would_abort_is_not_imported(monkeypatch: pytest.MonkeyPatch) -> None:
     """Beside a torch for CUDA; the process would end without a word that helps."""
     imported: list[str] = []

@@ -63,6 +63,18 @@ def test_what_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert "ProfilerStep" not in output
 
 
+def test_traces_of_earlier_runs_are_not_told_as_this_ones(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    earlier = tmp_path / "a.1.pt.trace.json", tmp_path / "z.9.pt.trace.json"
+    for trace in earlier:
+        trace.write_text("{}")
+    take_steps(StepProfiler(tmp_path, CPU).watch(range(2), 2))
+    (new,) = set(tmp_path.iterdir()) - set(earlier)
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("profile: ")]
+    assert told == [f"profile: 2 steps in {new}; the times of this epoch include it"]
+
+
 def test_a_run_that_is_stopped_early_still_leaves_a_trace(tmp_path: Path) -> None:
     batches = StepProfiler(tmp_path, CPU).watch(range(20), 20)
     for batch in batches:
