@@ -50,7 +50,7 @@ def read_hosts(
                     f"or set MASTER_ADDR"
                 )
             if not told:
-                print(f"waiting for {name}, which is {status}", file=sys.stderr, flush=True)
+                print(f"waiting for {name}, which is {status}", file=sys.stderr)
                 told = True
             sleep(PAUSE)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

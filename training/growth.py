@@ -10,24 +10,24 @@ SMALL = 3
 
 
 class Growing(nn.Module):
-    """A convolution of which only the centre is in use, with the parameters of the one it replaces.
+    """A convolution that can use its centre alone, with the parameters of the one it replaces.
 
     What is not in use has no gradient: where it is 0, it stays 0, and the optimizer's state of it
     with it. Muon's step of the centre is the same with zeros around. So nothing has to be moved
     when more comes into use.
 
     Attributes:
-        size: side of the part that is in use.
+        size: side of the part that is in use; at first all of it.
     """
 
-    def __init__(self, conv: nn.Conv2d, size: int) -> None:
+    def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
         self.weight, self.bias = conv.weight, conv.get_parameter("bias")
-        self.size = size
+        self.size = conv.kernel_size[0]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         border = (self.weight.shape[-1] - self.size) // 2
-        centre = slice(border, self.weight.shape[-1] - border)
+        centre = slice(border, border + self.size)
         return functional.conv2d(x, self.weight[..., centre, centre], self.bias, padding="same")
 
 
@@ -38,5 +38,5 @@ def growing(small: SRCNN) -> SRCNN:
     border = (model.conv2.kernel_size[0] - small.conv2.kernel_size[0]) // 2
     weights["conv2.weight"] = functional.pad(weights["conv2.weight"], [border] * 4)
     model.load_state_dict(weights)
-    model.conv2 = Growing(model.conv2, SMALL)  # type: ignore[assignment]
+    model.conv2 = Growing(model.conv2)  # type: ignore[assignment]
     return model
