@@ -65,7 +65,8 @@ def test_waiting_ends(tmp_path: Path, status: str) -> None:
     with pytest.raises(UserError, match=r"after 600 s.*set MASTER_ADDR") as error:
         read_hosts(tmp_path, clock.monotonic, clock.sleep)
     assert clock.seconds == pytest.approx(600, abs=10)
-    assert f" is {status and repr(status) or 'empty'} after" in str(error.value)
+    expected = repr(status) if status else "empty"
+    assert f" is {expected} after" in str(error.value)
     assert str(tmp_path) in str(error.value)
 
 
