@@ -17,16 +17,18 @@ def blurred(hr: np.ndarray) -> np.ndarray:
     return sum(np.roll(hr, shift, axis) for shift in (-1, 0, 1) for axis in (-1, -2)) / 6
 
 
-def save_dataset(folder: Path) -> Path:
-    """Write 44 patches, 6 images to crop from and 3 to evaluate."""
+def save_dataset(
+    folder: Path, patch: tuple[int, int] = (33, 33), image: tuple[int, int] = (96, 100)
+) -> Path:
+    """Write 44 patches, 6 images to crop from and 3 to evaluate; each image is a row higher."""
     rng = np.random.default_rng(7)
     for name in ("train", "val"):
         (folder / name).mkdir()
     with h5py.File(folder / "train/T91_x3.h5", "w") as file:
-        file["hr"] = np.stack([blocks(rng, 33, 33) for _ in range(44)])
+        file["hr"] = np.stack([blocks(rng, *patch) for _ in range(44)])
         file["lr"] = blurred(file["hr"][:])
     for path, count in (("train/T91_x3_images.h5", 6), ("val/Set5_x3.h5", 3)):
-        save_images(folder / path, [blocks(rng, 96 + i, 100) for i in range(count)])
+        save_images(folder / path, [blocks(rng, image[0] + i, image[1]) for i in range(count)])
     return folder
 
 

@@ -1,4 +1,4 @@
-"""Weights and pictures to test with."""
+"""Weights, runs and pictures to test with."""
 
 import io
 import os
@@ -8,11 +8,17 @@ import numpy as np
 import torch
 from PIL import ExifTags, Image
 from skimage import data
+from torch import nn
 
 from imaging.enlarge import bicubic_only, enlarge
 from imaging.photo import open_photo
 from inference.upscaler import Upscaler
 from model import SRCNN, identity_init
+from runtime.distributed import World
+from training.optimizers import build_optimizer
+from training.precision import Precision
+from training.recipes import Recipe
+from training.state import TrainingState, new_model
 
 
 def network(**options) -> SRCNN:
@@ -33,6 +39,30 @@ def save_weights(path: Path, model: SRCNN | None = None) -> Path:
     """Save the state dict of a network, `network()` when there is none."""
     torch.save((model or network()).state_dict(), path)
     return path
+
+
+def new_state(
+    recipe: Recipe, steps: int, precision: Precision | None = None, model: SRCNN | None = None
+) -> TrainingState:
+    """Return the state of a new run on the CPU, by seed 1, of the recipe's model or of another."""
+    torch.manual_seed(1)
+    precision, device = precision or Precision(), torch.device("cpu")
+    model = model or new_model(recipe, precision)
+    optimizer = build_optimizer(recipe, model, device, apex=False)
+    return TrainingState(model, optimizer, recipe, World(device), precision, steps)
+
+
+class OneOfSeveral(World):
+    """One of several processes, the others of which are not there: its sums are its own."""
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        return model
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        return values
+
+    def _agree(self, value: int, operation: object) -> int:
+        return value
 
 
 class Mischief:

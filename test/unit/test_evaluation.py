@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from dataset_files import blocks, save_images
-from samples import network
+from samples import OneOfSeveral, network
 from torch import nn
 
 from datasets import EvalDataset
@@ -17,13 +17,6 @@ from training.evaluation import Evaluator, mean_psnr
 from training.precision import Autocast, Precision
 
 CPU = torch.device("cpu")
-
-
-class One(World):
-    """One of several processes, whose sums are its own."""
-
-    def sum(self, values: torch.Tensor) -> torch.Tensor:
-        return values
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +75,7 @@ def test_what_the_log_says_of_the_evaluation_set(eval_set: EvalDataset) -> None:
 def test_the_processes_share_the_pictures(eval_set: EvalDataset, size: int) -> None:
     """Each pair is one process's, whose part of the mean is that of all pairs."""
     pairs = pairs_of(eval_set)
-    parts = [mean_psnr(network(), pairs, One(CPU, rank, size)) for rank in range(size)]
+    parts = [mean_psnr(network(), pairs, OneOfSeveral(CPU, rank, size)) for rank in range(size)]
     assert sum(parts) == pytest.approx(plain_psnr(network(), pairs), abs=1e-4)
     assert all(part == 0 for part in parts[3:])
     alone = -10 * torch.log10((network()(pairs[1][0]).clamp(0, 1) - pairs[1][1]).square().mean())

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from dataset_files import blocks, save_images
-from samples import network, save_weights
+from samples import network, new_state, save_weights
 
 from datasets import EvalDataset
 from imaging.pictures import save_strip
@@ -20,20 +20,12 @@ from runtime.distributed import World
 from runtime.errors import RunError, UserError
 from training import checkpoint, results
 from training.evaluation import Evaluator
-from training.optimizers import build_optimizer
 from training.precision import Precision
 from training.recipes import REFERENCE
 from training.results import Results
-from training.state import TrainingState, new_model
+from training.state import TrainingState
 
 CPU = torch.device("cpu")
-
-
-def new_state(steps: int = 6) -> TrainingState:
-    torch.manual_seed(1)
-    model = new_model(REFERENCE, Precision())
-    optimizer = build_optimizer(REFERENCE, model, CPU, apex=False)
-    return TrainingState(model, optimizer, REFERENCE, World(CPU), Precision(), steps)
 
 
 def rows(epoch: int, step: int) -> tuple[dict, dict]:
@@ -60,7 +52,7 @@ def epoch_of(path: Path) -> float:
 
 def test_weights_and_checkpoints_are_those_of_their_epoch(tmp_path: Path) -> None:
     """Though they are written while training goes on."""
-    folder, state = tmp_path / "new" / "x3", new_state(steps=8)
+    folder, state = tmp_path / "new" / "x3", new_state(REFERENCE, 8)
     made = Results(folder, {"seed": 1}, save_every=2)
     for epoch in range(4):
         add_epoch(made, state, epoch)
@@ -79,7 +71,7 @@ def test_weights_and_checkpoints_are_those_of_their_epoch(tmp_path: Path) -> Non
 
 def test_a_worse_epoch_leaves_the_best_weights(tmp_path: Path) -> None:
     """Of a run that goes on, too: its tables begin with the earlier rows."""
-    state = new_state()
+    state = new_state(REFERENCE, 6)
     made = Results(tmp_path, {}, save_every=9)
     add_epoch(made, state, 2)
     add_epoch(made, state, 1)
@@ -87,7 +79,7 @@ def test_a_worse_epoch_leaves_the_best_weights(tmp_path: Path) -> None:
     os.close(made.lock)
     assert epoch_of(tmp_path / "best.pth") == 2
     resumed = checkpoint.load_newest(tmp_path)[1]
-    other = new_state()
+    other = new_state(REFERENCE, 6)
     checkpoint.restore(resumed, {}, other)
     made = Results(tmp_path, {}, save_every=9, resumed=resumed)
     add_epoch(made, other, 0)
@@ -103,7 +95,7 @@ def test_a_worse_epoch_leaves_the_best_weights(tmp_path: Path) -> None:
 def test_what_could_not_be_written_is_told_with_the_next_epoch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    state, made = new_state(), Results(tmp_path / "x3", {})
+    state, made = new_state(REFERENCE, 6), Results(tmp_path / "x3", {})
 
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
@@ -128,7 +120,7 @@ def test_earlier_results_are_moved_aside_and_numbered(
         assert (aside / name).read_text() == name
         assert capsys.readouterr().out == f"earlier results are now in {aside}\n"
         assert [path.name for path in folder.iterdir()] == [".lock"]
-        made.save_checkpoint(new_state())
+        made.save_checkpoint(new_state(REFERENCE, 6))
         os.close(made.lock)
         (folder / "checkpoint_0.pt").unlink()
 
@@ -176,7 +168,7 @@ def test_a_folder_that_cannot_be_locked(
     monkeypatch.setattr(fcntl, "lockf", locked(errno.ENOLCK))
     made = Results(tmp_path, {})
     assert capsys.readouterr().err.startswith(f"warning: {tmp_path} cannot be locked")
-    made.save_checkpoint(new_state())
+    made.save_checkpoint(new_state(REFERENCE, 6))
     assert checkpoint.load_newest(tmp_path)[0] == tmp_path / "checkpoint_0.pt"
     assert (tmp_path / ".lock").stat().st_mode & 0o111 == 0, "no program"
 
@@ -194,7 +186,7 @@ def test_what_a_finished_run_says_and_draws(
     rng = np.random.default_rng(3)
     save_images(tmp_path / "Val_x3.h5", [blocks(rng, 20 + i, 31) for i in range(2)])
     evaluator = Evaluator(EvalDataset(tmp_path / "Val_x3.h5"), [], World(CPU), Precision())
-    folder, state = tmp_path / "line\nbreak", new_state()
+    folder, state = tmp_path / "line\nbreak", new_state(REFERENCE, 6)
     made = Results(folder, {})
     add_epoch(made, state, 0)
     made._wait()

@@ -13,12 +13,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
-import h5py
-import numpy as np
 import pytest
 import torch
-from dataset_files import blocks, blurred, save_images
-from samples import save_weights
+from dataset_files import save_dataset
+from samples import OneOfSeveral, save_weights
 from torch import nn
 
 import train
@@ -46,15 +44,7 @@ WORDS = ("--num-epochs=5", "--batch-size=16", "--lr=1e-3", "--precision=fp32", "
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """44 patches of 16×18, 6 images to crop from and 3 to evaluate, none of them square."""
-    folder, rng = tmp_path_factory.mktemp("small data set"), np.random.default_rng(7)
-    for name in ("train", "val"):
-        (folder / name).mkdir()
-    with h5py.File(folder / "train/T91_x3.h5", "w") as file:
-        file["hr"] = np.stack([blocks(rng, 16, 18) for _ in range(44)])
-        file["lr"] = blurred(file["hr"][:])
-    for path, count in (("train/T91_x3_images.h5", 6), ("val/Set5_x3.h5", 3)):
-        save_images(folder / path, [blocks(rng, 24 + i, 31) for i in range(count)])
-    return folder
+    return save_dataset(tmp_path_factory.mktemp("small data set"), (16, 18), (24, 31))
 
 
 class Finished(NamedTuple):
@@ -268,26 +258,15 @@ def test_the_seed_decides_the_first_weights_and_the_order(
     assert data.batches.plan == BatchPlan(8, 0, 1, seed)
 
 
-class One(World):
-    """One of several processes, the others of which are not there."""
-
-    def wrap(self, model: nn.Module) -> nn.Module:
-        return model
-
-    def sum(self, values: torch.Tensor) -> torch.Tensor:
-        return values
-
-    def _agree(self, value: int, operation: object) -> int:
-        return value
-
-
 @pytest.mark.parametrize("rank", [0, 1])
 def test_one_of_two_processes(
     dataset: Path, tmp_path: Path, rank: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Each trains on its part at a rate for both; the first alone keeps results and a profile."""
     words = ("--precision=fp32", "--num-epochs=2", "--batch-size=4", f"--profile={tmp_path / 'p'}")
-    state, data, _, results, profiler = set_up(One(CPU, rank, 2), dataset, tmp_path / "out", *words)
+    state, data, _, results, profiler = set_up(
+        OneOfSeveral(CPU, rank, 2), dataset, tmp_path / "out", *words
+    )
     assert data.batches.plan == BatchPlan(4, rank, 2, 123)
     assert state.recipe.lr == pytest.approx(1e-4 * math.sqrt(2))
     assert state.total_steps == 2 * 5
@@ -307,14 +286,14 @@ def test_a_process_that_keeps_no_results_trains_all_the_same(
                "--batch-size=4", "--precision=fp32"]
     )  # fmt: skip
     (tmp_path / "file").touch()
-    assert train.run(args, One(CPU, 1, 2), "as asked") == 0
+    assert train.run(args, OneOfSeveral(CPU, 1, 2), "as asked") == 0
     output = capsys.readouterr().out
     assert "best epoch: 0, psnr: " in output
     assert "(chosen on Set5_x3 itself)" in output
     args.num_steps = 3
     monkeypatch.setattr("training.stopping.LOOK_EVERY", 2)
     monkeypatch.setattr(train, "training_step", signal_at(1, signal.SIGTERM))
-    assert train.run(args, One(CPU, 1, 2), "as asked") == 143
+    assert train.run(args, OneOfSeveral(CPU, 1, 2), "as asked") == 143
     with pytest.raises(RunError, match=r"cannot write .*file/out/x3/best.pth"):
         train.run(args, World(CPU), "as asked")
 
@@ -335,7 +314,7 @@ def test_a_profile_that_cannot_be_written_is_told_first(dataset: Path, tmp_path:
         (["--deterministic"], World(CPU), ("auto", False, 32.0, False, 1, True)),
         (
             ["--precision=bf16", "--loss-scale=dynamic", "--combine-ddp"],
-            One(CPU, 1, 2),
+            OneOfSeveral(CPU, 1, 2),
             ("bf16", False, "dynamic", True, 2, True),
         ),
     ],
@@ -410,8 +389,10 @@ def test_all_processes_read_alike(
 ) -> None:
     """The one with the least room decides."""
     monkeypatch.setattr("runtime.device.free_memory", lambda device: 400_000)
-    monkeypatch.setattr(One, "_agree", lambda world, value, operation: value // 2)
-    _, data, *_ = set_up(One(CPU, 1, 2), dataset, tmp_path, "--precision=fp32", "--batch-size=4")
+    monkeypatch.setattr(OneOfSeveral, "_agree", lambda world, value, operation: value // 2)
+    _, data, *_ = set_up(
+        OneOfSeveral(CPU, 1, 2), dataset, tmp_path, "--precision=fp32", "--batch-size=4"
+    )
     assert "read from disk by 8 workers" in data.description
 
 

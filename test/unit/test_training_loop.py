@@ -11,7 +11,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import samples
 import torch
+from samples import OneOfSeveral
 from torch import nn
 from torch.nn.functional import mse_loss
 
@@ -25,7 +27,6 @@ from training import checkpoint
 from training.batches import Batches, BatchPlan
 from training.evaluation import Evaluator, mean_psnr
 from training.growth import growing
-from training.optimizers import build_optimizer
 from training.precision import Precision
 from training.recipes import FAST, REFERENCE, Recipe, apply_overrides
 from training.results import Results
@@ -54,11 +55,7 @@ class Noise(Batches):
 
 
 def new_state(recipe: Recipe, epochs: int, precision: Precision | None = None) -> TrainingState:
-    torch.manual_seed(1)
-    precision = precision or Precision()
-    model = new_model(recipe, precision)
-    optimizer = build_optimizer(recipe, model, CPU, apex=False)
-    return TrainingState(model, optimizer, recipe, World(CPU), precision, epochs * STEPS)
+    return samples.new_state(recipe, epochs * STEPS, precision)
 
 
 @pytest.fixture
@@ -263,11 +260,8 @@ def test_the_weights_are_asked_of_the_optimizer_that_has_them() -> None:
     assert precision.given == [state.optimizer]
 
 
-class Two(World):
+class Two(OneOfSeveral):
     """Two processes, of which the other one's losses add up to 5."""
-
-    def wrap(self, model: nn.Module) -> nn.Module:
-        return model
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         values[1 - self.rank] += 5
@@ -403,10 +397,7 @@ def test_times_rates_and_losses_of_the_epochs(
     )
     wanted = dict.fromkeys(WISHES) | {"lr": 2e-3}
     recipe = apply_overrides(replace(FAST, warmup_steps=4, ema_share=0.5), wanted, 1, True)
-    torch.manual_seed(1)
-    model = new_model(recipe, Precision())
-    optimizer = build_optimizer(recipe, model, CPU, apex=False)
-    state = TrainingState(model, optimizer, recipe, World(CPU), Precision(), 14)
+    state = samples.new_state(recipe, 14)
     results = Results(tmp_path / "x3", {})
     train(state, Noise(7), loss_function, evaluator, results, profiler)
     results._wait()
