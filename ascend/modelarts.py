@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
 from runtime.errors import RunError, UserError, printable
 from runtime.numbers import from_environment
@@ -123,7 +124,7 @@ def _staging(args: argparse.Namespace) -> Path | None:
     remote = [url for url in (args.data_url, args.train_url) if is_remote(url)]
     if not remote:
         return None
-    _need_moxing(remote[0])
+    _moxing(remote[0])
     place = OUTPUT if _can_write(OUTPUT) else Path(tempfile.gettempdir())
     try:
         return Path(tempfile.mkdtemp(prefix="modelarts_", dir=place))
@@ -139,20 +140,20 @@ def _can_write(folder: Path) -> bool:
     return False
 
 
-def _need_moxing(url: str) -> None:
+def _moxing(url: str) -> ModuleType:
     try:
-        import moxing  # noqa: F401, PLC0415 - only where ModelArts brings it
+        import moxing  # noqa: PLC0415 - only where ModelArts brings it
     except ImportError:
         raise UserError(
             f"{url} needs the moxing package of ModelArts, which is not installed here; "
             f"copy the files and name a local folder"
         ) from None
+    return moxing
 
 
 def _copy_parallel(source: object, target: object) -> None:
+    moxing = _moxing(str(source))
     try:
-        import moxing  # noqa: PLC0415
-
         moxing.file.copy_parallel(str(source), str(target))
     except Exception as error:  # moxing has no common class for its errors
         raise RunError(f"moxing could not copy {source} to {target}: {error}") from error
