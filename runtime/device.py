@@ -128,9 +128,7 @@ def matrix_type(device: torch.device) -> torch.dtype:
 
     A CPU's is fp32: one without units for bf16 takes 20 times as long for those of Muon in bf16.
     """
-    if device.type == "cpu":
-        return torch.float32
-    if module(device).is_bf16_supported():
+    if device.type != "cpu" and module(device).is_bf16_supported():
         return torch.bfloat16
     return torch.float16 if device.type == "npu" else torch.float32
 
