@@ -39,12 +39,12 @@ def lighter_borders(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 
 class Cosine(Recipe):
-    """Learning rates that go down to 0 in a cosine (Loshchilov and Hutter, arXiv:1608.03983)."""
+    """Learning rates times a cosine down to 0 (Loshchilov and Hutter, arXiv:1608.03983)."""
 
     def lr_factor(self, step: int, total_steps: int) -> float:
         """Return what the learning rate is multiplied with at `step`, counted from 0."""
-        warmup = min(1.0, (step + 1) / self.warmup_steps)
-        return warmup * 0.5 * (1 + math.cos(math.pi * step / total_steps))
+        cosine = 0.5 * (1 + math.cos(math.pi * step / total_steps))
+        return super().lr_factor(step, total_steps) * cosine
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,7 @@ class Idea:
 
 
 WHOLE = {"small_share": 0.0}
+CONSTANT = {"decay_share": 0.0}
 LARGER = {"crop_size": 96, "batch_size": 2}
 IDEAS = {
     "the recipe": Idea(),
@@ -76,8 +77,10 @@ IDEAS = {
     "the same, 3/4 of the steps": Idea(WHOLE, steps=0.75),
     "3×3 for 45 %": Idea({"small_share": 0.45}),
     "3×3 for 75 %": Idea({"small_share": 0.75}),
-    "cosine": Idea(schedule=Cosine),
-    "as it was: 96×96, 5×5, cosine": Idea({**WHOLE, **LARGER}, steps=0.5, schedule=Cosine),
+    "cosine": Idea(CONSTANT, schedule=Cosine),
+    "as it was: 96×96, 5×5, cosine": Idea(
+        {**WHOLE, **LARGER, **CONSTANT}, steps=0.5, schedule=Cosine
+    ),
     "96×96, batch 2, half the steps": Idea(LARGER, steps=0.5),
     "33×33, batch 8": Idea({"crop_size": 33, "batch_size": 8}),
     "batch 2, twice the steps": Idea({"batch_size": 2}, steps=2),
@@ -93,7 +96,7 @@ IDEAS = {
     "Muon for conv3, too": Idea(muon={"layers": ("conv1", "conv2", "conv3")}),
     "Adam alone, 1e-3": Idea({"optimizer": "adam", "lr": 1e-3}),
     "Adam alone, 2e-3": Idea({"optimizer": "adam", "lr": 2e-3}),
-    "constant learning rates": Idea({"decay_share": 0.0}),
+    "constant learning rates": Idea(CONSTANT),
     "linear over the last 20 %": Idea({"decay_share": 0.2}),
     "linear over the last 60 %": Idea({"decay_share": 0.6}),
     "no warm-up": Idea({"warmup_steps": 0}),
