@@ -59,7 +59,12 @@ def main() -> int:
     ]
     drawn = {path: draw(path, args.mutants) for path in chosen}
     again = (*UNTRIED, *UNNOTICED)
-    untried = [name for path in chosen for name in drawn[path] if status(path, name) in again]
+    untried = [
+        name
+        for path, names in drawn.items()
+        for name, word in statuses(path, names).items()
+        if word in again
+    ]
     if untried:
         mutmut.__main__._run(untried, None)
     SURVIVORS.parent.mkdir(exist_ok=True)
@@ -106,17 +111,18 @@ def results(path: Path) -> dict[str, int | None]:
     return data.exit_code_by_key
 
 
-def status(path: Path, name: str) -> str:
-    """Return mutmut's word for what became of a mutant."""
-    return status_by_exit_code[results(path)[name]]
+def statuses(path: Path, names: list[str]) -> dict[str, str]:
+    """Return mutmut's words for what became of mutants of a module."""
+    codes = results(path)
+    return {name: status_by_exit_code[codes[name]] for name in names}
 
 
 def survivors(drawn: dict[Path, list[str]]) -> Iterator[str]:
     """Yield the diff of each mutant that no test noticed."""
     for path, names in drawn.items():
-        for name in names:
-            if status(path, name) in UNNOTICED:
-                yield f"# {name}: {status(path, name)}\n{get_diff_for_mutant(name, path=path)}"
+        for name, word in statuses(path, names).items():
+            if word in UNNOTICED:
+                yield f"# {name}: {word}\n{get_diff_for_mutant(name, path=path)}"
 
 
 def write_table(drawn: dict[Path, list[str]]) -> None:
@@ -127,7 +133,7 @@ def write_table(drawn: dict[Path, list[str]]) -> None:
     after = [line for line in lines if not line.startswith("| `")]
     for path, names in drawn.items():
         if names:
-            found = Counter(status(path, name) for name in names)
+            found = Counter(statuses(path, names).values())
             tried = len(names) - sum(found[word] for word in UNTRIED)
             noticed = tried - sum(found[word] for word in UNNOTICED)
             share = f"{100 * noticed / tried:.0f} %" if tried else "–"
