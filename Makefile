@@ -14,6 +14,7 @@ DATA ?= dataset
 SCALE ?= 3
 OUTPUTS ?= outputs
 LEGS ?= 0 1 2 3 4 5 6
+MODULES ?=
 MUTANTS ?= 20
 SHELL := /bin/bash
 TORCH := $(shell grep -o '^torch==[0-9.]*' requirements-npu.txt | sort -u)
