@@ -128,9 +128,9 @@ def survivors(drawn: dict[Path, list[str]]) -> Iterator[str]:
 def write_table(drawn: dict[Path, list[str]]) -> None:
     """Put the rows of the modules that were tried into docs/testing.md, and leave the others."""
     before, _, rest = DOCUMENT.read_text(encoding="utf-8").partition(TABLE)
-    lines = rest.splitlines()[2:]
-    rows = {line.split(" | ")[0].strip("| `"): line for line in lines if line.startswith("| `")}
-    after = [line for line in lines if not line.startswith("| `")]
+    body, _, after = rest.partition("\n\n")
+    lines = [line for line in body.splitlines() if line.startswith("| `")]
+    rows = {line.split(" | ")[0].strip("| `"): line for line in lines}
     for path, names in drawn.items():
         if names:
             found = Counter(statuses(path, names).values())
@@ -140,7 +140,7 @@ def write_table(drawn: dict[Path, list[str]]) -> None:
             of = len(results(path))
             rows[str(path)] = f"| `{path}` | {of} | {tried} | {noticed} | {share} |"
     table = [TABLE, "| --- | --- | --- | --- | --- |", *(rows[path] for path in sorted(rows))]
-    DOCUMENT.write_text(before + "\n".join([*table, *after]) + "\n", encoding="utf-8")
+    DOCUMENT.write_text(before + "\n".join(table) + "\n\n" + after, encoding="utf-8")
 
 
 if __name__ == "__main__":
