@@ -52,6 +52,7 @@ class StreamedBatches(Batches):
                 lr, hr = (torch.from_numpy(side).to(self.device) for side in pair)
                 yield lr, hr
         except UserError as error:  # of a worker, which hands on its traceback as text
+            error.__traceback__ = None  # it holds the loader, which would wait 5 s for its workers
             raise UserError(str(error).strip().rpartition("UserError: ")[2]) from None
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):

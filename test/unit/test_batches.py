@@ -3,6 +3,7 @@
 import os
 import signal
 from itertools import chain
+from multiprocessing import active_children
 from pathlib import Path
 
 import h5py
@@ -105,9 +106,11 @@ def test_a_reading_worker_passes_on_the_users_error(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["lr"], file["hr"] = values, values
     batches = streamed(TrainDataset(tmp_path / "a.h5"), 40, 1, batch_size=8, seed=1)
+    before = active_children()
     with pytest.raises(UserError, match=r"a\.h5: lr holds values that are not finite") as error:
         next(batches.epoch(0))
     assert "\n" not in str(error.value)
+    assert active_children() == before, "it ended at once, which later takes 5 s"
 
 
 @pytest.mark.parametrize(
