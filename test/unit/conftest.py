@@ -1,6 +1,5 @@
 """What the tests share."""
 
-import dis
 import inspect
 import signal
 import subprocess
@@ -9,10 +8,7 @@ from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 
 import pytest
-from dataset_files import save_dataset
-from expected_files import save_image
 from needs import public_images
-from samples import save_weights
 from selenium.webdriver import Chrome
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,10 +41,9 @@ def starts_process(thing: object, seen: dict) -> bool:
     if thing not in seen:
         seen[thing] = False  # for what calls itself
         used = set(names(thing.__code__))
-        here = {name: thing.__globals__.get(name) for name, attribute in used if not attribute}
-        found = list(here.values())
-        for place in filter(is_helper, here.values()):
-            found += [vars(place).get(name) for name, attribute in used if attribute]
+        found = [thing.__globals__.get(name) for name in used]
+        for place in filter(is_helper, list(found)):
+            found += [vars(place).get(name) for name in used]
         seen[thing] = any(starts_process(each, seen) for each in found)
     return seen[thing]
 
@@ -59,10 +54,9 @@ def is_helper(thing: object) -> bool:
     return (file or "").startswith(TESTS)
 
 
-def names(code: CodeType) -> Iterator[tuple[str, bool]]:
-    """Yield the names that code looks up, in functions inside it, too, and which are attributes."""
-    used = {step.argval for step in dis.get_instructions(code) if step.opname == "LOAD_GLOBAL"}
-    yield from ((name, name not in used) for name in code.co_names)
+def names(code: CodeType) -> Iterator[str]:
+    """Yield the names that code looks up, globals and attributes, in functions inside it, too."""
+    yield from code.co_names
     for inner in code.co_consts:
         if isinstance(inner, CodeType):
             yield from names(inner)
@@ -83,12 +77,16 @@ def set5() -> Path:
 @pytest.fixture(scope="session")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dataset folder with 44 patches, 6 images to crop from and 3 to evaluate."""
+    from dataset_files import save_dataset
+
     return save_dataset(tmp_path_factory.mktemp("data set with spaces"))
 
 
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights that change a picture visibly."""
+    from samples import save_weights
+
     return save_weights(tmp_path_factory.mktemp("weights") / "w.pth")
 
 
@@ -105,6 +103,8 @@ def handlers() -> Iterator[None]:
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
     """A folder of images whose order by number is not their order by path."""
+    from expected_files import save_image
+
     folder = tmp_path / "some images"
     save_image(folder / "t2.png", 97, 80)
     save_image(folder / "t10.bmp", 61, 101)
