@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import h5py
@@ -16,7 +17,7 @@ _chosen = pytest.StashKey[str]()
 
 
 @pytest.fixture(scope="session")
-def npu(request: pytest.FixtureRequest) -> Simulator:
+def npu(request: pytest.FixtureRequest) -> Iterator[Simulator]:
     """The simulated NPU: the real torch_npu where it can be had, which CI demands."""
     simulator = Simulator.best()
     request.config.stash[_chosen] = str(simulator)
@@ -24,7 +25,8 @@ def npu(request: pytest.FixtureRequest) -> Simulator:
         request.config.workeroutput["simulator"] = str(simulator)
     if simulator.way != "real" and os.environ.get("CI") == "true":
         pytest.fail(f"CI must run the real torch_npu, not {simulator}")
-    return simulator
+    yield simulator
+    simulator.close()
 
 
 @pytest.fixture(scope="session", params=["real", "pure"])

@@ -1,7 +1,6 @@
 """The product's own command lines on the simulated card."""
 
 import csv
-import sys
 from pathlib import Path
 
 from commands import ROOT
@@ -11,8 +10,8 @@ SHORT = ("--scale=3", "--batch-size=8", "--num-epochs=3", "--lr=1e-3")
 
 
 def train(npu: Simulator, dataset: Path, out: Path, *options: str, **more: object) -> Result:
-    command = [sys.executable, ROOT / "train.py", f"--data_url={dataset}", f"--train_url={out}"]
-    return npu.run([*command, *SHORT, *options], **more)
+    command = [ROOT / "train.py", f"--data_url={dataset}", f"--train_url={out}"]
+    return npu.fork(*command, *SHORT, *options, **more)
 
 
 def metrics(folder: Path) -> list[dict[str, str]]:

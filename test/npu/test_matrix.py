@@ -1,14 +1,12 @@
 """Every recipe in every precision on every chip: it runs, or is refused with one line."""
 
-import json
-import sys
+from itertools import product
 from pathlib import Path
 
 import pytest
 from commands import ROOT
 from simulator import Simulator
 
-EACH = Path(__file__).parent / "inside/each_command.py"
 RECIPES = ("reference", "fast")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16", "apex-O1", "apex-O2")
 SHORT = ["--scale=3", "--batch-size=8", "--num-epochs=1", "--num-steps=3"]
@@ -33,26 +31,19 @@ def _taken(recipe: str, precision: str, soc: str) -> str:
 def test_every_recipe_in_every_precision(
     npu: Simulator, patches: Path, tmp_path: Path, soc: str
 ) -> None:
-    cases = [(recipe, precision) for recipe in RECIPES for precision in PRECISIONS]
-    commands = []
-    for recipe, precision in cases:
-        out = tmp_path / recipe / precision
-        words = [f"--data_url={patches}", f"--train_url={out}", *SHORT]
-        commands.append([*words, f"--recipe={recipe}", f"--precision={precision}"])
-    (tmp_path / "commands.json").write_text(json.dumps(commands))
-    words = [sys.executable, EACH, ROOT / "train.py", tmp_path / "commands.json"]
-    result = npu.run(words, soc=soc).checked()
-    runs = [json.loads(line) for line in result.stdout.splitlines() if line.startswith('{"')]
-    for (recipe, precision), run in zip(cases, runs, strict=True):
-        what = f"{recipe}, {precision}, {soc}: {run['stdout']}{run['stderr']}"
-        assert "Traceback" not in run["stderr"], what
-        assert "fall back to run on the CPU" not in run["stderr"], what
+    for recipe, precision in product(RECIPES, PRECISIONS):
+        words = [f"--data_url={patches}", f"--train_url={tmp_path / recipe / precision}", *SHORT]
+        words += [f"--recipe={recipe}", f"--precision={precision}"]
+        run = npu.fork(ROOT / "train.py", *words, soc=soc)
+        what = f"{recipe}, {precision}, {soc}: {run.stdout}{run.stderr}"
+        assert "Traceback" not in run.stderr, what
+        assert "fall back to run on the CPU" not in run.stderr, what
         if refusal := _refused(recipe, precision, soc):
-            lines = [line for line in run["stderr"].splitlines() if refusal in line]
-            assert run["returncode"] == 2, what
+            lines = [line for line in run.stderr.splitlines() if refusal in line]
+            assert run.returncode == 2, what
             assert len(lines) == 1, what
         else:
-            assert run["returncode"] == 0, what
-            assert f"precision: {_taken(recipe, precision, soc)} (" in run["stdout"], what
-            assert "best epoch: 0, psnr: " in run["stdout"], what
-    assert result.kernel_calls["convolution_backward.default"] > 3 * 3 * len(PRECISIONS)
+            assert run.returncode == 0, what
+            assert f"precision: {_taken(recipe, precision, soc)} (" in run.stdout, what
+            assert "best epoch: 0, psnr: " in run.stdout, what
+            assert run.kernel_calls["convolution_backward.default"] >= 3 * 3, what

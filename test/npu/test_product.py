@@ -43,7 +43,9 @@ def assert_as_on_cpu(folder: Path, on_cpu: Path, tolerance: float = TOLERANCE_DB
 def test_fp32_on_the_card_is_fp32_on_the_cpu(
     npu: Simulator, patches: Path, on_cpu: Path, tmp_path: Path
 ) -> None:
-    result = train(npu, patches, tmp_path, "--precision=fp32", "--device=npu").checked()
+    """In a process of its own, as a user starts it."""
+    words = [f"--data_url={patches}", f"--train_url={tmp_path}", "--precision=fp32", "--device=npu"]
+    result = npu.run([sys.executable, ROOT / "train.py", *SHORT, *words]).checked()
     assert "device: npu:0 (as asked), precision: fp32 (as asked)" in result.stdout
     steps = 15
     assert result.kernel_calls["convolution_backward.default"] >= 3 * steps
@@ -105,8 +107,7 @@ def test_a_run_with_apex_reaches_its_last_line(
 
 @pytest.mark.parametrize("precision", ["apex-O1", "apex-O2"])
 def test_the_check_takes_a_step_with_apex(npu: Simulator, precision: str) -> None:
-    words = ["train.py", "--check", f"--precision={precision}"]
-    result = npu.run([sys.executable, ROOT / words[0], *words[1:]]).checked()
+    result = npu.fork(ROOT / "train.py", "--check", f"--precision={precision}").checked()
     assert f"fine: training would run on npu:0 in {precision}" in result.stdout
     assert len(result.apex_initialize) == 1
 

@@ -107,3 +107,21 @@ def test_a_command_that_hangs_is_ended_with_its_children(npu: Simulator) -> None
     result = npu.run(["bash", "-c", "sleep 60 & wait"], timeout=0.5)
     assert result.returncode < 0
     assert "ended after 0.5 s" in result.stderr
+
+
+def test_a_fork_is_like_a_process(npu: Simulator, tmp_path: Path) -> None:
+    """With its own environment, output, status and counts, once for each command."""
+    script = tmp_path / "script.py"
+    script.write_text("""
+import os, sys, torch
+print(sys.argv[1:], os.environ.get("MORE"), torch.ones(2, device="npu").add(1).tolist())
+sys.exit(int(sys.argv[1]) or "no number")
+""")
+    first = npu.fork(script, "3", MORE="a")
+    second = npu.fork(script, "0")
+    assert (first.returncode, second.returncode) == (3, 1)
+    assert first.stdout == "['3'] a [2.0, 2.0]\n"
+    assert second.stdout == "['0'] None [2.0, 2.0]\n"
+    assert "no number" not in first.stderr
+    assert second.stderr.endswith("no number\n")
+    assert first.kernel_calls["add.Tensor"] == second.kernel_calls["add.Tensor"] == 1
