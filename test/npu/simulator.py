@@ -136,7 +136,10 @@ class Simulator:
 
         Args:
             words: the script and its arguments.
-            devices, apex, soc, **env: see `run`.
+            devices: number of cards.
+            apex: whether the stand-in for Ascend's apex can be imported.
+            soc: name of the chip.
+            **env: further environment variables.
         """
         environment = self.environment(devices=devices, apex=apex, soc=soc)
         parent = self._parent((devices, apex, soc), environment)

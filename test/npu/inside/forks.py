@@ -8,6 +8,7 @@ import json
 import os
 import runpy
 import sys
+from pathlib import Path
 
 import matplotlib.backends.backend_agg  # noqa: F401
 import torch._dynamo  # noqa: F401 - torch_npu's optimizers load it
@@ -24,7 +25,7 @@ def _run(words: list[str], env: dict[str, str], cwd: str, outputs: list[str]) ->
     os.environ.clear()
     os.environ.update(env)
     os.chdir(cwd)
-    sys.argv, sys.path[0] = words, os.path.dirname(words[0])
+    sys.argv, sys.path[0] = words, str(Path(words[0]).parent)
     status: object = 1
     try:
         runpy.run_path(words[0], run_name="__main__")
