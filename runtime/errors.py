@@ -5,7 +5,9 @@ import os
 import resource
 import signal
 import sys
+import threading
 from collections.abc import Callable
+from functools import partial
 
 PIPE_CLOSED = 128 + signal.SIGPIPE  # as a shell reports it
 PYTORCH_ALONE = 700 * 2**20  # bytes of address space; with less, its libraries abort as they load
@@ -43,16 +45,27 @@ def run_main(main: Callable[[], int | None]) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    dropped = sys.unraisablehook
+    sys.unraisablehook = partial(_not_ctrl_c, dropped)
     try:
         try:
             return _status(main)
         finally:
+            sys.unraisablehook = dropped
             print(end="", flush=True)  # here it can still be caught that nobody reads it
     except BrokenPipeError:
         nowhere = os.open(os.devnull, os.O_WRONLY)  # for what Python still flushes as it ends
         for descriptor in (1, 2):
             os.dup2(nowhere, descriptor)
         return PIPE_CLOSED
+
+
+def _not_ctrl_c(dropped: Callable, unraisable: "sys.UnraisableHookArgs") -> None:
+    """Send a Ctrl-C again that came where Python drops exceptions: in a weakref's callback, say."""
+    if issubclass(unraisable.exc_type, KeyboardInterrupt):  # not from here: it would drop it again
+        threading.Timer(0.01, os.kill, (os.getpid(), signal.SIGINT)).start()
+    else:
+        dropped(unraisable)
 
 
 def _status(main: Callable[[], int | None]) -> int:

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import h5py
@@ -150,6 +151,25 @@ def test_other_faults_are_bugs(fault: Exception) -> None:
 
     with pytest.raises(type(fault)):
         run_main(main)
+
+
+def test_a_ctrl_c_that_python_drops_is_not_lost(capsys: pytest.CaptureFixture) -> None:
+    """One that arrives while an object is cleared away; Python says so and goes on."""
+
+    class Cleared:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGINT)
+
+    def main() -> None:
+        Cleared()
+        deadline = time.monotonic() + HANG
+        while time.monotonic() < deadline:
+            time.sleep(0.01)
+
+    before = sys.unraisablehook
+    assert run_main(main) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+    assert sys.unraisablehook is before
 
 
 @pytest.mark.parametrize("megabytes", [100, 400, 700, 1000, 1500])
