@@ -51,7 +51,8 @@ def enlarge(
     Args:
         image: 1–4 channels, as `imaging.decoding` gives them.
         scale: 2 or more.
-        restore: takes and returns H×W luminance, 16–235 (the network).
+        restore: takes H×W luminance, 16–235 (the network), and returns that or what of it lies
+            `radius` or more from the border.
         radius: how many pixels far `restore` looks.
         tile: largest side of a tile, in pixels of the result.
         advance: called after each tile with its number of pixels.
@@ -70,10 +71,12 @@ def enlarge(
 
     def enlarged(part: Tile) -> np.ndarray:
         pixels = _bicubic(image, part, scale, radius)
+        core = pixels[part.inner]
         if levels.white > levels.black:
-            _restore(pixels[..., : channels - 1 + channels % 2], levels, restore, radius, part)
-        pixels = np.clip(pixels[part.inner] + 0.5, 0, levels.peak)
-        return pixels.astype(np.uint8 if isinstance(image, Image.Image) else np.uint16)
+            colours = slice(channels - 1 + channels % 2)
+            core[..., colours] += _change(pixels[..., colours], levels, restore, radius, part)
+        core = np.clip(core + 0.5, 0, levels.peak)
+        return core.astype(np.uint8 if isinstance(image, Image.Image) else np.uint16)
 
     def results() -> Generator[np.ndarray, None, None]:
         yield from map_fn(enlarged, parts)  # closed, that of an executor drops the tiles not begun
@@ -187,10 +190,10 @@ def _neighbours(plane: np.ndarray) -> np.ndarray:
     return padded[:-2, 1:-1] + padded[2:, 1:-1] + padded[1:-1, :-2] + padded[1:-1, 2:]
 
 
-def _restore(
+def _change(
     pixels: np.ndarray, levels: Levels, restore: Callable, radius: int, part: Tile
-) -> None:
-    """Put the luminance of H×W×1 or H×W×3 float32 pixels through the network, in place."""
+) -> np.ndarray:
+    """Return H×W×1, what the network adds to a tile's core, of its H×W×1 or H×W×3 pixels."""
     scaled = np.clip((pixels - levels.black) * (1 / (levels.white - levels.black)), 0, 1)
     weights = RGB_TO_Y if pixels.shape[2] == 3 else np.array([219.0])
     luminance = 16 + scaled @ weights.astype(np.float32)
@@ -199,10 +202,10 @@ def _restore(
         (radius - rows.start, radius - (luminance.shape[0] - rows.stop)),
         (radius - columns.start, radius - (luminance.shape[1] - columns.stop)),
     ]
-    seen = restore(np.pad(luminance, beyond, mode="symmetric"))
-    (top, _), (left, _) = beyond
-    seen = seen[top : top + luminance.shape[0], left : left + luminance.shape[1]]
-    change = ((seen - luminance) * ((levels.white - levels.black) / 219.0)).astype(np.float32)
+    restored, core = restore(np.pad(luminance, beyond, mode="symmetric")), luminance[part.inner]
+    margin = (len(restored) - len(core)) // 2
+    restored = restored[margin : margin + core.shape[0], margin : margin + core.shape[1]]
+    change = ((restored - core) * ((levels.white - levels.black) / 219.0)).astype(np.float32)
     if not np.isfinite(change).all():
         raise PictureError("the network makes values that are not finite of it; other weights?")
-    pixels += change[..., None]
+    return change[..., None]

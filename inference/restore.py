@@ -10,12 +10,12 @@ def restore(model: nn.Module, luminance: np.ndarray, ensemble: bool = False) -> 
     """Put one whole image through the network, on the device where the network is.
 
     Args:
-        model: takes and returns 1×1×H×W.
+        model: takes 1×1×H×W; returns the same, or cuts the same off each side.
         luminance: H×W, 0–255, the bicubically enlarged image.
         ensemble: average over flips and rotations.
 
     Returns:
-        H×W float64, about 0–255, neither clipped nor rounded.
+        H×W float64, as large as the network's answer, about 0–255, neither clipped nor rounded.
     """
     device = next(model.parameters()).device
     x = torch.from_numpy(np.asarray(luminance, dtype=np.float32) / 255.0)[None, None].to(device)
@@ -30,15 +30,15 @@ def self_ensemble(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
     Takes 8 times as long as `model(x)`.
 
     Args:
-        model: keeps height and width.
+        model: keeps height and width, or cuts the same off each side.
         x: N×C×H×W.
 
     Returns:
-        N×C×H×W.
+        What `model(x)` would, of the same shape.
     """
-    total = torch.zeros_like(x)
+    total = torch.zeros((), device=x.device)
     for turns in range(4):
         for flip in ((), (3,)):
             answer = model(torch.rot90(x.flip(flip), turns, (2, 3)))
-            total += torch.rot90(answer, -turns, (2, 3)).flip(flip)
+            total = total + torch.rot90(answer, -turns, (2, 3)).flip(flip)
     return total / 8

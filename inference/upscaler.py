@@ -30,7 +30,7 @@ from runtime.files import whole_file
 
 Advance = Callable[..., object]
 MOST_THREADS = 16
-TILE_BYTES = 40_000_000  # the feature maps of a tile, of which each thread holds one
+TILE_BYTES = 50_000_000  # what a tile takes in the network, of which each thread holds one
 
 
 class Upscaler:
