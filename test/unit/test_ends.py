@@ -153,8 +153,10 @@ def test_other_faults_are_bugs(fault: Exception) -> None:
         run_main(main)
 
 
+@pytest.mark.usefixtures("handlers")
 def test_a_ctrl_c_that_python_drops_is_not_lost(capsys: pytest.CaptureFixture) -> None:
     """One that arrives while an object is cleared away; Python says so and goes on."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
 
     class Cleared:
         def __del__(self) -> None:
