@@ -370,8 +370,8 @@ def test_tiles_go_side_by_side_on_a_cpu_alone(
     assert len({p.dtype for model in models for p in model.parameters()}) == 1
     assert list(other.map_fn(threading.get_ident, ())) == []
     assert {*other.map_fn(lambda _: threading.get_ident(), range(3))} == {threading.get_ident()}
-    monkeypatch.setattr("inference.upscaler.available", lambda: 90_000_000)
-    assert (cpu.room(), other.room()) == (10_000_000, 50_000_000), "a tile for each thread"
+    monkeypatch.setattr("inference.upscaler.available", lambda: 110_000_000)
+    assert (cpu.room(), other.room()) == (10_000_000, 60_000_000), "a tile for each thread"
     monkeypatch.setattr("inference.upscaler.available", lambda: 70_000_000)
     assert cpu.room() == 0
     torch.set_num_threads(99)
