@@ -151,9 +151,10 @@ class Simulator:
             print(json.dumps(request | {"cwd": str(ROOT), "outputs": outputs}), file=parent.stdin)
             if not select.select([parent.stdout], [], [], HANG)[0]:
                 self.close()
+                raise AssertionError(f"no answer in {HANG} s: {words}")
             status = parent.stdout.readline()
             if not status:
-                raise AssertionError(f"no answer in {HANG} s, or none any more: {words}")
+                raise AssertionError(f"the process to fork from has ended: {words}")
             result = Result(int(status), *(Path(path).read_text() for path in outputs))
             result.read(folder)
         return result
