@@ -10,6 +10,7 @@ all that this process may use.
 """
 
 import argparse
+import itertools
 import math
 import multiprocessing
 import os
@@ -214,8 +215,12 @@ def measure(data_path: Path, cores: int, seconds: float) -> None:
         bare[name] = timed(bare_step(name), seconds)
         share = BATCH * FLOP_PER_PATCH / bare[name] / rates[name[:4]]
         row(f"bare step {name}", bare[name], f"{share:.0%} of the multiply rate")
-    published = published_step_seconds(find_file(data_path, "train", 3), seconds)
-    row("published way, fp32", published)
+    path = find_file(data_path, "train", 3)
+    published = published_step_seconds(path, seconds)
+    samples = PublishedDataset(path)
+    order = itertools.cycle(np.random.default_rng(0).permutation(samples.count))
+    one = timed(lambda: samples[next(order)], 0.1)
+    row("published way, fp32", published, f"reading takes {1000 * BATCH * one:.0f} ms of one core")
     for name in types:
         epoch = real_epoch(data_path, name, max(8, int(seconds / bare[name] / ROUNDS)))
         note = f"{epoch.over_bare:+.1%} over bare, {published / epoch.step:.2f}× published"
