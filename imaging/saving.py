@@ -21,6 +21,7 @@ PNG_COLOUR = (0, 4, 2, 6)  # PNG's numbers for them
 ASPECT = "left out: the aspect ratio of its pixels"
 ROWS = 64  # compressed at a time
 QUALITY = {
+    "PNG": {"compress_level": 4},  # 2 % more bytes than by 6, in two fifths of the time
     "JPEG": {"quality": 95, "subsampling": 0},
     "WEBP": {"quality": 95},
     "AVIF": {"quality": 90},
