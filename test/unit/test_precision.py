@@ -132,7 +132,9 @@ def test_bf16_has_no_scale_and_computes_in_bf16() -> None:
     with precision.autocast():
         assert convolution(torch.ones(1, 1, 4, 4)).dtype == torch.bfloat16
     assert convolution(torch.ones(1, 1, 4, 4)).dtype == torch.float32
-    weights = precision.master_params(convolution, torch.optim.SGD(convolution.parameters()))
+    weights = precision.master_params(
+        convolution, torch.optim.SGD(convolution.parameters(), lr=0.1)
+    )
     assert {name: weight.dtype for name, weight in weights.items()} == {
         "weight": torch.float32, "bias": torch.float32
     }  # fmt: skip
@@ -158,7 +160,7 @@ def test_the_layout_and_last_layer_of_the_cpu() -> None:
 
 def test_what_is_trained_is_what_master_params_show() -> None:
     run = nn.Linear(2, 1)
-    shown = Precision().master_params(run, torch.optim.SGD(run.parameters()))
+    shown = Precision().master_params(run, torch.optim.SGD(run.parameters(), lr=0.1))
     with torch.no_grad():
         run.weight += 1
     assert torch.equal(shown["weight"], run.weight)
