@@ -91,6 +91,7 @@ def test_stopped_in_an_epoch_and_resumed_is_as_never_stopped(
     resumed = run(*words, "--resume")
     assert resumed.returncode == 0, resumed.stderr
     assert_same_end(tmp_path / "whole", tmp_path / "stopped")
+    assert "deterministic" not in whole.stdout
     lines = log_lines(resumed.stdout)
     assert lines
     assert log_lines(whole.stdout)[-len(lines) :] == lines
