@@ -169,13 +169,13 @@ class RowsAsPolynomials(ChannelsLast):
             missing = -(len(strip) - overlap) % RESULTS
             if missing:
                 strip = functional.pad(strip, (0, 0, 0, 0, 0, missing))
-            result[top : top + STRIP] = self._convolve(strip, width)[: height - top]
+            result[top : top + STRIP] = self._convolve(strip)[: height - top]
         return _image(result.add_(self.bias))
 
-    def _convolve(self, rows: torch.Tensor, width: int) -> torch.Tensor:
-        """Take H×W×C, H a multiple of 4 and 4 more; return H′×W′×C′, without the bias."""
+    def _convolve(self, rows: torch.Tensor) -> torch.Tensor:
+        """Take H×W×C, H a multiple of 4; return (H−4)×(W−4)×C′, without the bias."""
         points, blocks = len(self.before), len(rows) // RESULTS - 1
-        flat = rows.flatten(1)
+        flat, width = rows.flatten(1), rows.shape[1] - TAPS + 1
         values = rows.new_empty(points, blocks, *rows.shape[1:])
         for block in range(blocks):
             taken = flat[RESULTS * block : RESULTS * block + points]
