@@ -10,6 +10,7 @@ One seed a line: differences below about 0.02 dB mean little.
 import argparse
 import math
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch.nn.functional import l1_loss, mse_loss
 
 from benchmarks.training_speed import CPU, load
 from datasets import EvalDataset, find_file
+from runtime.device import keep_freed_memory
 from runtime.distributed import World
 from runtime.numbers import COUNT, NATURAL
 from train import train_epoch
@@ -36,6 +38,11 @@ def lighter_borders(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     weight = torch.full(output.shape[2:], 0.4)
     weight[BORDER:-BORDER, BORDER:-BORDER] = 1.0
     return (weight / weight.mean() * (output - target).square()).mean()
+
+
+def log_error(output: torch.Tensor, target: torch.Tensor, least: float = 1e-4) -> torch.Tensor:
+    """Mean over crops of the logarithm of their mean squared error, as PSNR is one."""
+    return ((output - target).square().mean((1, 2, 3)) + least).log().mean()
 
 
 class Cosine(Recipe):
@@ -102,6 +109,8 @@ IDEAS = {
     "no warm-up": Idea({"warmup_steps": 0}),
     "PyTorch's default start": Idea({"identity_start": False}),
     "L1 loss": Idea(loss=l1_loss),
+    "logarithm of each crop's error": Idea(loss=log_error),
+    "the same, softened": Idea(loss=partial(log_error, least=1e-3)),
     "borders count 0.4": Idea(loss=lighter_borders),
     "no average": Idea({"ema_share": 0.0}),
     "average over 10 %": Idea({"ema_share": 0.1}),
@@ -143,6 +152,7 @@ def main() -> None:
     parser.add_argument("--seed", type=NATURAL, default=1)
     parser.add_argument("--only", nargs="+", choices=IDEAS, default=list(IDEAS), metavar="NAME")
     args = parser.parse_args()
+    keep_freed_memory()
     print(f"{args.steps:,} steps, seed {args.seed}, {torch.get_num_threads()} thread(s)")
     print(f"{'':32}{'held-out':>9}{'Set5':>8}{'ms/step':>9}")
     for name in args.only:
