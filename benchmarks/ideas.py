@@ -26,7 +26,7 @@ from train import train_epoch
 from training.evaluation import Evaluator
 from training.optimizers import MuonAdam, build_optimizer
 from training.precision_choice import choose_precision
-from training.recipes import FAST, Recipe
+from training.recipes import FAST, MUON, Recipe
 from training.state import TrainingState, new_model
 from training.stopping import StopRequest
 
@@ -43,6 +43,14 @@ def lighter_borders(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 def log_error(output: torch.Tensor, target: torch.Tensor, least: float = 1e-4) -> torch.Tensor:
     """Mean over crops of the logarithm of their mean squared error, as PSNR is one."""
     return ((output - target).square().mean((1, 2, 3)) + least).log().mean()
+
+
+class PlainMuon(MuonAdam):
+    """Muon as it was published, whose rows go as they come."""
+
+    def even(self, update: torch.Tensor, squares: torch.Tensor) -> torch.Tensor:
+        """Return the step as it is."""
+        return update
 
 
 class Cosine(Recipe):
@@ -62,7 +70,8 @@ class Idea:
         recipe: settings.
         steps: steps over those of the others.
         schedule: of the learning rates.
-        muon: arguments of MuonAdam.
+        muon: arguments of its optimizer.
+        optimizer: that one, for Muon.
         loss: of output and target.
         plain_last_layer: compute conv3 as PyTorch does.
     """
@@ -71,6 +80,7 @@ class Idea:
     steps: float = 1
     schedule: type[Recipe] = Recipe
     muon: dict[str, Any] = field(default_factory=dict)
+    optimizer: type[MuonAdam] = MuonAdam
     loss: Any = mse_loss
     plain_last_layer: bool = False
 
@@ -96,6 +106,7 @@ IDEAS = {
     "twice the learning rates": Idea({"lr": FAST.lr * 2}),
     "half of Muon's rate": Idea({"muon_factor": FAST.muon_factor / 2}),
     "twice Muon's rate": Idea({"muon_factor": FAST.muon_factor * 2}),
+    "Muon's rows as they come": Idea(optimizer=PlainMuon),
     "Muon's momentum 0.9": Idea(muon={"momentum": 0.9}),
     "Muon's momentum 0.98": Idea(muon={"momentum": 0.98}),
     "3 iterations of Muon's, not 5": Idea(muon={"ns_steps": 3}),
@@ -131,8 +142,8 @@ def measure(name: str, data_path: Path, steps: int, seed: int) -> None:
     torch.manual_seed(seed)
     model = new_model(recipe, precision, plain=idea.plain_last_layer)
     optimizer: torch.optim.Optimizer
-    if idea.muon:
-        optimizer = MuonAdam(model, recipe.lr, recipe.muon_factor * recipe.lr, **idea.muon)
+    if recipe.optimizer == MUON:
+        optimizer = idea.optimizer(model, recipe.lr, recipe.muon_factor * recipe.lr, **idea.muon)
     else:
         optimizer = build_optimizer(recipe, model, CPU, apex=False)
     state = TrainingState(model, optimizer, recipe, world, precision, steps)

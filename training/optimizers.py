@@ -14,6 +14,7 @@ from training.recipes import MUON, Recipe
 
 MUON_LAYERS = ("conv1", "conv2")  # Adam takes the third, whose weights are one row
 PLAIN = {"adam": "Adam", "sgd": "SGD", "adadelta": "Adadelta"}
+LEAST = 1e-7  # of a norm: no division by 0
 FUSED = {
     "adam": "NpuFusedAdam",
     "sgd": "NpuFusedSGD",
@@ -70,7 +71,9 @@ class MuonAdam(torch.optim.Optimizer):
     """Muon for the weights of conv1 and conv2, seen as matrices, and Adam for the rest.
 
     Muon (Jordan et al., 2024, kellerjordan.github.io/posts/muon) steps along the orthogonalised
-    momentum of a matrix, so that all its directions learn at one rate. The matrices are the
+    momentum of a matrix, so that all its directions learn at one rate. So do its rows, the filters:
+    each is divided by the root of the mean square of its steps so far, and the step keeps its
+    length (NorMuon, Li et al., 2025, arXiv:2510.05491). The matrices are the
     kernels in the order of their memory, which Muon ignores: 64×81 and 32×1600 in the published
     network. On an NPU they must be in a plain format, see `runtime.device.keep_plain_formats`.
 
@@ -79,7 +82,7 @@ class MuonAdam(torch.optim.Optimizer):
         lr: Adam's learning rate.
         muon_lr: Muon's learning rate.
         layers: whose weights Muon takes.
-        momentum: Muon's, Nesterov's kind.
+        momentum: Muon's, Nesterov's kind; and how far back the mean squares of rows look.
         ns_steps: Newton–Schulz iterations.
         dtype: these iterations' arithmetic; None for what the device is best at.
     """
@@ -100,31 +103,42 @@ class MuonAdam(torch.optim.Optimizer):
         self.momentum, self.ns_steps = momentum, ns_steps
         self.dtype = dtype or matrix_type(self.kernels[0].device)
         self.momenta = [torch.zeros_like(_as_matrix(kernel)) for kernel in self.kernels]
+        self.squares = [momentum.new_zeros(len(momentum), 1) for momentum in self.momenta]
         self.adam = torch.optim.Adam(rest, betas=(0.9, 0.99))
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Step both; the learning rates are those of this optimizer's groups."""
         muon, adam = self.param_groups
-        for kernel, momentum in zip(self.kernels, self.momenta, strict=True):
+        states = zip(self.kernels, self.momenta, self.squares, strict=True)
+        for kernel, momentum, squares in states:
             gradient = _as_matrix(torch.empty_like(kernel).copy_(kernel.grad))
             momentum.lerp_(gradient, 1 - self.momentum)
             update = orthogonalised(
                 gradient.lerp(momentum, self.momentum), self.ns_steps, self.dtype
-            )
+            ).float()
+            update = self.even(update, squares)
             rate = muon["lr"] * max(1, update.shape[0] / update.shape[1]) ** 0.5
             kernel.add_(_as_kernel(update, kernel), alpha=-rate)
         self.adam.param_groups[0]["lr"] = adam["lr"]
         self.adam.step()
 
+    def even(self, update: torch.Tensor, squares: torch.Tensor) -> torch.Tensor:
+        """Return a step of the same length whose rows go at one rate; notes their squares."""
+        squares.lerp_(update.square().mean(1, keepdim=True), 1 - self.momentum)
+        rows = update / squares.sqrt().clamp(min=LEAST)
+        return rows * (update.norm() / rows.norm().clamp(min=LEAST))
+
     def state_dict(self) -> dict:
         """Return the states of both."""
-        return {"momenta": self.momenta, "adam": self.adam.state_dict()}
+        moments = {"momenta": self.momenta, "squares": self.squares}
+        return {**moments, "adam": self.adam.state_dict()}
 
     def load_state_dict(self, state_dict: dict) -> None:
         """Take over the states of both."""
-        for momentum, earlier in zip(self.momenta, state_dict["momenta"], strict=True):
-            momentum.copy_(earlier)
+        for name, tensors in (("momenta", self.momenta), ("squares", self.squares)):
+            for tensor, earlier in zip(tensors, state_dict[name], strict=True):
+                tensor.copy_(earlier)
         self.adam.load_state_dict(state_dict["adam"])
 
 
@@ -132,8 +146,8 @@ def orthogonalised(matrix: torch.Tensor, ns_steps: int, dtype: torch.dtype) -> t
     """Return about U·Vᵀ of a matrix's singular value decomposition U·S·Vᵀ.
 
     Each Newton–Schulz iteration takes the singular values s to 3.4445 s − 4.7750 s³ + 2.0315 s⁵,
-    which brings all that lie in 0–1 near 1: after 5 they are 0.7 to 1.2. Coefficients and order
-    of operations are those of torch.optim.Muon.
+    which brings all that lie in 0–1 near 1: after 5 they are 0.7 to 1.2. The coefficients are those
+    of torch.optim.Muon, and so is the order of operations in half precision.
 
     Args:
         matrix: M×N.
@@ -141,19 +155,36 @@ def orthogonalised(matrix: torch.Tensor, ns_steps: int, dtype: torch.dtype) -> t
         dtype: their arithmetic. What is small must not be lost on the way to float16, which is
             why the matrix is divided by its norm before; bfloat16 can hold it as it is.
     """
-    least = 1e-7  # of the norm: no division by 0
     if dtype == torch.float16:
-        matrix = matrix / matrix.float().norm().clamp(min=least)
+        matrix = matrix / matrix.float().norm().clamp(min=LEAST)
     x = matrix.to(dtype)
     tall = x.shape[0] > x.shape[1]
     x = x.T if tall else x
-    x = x / x.float().norm().clamp(min=least).to(dtype)
+    x = x / x.float().norm().clamp(min=LEAST).to(dtype)
+    if dtype == torch.float32:
+        x = _iterated_by_gram(x, ns_steps)
+        return x.T if tall else x
     for _ in range(ns_steps):
         gram = x @ x.T
         x = torch.addmm(
             x, torch.addmm(gram, gram, gram, beta=-4.7750, alpha=2.0315), x, beta=3.4445
         )
     return x.T if tall else x
+
+
+def _iterated_by_gram(x: torch.Tensor, ns_steps: int) -> torch.Tensor:
+    """Do the same iterations on X·Xᵀ, which is small, and apply them to X at the end.
+
+    Each multiplies X by a polynomial Q of X·Xᵀ, which so becomes Q·X·Xᵀ·Q. Half precision is too
+    coarse for that.
+    """
+    gram = x @ x.T
+    total = torch.eye(len(gram), device=x.device)
+    for _ in range(ns_steps):
+        q = torch.addmm(gram, gram, gram, beta=-4.7750, alpha=2.0315)
+        q.diagonal().add_(3.4445)
+        total, gram = q @ total, q @ gram @ q
+    return total @ x
 
 
 def _as_matrix(kernel: torch.Tensor) -> torch.Tensor:

@@ -114,23 +114,43 @@ def test_muon_steps_alike_in_both_layouts() -> None:
 
 @pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch.optim.Muon came with 2.9")
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_muon_is_that_of_pytorch(layout: torch.memory_format) -> None:
-    """Bit for bit, with gradients of all sizes, and at a learning rate that changes."""
+def test_muon_is_that_of_pytorch_with_rows_at_one_rate(layout: torch.memory_format) -> None:
+    """With gradients of all sizes, and at a learning rate that changes."""
     torch.manual_seed(2)
     model = SRCNN().to(memory_format=layout)
     ours = MuonAdam(model, lr=1e-3, muon_lr=1e-2, dtype=torch.bfloat16)
-    matrices = [nn.Parameter(as_matrix(kernel)) for kernel in ours.kernels]
-    theirs = torch.optim.Muon(matrices, weight_decay=0.0, momentum=0.95, nesterov=True)
+    matrices = [nn.Parameter(torch.zeros_like(as_matrix(kernel))) for kernel in ours.kernels]
+    theirs = torch.optim.Muon(matrices, lr=1.0, weight_decay=0.0, momentum=0.95, nesterov=True)
+    expected = [as_matrix(kernel) for kernel in ours.kernels]
+    squares = [torch.zeros(len(matrix), 1) for matrix in matrices]
     for step in range(4):
         for parameter in model.parameters():
             parameter.grad = torch.randn_like(parameter) * 10.0**-step
         for matrix, kernel in zip(matrices, ours.kernels, strict=True):
             matrix.grad = as_matrix(kernel.grad)
-        ours.param_groups[0]["lr"] = theirs.param_groups[0]["lr"] = 1e-2 / (step + 1)
+        ours.param_groups[0]["lr"] = 1e-2 / (step + 1)
         ours.step()
-        theirs.step()
-    for matrix, kernel in zip(matrices, ours.kernels, strict=True):
-        assert torch.equal(as_matrix(kernel.data), matrix.data)
+        theirs.step()  # from 0, at a rate of 1: the matrices are what it subtracts
+        for i, matrix in enumerate(matrices):
+            squares[i] = 0.95 * squares[i] + 0.05 * (matrix.data**2).mean(1, keepdim=True)
+            rows = matrix.data / squares[i].sqrt()
+            expected[i] += 1e-2 / (step + 1) * rows * matrix.data.norm() / rows.norm()
+            matrix.data.zero_()
+    for matrix, kernel in zip(expected, ours.kernels, strict=True):
+        torch.testing.assert_close(as_matrix(kernel.data), matrix, rtol=1e-5, atol=1e-7)
+
+
+def test_a_filter_without_a_gradient_stays_where_it_is() -> None:
+    model = SRCNN()
+    optimizer = MuonAdam(model, lr=1e-3, muon_lr=1e-2)
+    before = model.conv2.weight.detach().clone()
+    loss_of(model).backward()
+    assert model.conv2.weight.grad is not None
+    model.conv2.weight.grad[5] = 0.0
+    optimizer.step()
+    moved = (model.conv2.weight.detach() - before).abs().amax((1, 2, 3))
+    assert moved[5] == 0
+    assert moved[torch.arange(32) != 5].min() > 0
 
 
 def as_matrix(kernel: torch.Tensor) -> torch.Tensor:
