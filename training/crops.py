@@ -32,6 +32,7 @@ class RandomCrops:
         size: side of a crop in pixels. Where every image is smaller, it is what half of them hold.
         steps_per_epoch: an epoch is this long, as crops never run out.
         plan: how crops become batches.
+        grid: crops begin at multiples of so many pixels.
 
     Attributes:
         size: side of a crop.
@@ -40,11 +41,16 @@ class RandomCrops:
     """
 
     def __init__(
-        self, shapes: list[tuple[int, int]], size: int, steps_per_epoch: int, plan: BatchPlan
+        self,
+        shapes: list[tuple[int, int]],
+        size: int,
+        steps_per_epoch: int,
+        plan: BatchPlan,
+        grid: int = 1,
     ) -> None:
         sides = sorted(map(min, shapes))
         self.size = size if sides[-1] >= size else sides[len(sides) // 2]
-        self.steps_per_epoch, self.plan = steps_per_epoch, plan
+        self.steps_per_epoch, self.plan, self.grid = steps_per_epoch, plan, grid
         self.large = [min(shape) >= self.size for shape in shapes]
         self.heights, self.widths = torch.tensor(list(compress(shapes, self.large))).unbind(1)
 
@@ -56,11 +62,14 @@ class RandomCrops:
         """Return the crops of an epoch's batches, over all processes."""
         generator = self.plan.generator(epoch)
         count = self.steps_per_epoch * self.plan.samples_per_step
-        rows, columns = self.heights - self.size + 1, self.widths - self.size + 1
+        rows, columns = (
+            (sides - self.size) // self.grid + 1 for sides in (self.heights, self.widths)
+        )
         image = torch.multinomial((rows * columns).float(), count, True, generator=generator)
         top, left = (
-            (torch.rand(count, generator=generator, dtype=torch.float64) * sizes[image]).long()
-            for sizes in (rows, columns)
+            (torch.rand(count, generator=generator, dtype=torch.float64) * places[image]).long()
+            * self.grid
+            for places in (rows, columns)
         )
         return Crops(image, top, left, *torch.randint(2, (3, count), generator=generator).bool())
 

@@ -80,7 +80,7 @@ def load_training_data(
             what, size = "patches, as there are no whole images", min(images.shape[1:])
         kept = [not hold_out or i % images.images % HELD_OUT > 0 for i in range(len(images))]
         shapes = list(compress(images.shapes, kept))
-        crops = RandomCrops(shapes, size, recipe.steps_per_epoch, plan)
+        crops = RandomCrops(shapes, size, recipe.steps_per_epoch, plan, recipe.crop_grid)
         if crops.size < size:
             what += f" (smaller than {size}×{size}, as all images are)"
         data = _crops(images, what, kept, crops, place)

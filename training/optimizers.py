@@ -6,6 +6,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from torch import nn
 
 from model import SRCNN
 from runtime.device import matrix_type
@@ -89,7 +90,7 @@ class MuonAdam(torch.optim.Optimizer):
 
     def __init__(
         self,
-        model: SRCNN,
+        model: nn.Module,
         lr: float,
         muon_lr: float,
         layers: Sequence[str] = MUON_LAYERS,
@@ -97,7 +98,7 @@ class MuonAdam(torch.optim.Optimizer):
         ns_steps: int = 5,
         dtype: torch.dtype | None = None,
     ) -> None:
-        self.kernels = [getattr(model, name).weight for name in layers]
+        self.kernels = [model.get_parameter(f"{name}.weight") for name in layers]
         rest = [p for p in model.parameters() if not any(p is kernel for kernel in self.kernels)]
         super().__init__([{"params": self.kernels, "lr": muon_lr}, {"params": rest, "lr": lr}], {})
         self.momentum, self.ns_steps = momentum, ns_steps
@@ -112,6 +113,7 @@ class MuonAdam(torch.optim.Optimizer):
         muon, adam = self.param_groups
         states = zip(self.kernels, self.momenta, self.squares, strict=True)
         for kernel, momentum, squares in states:
+            assert kernel.grad is not None
             gradient = _as_matrix(torch.empty_like(kernel).copy_(kernel.grad))
             momentum.lerp_(gradient, 1 - self.momentum)
             update = orthogonalised(

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+MOST_SMALL = 10_000  # steps in which conv2 is 3×3; in more it learns little
 MUON = "muon"  # the fast recipe's own optimizer
 
 
@@ -21,6 +22,7 @@ class Recipe:
     muon_factor: float = 1.0  # Muon's learning rate over `lr`, which is Adam's then
     identity_start: bool = False  # start near bicubic, see model.identity_init
     crop_size: int | None = None  # side of random crops from whole images; None: patches as filed
+    crop_grid: int = 1  # crops begin at multiples of so many pixels
     steps_per_epoch: int = 0  # of crops, which have no natural end
     warmup_steps: int = 0
     decay_share: float = 0.0  # of the run, at its end, in which the learning rate falls to 0
@@ -36,7 +38,7 @@ class Recipe:
 
     def is_small(self, step: int, total_steps: int) -> bool:
         """Tell whether conv2 is 3×3 at `step`, counted from 0."""
-        return step < self.small_share * total_steps
+        return step < min(self.small_share * total_steps, MOST_SMALL)
 
     @property
     def planned(self) -> bool:

@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import torch
+from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from inference.last_layer import in_layout
@@ -59,7 +60,7 @@ class TrainingState:
 
     def __init__(
         self,
-        model: SRCNN,
+        model: nn.Module,
         optimizer: torch.optim.Optimizer,
         recipe: Recipe,
         world: World,
@@ -90,9 +91,10 @@ class TrainingState:
 
     def begin_step(self) -> None:
         """Take the learning rates, and the size of conv2's kernel, of the step that comes."""
-        if isinstance(self.model.conv2, Growing):
-            small = self.recipe.is_small(self.step, self.total_steps)
-            self.model.conv2.size = SMALL if small else self.model.conv2.weight.shape[-1]
+        for layer in self.model.children():
+            if isinstance(layer, Growing):
+                small = self.recipe.is_small(self.step, self.total_steps)
+                layer.size = SMALL if small else layer.weight.shape[-1]
         factor = self.recipe.lr_factor(self.step, self.total_steps)
         for group, base_lr in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
             group["lr"] = base_lr * factor

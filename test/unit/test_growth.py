@@ -76,3 +76,11 @@ def test_a_grown_network_computes_what_the_small_one_did() -> None:
     for size in (3, 5):
         model.conv2.size = size
         torch.testing.assert_close(model(picture), small(picture))
+
+
+def test_a_long_run_does_not_stay_small_for_long() -> None:
+    small = [
+        FAST.is_small(step, total) for total in (10_000, 140_000) for step in (5999, 6000, 9999)
+    ]
+    assert small == [True, False, False, True, True, True]
+    assert not FAST.is_small(10_000, 140_000)
