@@ -11,6 +11,7 @@ training, a thousand times as large as what is left to learn at its end.
 import argparse
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import h5py
@@ -23,7 +24,7 @@ from inference.last_layer import in_layout
 from inference.restore import self_ensemble
 from runtime.device import choose_device
 from runtime.distributed import World
-from runtime.errors import run_main
+from runtime.errors import UserError, run_main
 from runtime.files import whole_file
 from runtime.numbers import COUNT, NATURAL
 from train import train_epoch
@@ -162,7 +163,7 @@ def write_taught(
         shutil.copyfile(evaluation, temporary)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Train a teacher and write what it teaches."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -170,12 +171,18 @@ def main() -> None:
     parser.add_argument("--data-path", type=Path, required=True, help="as prepare.py fills it")
     parser.add_argument("--output-path", type=Path, required=True, help="dataset folder to write")
     parser.add_argument("--scale", type=COUNT, default=3)
-    parser.add_argument("--num-epochs", type=COUNT, default=20, help="of 1,000 steps")
+    parser.add_argument("--num-epochs", type=COUNT, default=20)
+    parser.add_argument("--steps-per-epoch", type=COUNT, default=1000)
     parser.add_argument("--seed", type=NATURAL, default=1)
     parser.add_argument("--hold-out", action="store_true", help="a twentieth of the images")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
+    path = find_file(args.data_path, "train", args.scale, suffix="_images")
+    if any(side % args.scale for shape in ImageDataset(path).shapes for side in shape):
+        raise UserError(
+            f"{path}: sides must be multiples of {args.scale}, as prepare.py makes them"
+        )
     device = choose_device("auto").value
-    recipe = teacher_recipe(args.scale, args.num_epochs, 1000)
+    recipe = teacher_recipe(args.scale, args.num_epochs, args.steps_per_epoch)
     teacher = train_teacher(
         args.data_path, args.scale, recipe, World(device), hold_out=args.hold_out, seed=args.seed
     )

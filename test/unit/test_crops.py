@@ -48,6 +48,13 @@ def test_crops_are_pieces_of_the_images_in_all_eight_views() -> None:
     assert seen == {(number, view) for number in (0, 1) for view in range(8)}
 
 
+def test_crops_on_a_grid_begin_at_its_points() -> None:
+    crops = RandomCrops([(12, 15), (9, 9)], 6, 200, BatchPlan(2, seed=1), grid=3).draw(0)
+    places = set(zip(crops.image.tolist(), crops.top.tolist(), crops.left.tolist(), strict=True))
+    first = {(0, top, left) for top in (0, 3, 6) for left in (0, 3, 6, 9)}
+    assert places == first | {(1, top, left) for top in (0, 3) for left in (0, 3)}
+
+
 def test_crops_are_smaller_where_all_images_are() -> None:
     shapes = [(64, 64), (48, 90), (51, 70), (10, 10)]
     crops = RandomCrops(shapes, 96, 10, BatchPlan(2))

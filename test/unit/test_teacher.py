@@ -1,0 +1,75 @@
+"""The teacher: near bicubic at first, trained like any network, its answers in a dataset folder."""
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from dataset_files import blocks, save_dataset, save_images
+
+from datasets import EvalDataset, ImageDataset
+from runtime.errors import UserError
+from weights.teacher import Teacher, main
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    """Return a folder with 21 training images of 78×81 and the first in another size."""
+    folder = tmp_path / "dataset"
+    folder.mkdir()
+    save_dataset(folder)
+    rng, path = np.random.default_rng(3), folder / "train/T91_x3_images.h5"
+    save_images(path, [blocks(rng, 78, 81) for _ in range(21)] + [blocks(rng, 72, 75)] * 21)
+    with h5py.File(path, "a") as file:
+        file.attrs["images"] = 21
+    return folder
+
+
+def test_it_starts_near_bicubic_at_the_small_pictures_resolution() -> None:
+    torch.manual_seed(1)
+    teacher, picture = Teacher(scale=3, blocks=1), torch.rand(2, 1, 48, 51)
+    answer = teacher(picture).detach()
+    assert answer.shape == picture.shape
+    assert 0 < (answer - picture).abs().max() < 0.1
+    inner = slice(18, 30)  # the borders reach 4 of the small picture's pixels
+    for shift, same in ((3, True), (1, False)):
+        moved = teacher(picture.roll(shift, dims=2)).detach()
+        away = (moved - answer.roll(shift, dims=2))[:, :, inner, inner].abs().max()
+        assert (away < 1e-6) == same
+    assert teacher.muon_layers == ["body.0.first", "body.0.second"]
+
+
+@pytest.mark.parametrize("hold_out", [False, True])
+def test_its_answers_take_the_originals_place(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture, *, hold_out: bool
+) -> None:
+    target = tmp_path / "taught"
+    words = ["--data-path", dataset, "--output-path", target, "--num-epochs=2"]
+    main([*map(str, words), "--steps-per-epoch=30", *["--hold-out"] * hold_out])
+    log = capsys.readouterr().out
+    assert log.count("held-out ") == (2 if hold_out else 0)
+    name = "train/T91_x3_images.h5"
+    before, after = ImageDataset(dataset / name), ImageDataset(target / name)
+    assert (after.images, after.names, len(after)) == (21, before.names, 42)
+    errors = []
+    for i in range(42):
+        (low, high), (same, answer) = before[i], after[i]
+        assert torch.equal(low, same)
+        kept = hold_out and i % 21 in (0, 20)
+        assert torch.equal(high, answer) == kept
+        if not kept:
+            errors.append([float((x - high).square().mean()) for x in (low, answer)])
+    bicubic, taught = np.mean(errors, axis=0)
+    assert taught < 0.8 * bicubic, "it has learnt something"
+    pairs, copied = (EvalDataset(folder / "val/Set5_x3.h5") for folder in (dataset, target))
+    for pair, copy in zip(pairs, copied, strict=True):
+        assert all(map(torch.equal, pair, copy))
+
+
+def test_images_that_it_cannot_take(dataset: Path, tmp_path: Path) -> None:
+    path = dataset / "train/T91_x3_images.h5"
+    save_images(path, [blocks(np.random.default_rng(1), 80, 81)])
+    with pytest.raises(UserError, match=r"T91_x3_images\.h5: sides must be multiples of 3"):
+        main(["--data-path", str(dataset), "--output-path", str(tmp_path / "taught")])
+    assert not (tmp_path / "taught").exists()
