@@ -37,7 +37,7 @@ def main() -> None:
         psnr = column(Path(folder, "metrics.csv"), "psnr")
         curves[name] = minutes, psnr
         first = next((m for m, p in zip(minutes, psnr, strict=True) if p >= PUBLISHED), None)
-        when = "never" if first is None else f"{first:.1f} min"
+        when = "never" if first is None else f"{60 * first:.0f} s"
         print(f"{name:16}{len(psnr):7}{minutes[-1]:9.1f}{psnr[-1]:8.2f}{max(psnr):8.2f}   {when}")
     levels = {"bicubic: 30.92": 30.92, f"published, 500 epochs: {PUBLISHED}": PUBLISHED}
     title = "Set5 ×3, modelzoo protocol"

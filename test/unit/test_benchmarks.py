@@ -70,7 +70,7 @@ def test_curves_say_when_a_run_got_there(tmp_path: Path) -> None:
         "2.0",
         "33.30",
         "33.30",
-        "2.0",
-        "min",
+        "120",
+        "s",
     ]
     assert picture.read_bytes().startswith(b"\x89PNG")
