@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from datasets import ImageDataset, find_file
+from datasets import EvalDataset, ImageDataset, find_file
 from inference.last_layer import in_layout
 from inference.restore import self_ensemble
 from runtime.device import choose_device
@@ -108,11 +108,14 @@ def teacher_recipe(scale: int, num_epochs: int, steps_per_epoch: int) -> Recipe:
 def train_teacher(
     data_path: Path, scale: int, recipe: Recipe, world: World, *, hold_out: bool, seed: int
 ) -> Teacher:
-    """Train on a dataset folder; prints each epoch's loss and its PSNR on held-out images."""
+    """Train on a dataset folder; prints each epoch's loss and PSNR, `modelzoo` protocol."""
     plan = BatchPlan(recipe.batch_size, seed=seed)
     place = Place(world.device, lambda _: MEMORY, 0)
     data = load_training_data(data_path, scale, recipe, plan, place, hold_out=hold_out)
-    held_out = [(lr.to(world.device), hr.to(world.device)) for lr, hr in data.held_out]
+    eval_set = EvalDataset(find_file(data_path, "val", scale))
+    measured = {eval_set.path.stem: [(lr[None], hr[None]) for lr, hr in eval_set]}
+    if hold_out:
+        measured["held-out"] = data.held_out
     print(data.description, flush=True)
     precision = choose_precision("auto", world.device).value
     torch.manual_seed(seed)
@@ -126,8 +129,11 @@ def train_teacher(
     for epoch in range(recipe.num_epochs):
         train_epoch(state, data.batches, functional.mse_loss, StopRequest())
         averaged.load_state_dict(state.weights())
-        score = f", held-out {mean_psnr(averaged, held_out, world):.3f} dB" if held_out else ""
-        print(f"epoch {epoch}: loss {state.mean_loss():.6f}{score}", flush=True)
+        scores = [f"epoch {epoch}: loss {state.mean_loss():.6f}"]
+        for name, pairs in measured.items():
+            there = [(lr.to(world.device), hr.to(world.device)) for lr, hr in pairs]
+            scores.append(f"{name} {mean_psnr(averaged, there, world):.3f} dB")
+        print(", ".join(scores), flush=True)
         state.loss_sum.zero_()
         state.loss_count = 0
     return averaged

@@ -19,6 +19,7 @@ def dataset(tmp_path: Path) -> Path:
     folder = tmp_path / "dataset"
     folder.mkdir()
     save_dataset(folder)
+    save_images(folder / "val/Set5_x3.h5", [blocks(np.random.default_rng(2), 30, 33)])
     rng, path = np.random.default_rng(3), folder / "train/T91_x3_images.h5"
     save_images(path, [blocks(rng, 78, 81) for _ in range(21)] + [blocks(rng, 72, 75)] * 21)
     with h5py.File(path, "a") as file:
@@ -48,7 +49,8 @@ def test_its_answers_take_the_originals_place(
     words = ["--data-path", dataset, "--output-path", target, "--num-epochs=2"]
     main([*map(str, words), "--steps-per-epoch=30", *["--hold-out"] * hold_out])
     log = capsys.readouterr().out
-    assert log.count("held-out ") == (2 if hold_out else 0)
+    assert log.count(", held-out ") == (2 if hold_out else 0)
+    assert log.count(", Set5_x3 ") == 2
     name = "train/T91_x3_images.h5"
     before, after = ImageDataset(dataset / name), ImageDataset(target / name)
     assert (after.images, after.names, len(after)) == (21, before.names, 42)
