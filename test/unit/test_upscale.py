@@ -209,7 +209,10 @@ def test_options_that_cannot_be(
     assert re.search(f"error: .*{said}", capsys.readouterr().err)
 
 
-@pytest.mark.parametrize("options", [(), ("--self-ensemble",), ("--precision=bf16",)])
+@pytest.mark.parametrize(
+    "options",
+    [("--precision=fp32",), ("--precision=fp32", "--self-ensemble"), ("--precision=bf16",)],
+)
 def test_options_reach_the_picture(
     tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str], options: tuple[str, ...]
 ) -> None:
@@ -218,7 +221,7 @@ def test_options_reach_the_picture(
     coffee(12, 9).save(tmp_path / "in" / "deeper" / "b.png")
     words = [str(tmp_path / "in"), f"--output={tmp_path / 'out'}", f"--weights={weights}"]
     words += ["--scale=2", "--suffix= large", "--recursive", "--jobs=2", "--device=cpu"]
-    upscale.main([*words, *(options or ("--precision=fp32",))])
+    upscale.main([*words, *options])
     rounded = "--precision=bf16" in options
     precision, ensemble = "bf16" if rounded else "fp32", "--self-ensemble" in options
     exact = Upscaler(weights, 2, torch.device("cpu"), precision, ensemble)
