@@ -22,7 +22,7 @@ from torch.nn import functional
 from datasets import EvalDataset, ImageDataset, find_file
 from inference.last_layer import in_layout
 from inference.restore import self_ensemble
-from runtime.device import choose_device
+from runtime.device import choose_device, keep_plain_formats
 from runtime.distributed import World
 from runtime.errors import UserError, run_main
 from runtime.files import whole_file
@@ -32,6 +32,7 @@ from training.batches import BatchPlan
 from training.evaluation import mean_psnr
 from training.loading import HELD_OUT, Place, load_training_data
 from training.optimizers import MuonAdam
+from training.precision import Precision
 from training.precision_choice import choose_precision
 from training.recipes import MUON, Recipe
 from training.state import TrainingState
@@ -106,9 +107,10 @@ def teacher_recipe(scale: int, num_epochs: int, steps_per_epoch: int) -> Recipe:
 
 
 def train_teacher(
-    data_path: Path, scale: int, recipe: Recipe, world: World, *, hold_out: bool, seed: int
+    data_path: Path, scale: int, recipe: Recipe, precision: Precision, *, hold_out: bool, seed: int
 ) -> Teacher:
     """Train on a dataset folder; prints each epoch's loss and PSNR, `modelzoo` protocol."""
+    world = World(precision.device)
     plan = BatchPlan(recipe.batch_size, seed=seed)
     place = Place(world.device, lambda _: MEMORY, 0)
     data = load_training_data(data_path, scale, recipe, plan, place, hold_out=hold_out)
@@ -117,7 +119,7 @@ def train_teacher(
     if hold_out:
         measured["held-out"] = data.held_out
     print(data.description, flush=True)
-    precision = choose_precision("auto", world.device).value
+    keep_plain_formats(world.device)  # as Muon sees matrices
     torch.manual_seed(seed)
     teacher = in_layout(Teacher(scale).to(world.device), precision.memory_format)
     optimizer = MuonAdam(
@@ -144,7 +146,7 @@ def write_taught(
     data_path: Path,
     scale: int,
     teacher: nn.Module,
-    device: torch.device,
+    precision: Precision,
     target: Path,
     hold_out: bool,
 ) -> None:
@@ -160,8 +162,8 @@ def write_taught(
             for i in range(len(images)):
                 if hold_out and i % images.images % HELD_OUT == 0:
                     continue
-                low = images[i][0].unsqueeze(0).to(device)
-                with torch.autocast(device.type, dtype=torch.bfloat16):
+                low = images[i][0].unsqueeze(0).to(precision.device)
+                with precision.autocast():
                     answer = self_ensemble(teacher, low)
                 file[f"hr/{i}"][...] = 255 * answer[0, 0].cpu().numpy()
     evaluation = find_file(data_path, "val", scale)
@@ -187,12 +189,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(
             f"{path}: sides must be multiples of {args.scale}, as prepare.py makes them"
         )
-    device = choose_device("auto").value
+    precision = choose_precision("auto", choose_device("auto").value, apex_wanted=False).value
     recipe = teacher_recipe(args.scale, args.num_epochs, args.steps_per_epoch)
     teacher = train_teacher(
-        args.data_path, args.scale, recipe, World(device), hold_out=args.hold_out, seed=args.seed
+        args.data_path, args.scale, recipe, precision, hold_out=args.hold_out, seed=args.seed
     )
-    write_taught(args.data_path, args.scale, teacher, device, args.output_path, args.hold_out)
+    write_taught(args.data_path, args.scale, teacher, precision, args.output_path, args.hold_out)
 
 
 if __name__ == "__main__":
