@@ -74,9 +74,9 @@ class MuonAdam(torch.optim.Optimizer):
     Muon (Jordan et al., 2024, kellerjordan.github.io/posts/muon) steps along the orthogonalised
     momentum of a matrix, so that all its directions learn at one rate. So do its rows, the filters:
     each is divided by the root of the mean square of its steps so far, and the step keeps its
-    length (NorMuon, Li et al., 2025, arXiv:2510.05491). The matrices are the
-    kernels in the order of their memory, which Muon ignores: 64×81 and 32×1600 in the published
-    network. On an NPU they must be in a plain format, see `runtime.device.keep_plain_formats`.
+    length (NorMuon, Li et al., 2025, arXiv:2510.05491). The matrices are the kernels in the order
+    of their memory, which Muon ignores: 64×81 and 32×1600 in the published network. On an NPU they
+    must be in a plain format, see `runtime.device.keep_plain_formats`.
 
     Args:
         model: in its memory format.
