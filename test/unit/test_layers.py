@@ -14,7 +14,7 @@ LAYERS = (  # each may import from itself and from those before it
     ("ascend",),
     ("train", "prepare", "evaluate", "upscale", "export", "modelarts_entry_acc",
      "modelarts_entry_perf", "hubconf"),
-    ("benchmarks", "weights"),
+    ("benchmarks",),
 )  # fmt: skip
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
@@ -42,7 +42,7 @@ def test_every_part_has_its_layer() -> None:
     parts = {path.stem for path in ROOT.glob("*.py")} | {
         p.parent.name for p in ROOT.glob("*/__init__.py")
     }
-    assert parts == set(LEVEL) - {"benchmarks", "weights"}
+    assert parts == set(LEVEL) - {"benchmarks"}
 
 
 def test_no_file_imports_from_a_layer_above_or_from_a_neighbour() -> None:

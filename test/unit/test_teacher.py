@@ -8,9 +8,9 @@ import pytest
 import torch
 from dataset_files import blocks, save_dataset, save_images
 
+from benchmarks.teacher import Teacher, main
 from datasets import EvalDataset, ImageDataset
 from runtime.errors import UserError
-from weights.teacher import Teacher, main
 
 
 @pytest.fixture

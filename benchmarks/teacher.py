@@ -1,7 +1,7 @@
 """A larger network that learns from the same images, and makes SRCNN's targets of them.
 
-    python weights/teacher.py --data-path dataset --scale 3 --output-path taught [--hold-out]
-    python train.py --data_url taught --scale 3 --recipe fast --num-epochs 140
+    python benchmarks/teacher.py --data-path dataset --scale 3 --output-path taught [--hold-out]
+    python train.py --data_url taught --scale 3 --recipe fast --num-epochs 40
 
 It writes a dataset folder whose whole training images have the teacher's answers in place of the
 originals. Those hold what no network can know of the small picture, which is noise to SRCNN's
