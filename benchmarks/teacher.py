@@ -5,7 +5,7 @@
 
 It writes a dataset folder whose whole training images have the teacher's answers in place of the
 originals. Those hold what no network can know of the small picture, which is noise to SRCNN's
-training, a thousand times as large as what is left to learn at its end.
+training.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from runtime.numbers import COUNT, NATURAL
 from train import train_epoch
 from training.batches import BatchPlan
 from training.evaluation import mean_psnr
-from training.loading import HELD_OUT, Place, load_training_data
+from training.loading import Place, is_held_out, load_training_data
 from training.optimizers import MuonAdam
 from training.precision import Precision
 from training.precision_choice import choose_precision
@@ -118,6 +118,10 @@ def train_teacher(
     measured = {eval_set.path.stem: [(lr[None], hr[None]) for lr, hr in eval_set]}
     if hold_out:
         measured["held-out"] = data.held_out
+    measured = {
+        name: [(lr.to(world.device), hr.to(world.device)) for lr, hr in pairs]
+        for name, pairs in measured.items()
+    }
     print(data.description, flush=True)
     keep_plain_formats(world.device)  # as Muon sees matrices
     torch.manual_seed(seed)
@@ -131,13 +135,16 @@ def train_teacher(
     for epoch in range(recipe.num_epochs):
         train_epoch(state, data.batches, functional.mse_loss, StopRequest())
         averaged.load_state_dict(state.weights())
-        scores = [f"epoch {epoch}: loss {state.mean_loss():.6f}"]
-        for name, pairs in measured.items():
-            there = [(lr.to(world.device), hr.to(world.device)) for lr, hr in pairs]
-            scores.append(f"{name} {mean_psnr(averaged, there, world):.3f} dB")
-        print(", ".join(scores), flush=True)
-        state.loss_sum.zero_()
-        state.loss_count = 0
+        psnr = {name: mean_psnr(averaged, pairs, world) for name, pairs in measured.items()}
+        scores = "".join(f", {name} {value:.3f} dB" for name, value in psnr.items())
+        print(f"epoch {epoch}: loss {state.mean_loss():.6f}{scores}", flush=True)
+        state.end_epoch(
+            {
+                "epoch": epoch,
+                "psnr": psnr[eval_set.path.stem],
+                "held_out_psnr": psnr.get("held-out"),
+            }
+        )
     return averaged
 
 
@@ -160,7 +167,7 @@ def write_taught(
         shutil.copyfile(source, temporary)
         with h5py.File(temporary, "r+") as file:
             for i in range(len(images)):
-                if hold_out and i % images.images % HELD_OUT == 0:
+                if hold_out and is_held_out(i, images):
                     continue
                 low = images[i][0].unsqueeze(0).to(precision.device)
                 with precision.autocast():

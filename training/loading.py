@@ -78,7 +78,7 @@ def load_training_data(
         else:
             images = TrainDataset(find_file(data_path, "train", scale))
             what, size = "patches, as there are no whole images", min(images.shape[1:])
-        kept = [not hold_out or i % images.images % HELD_OUT > 0 for i in range(len(images))]
+        kept = [not hold_out or not is_held_out(i, images) for i in range(len(images))]
         shapes = list(compress(images.shapes, kept))
         crops = RandomCrops(shapes, size, recipe.steps_per_epoch, plan, recipe.crop_grid)
         if crops.size < size:
@@ -87,6 +87,11 @@ def load_training_data(
     if not data.batches.steps_per_epoch:
         raise UserError(f"{data.description}: too few for one batch; lower --batch-size")
     return data
+
+
+def is_held_out(number: int, images: ImageDataset | TrainDataset) -> bool:
+    """Tell whether --select held-out keeps an image out of training, with all its sizes."""
+    return number % images.images % HELD_OUT == 0
 
 
 def has_whole_images(data_path: Path, scale: int) -> bool:

@@ -13,9 +13,9 @@ from runtime.device import matrix_type
 from runtime.errors import UserError
 from training.recipes import MUON, Recipe
 
+LEAST = 1e-7  # of a norm: no division by 0
 MUON_LAYERS = ("conv1", "conv2")  # Adam takes the third, whose weights are one row
 PLAIN = {"adam": "Adam", "sgd": "SGD", "adadelta": "Adadelta"}
-LEAST = 1e-7  # of a norm: no division by 0
 FUSED = {
     "adam": "NpuFusedAdam",
     "sgd": "NpuFusedSGD",
@@ -163,15 +163,17 @@ def orthogonalised(matrix: torch.Tensor, ns_steps: int, dtype: torch.dtype) -> t
     tall = x.shape[0] > x.shape[1]
     x = x.T if tall else x
     x = x / x.float().norm().clamp(min=LEAST).to(dtype)
-    if dtype == torch.float32:
-        x = _iterated_by_gram(x, ns_steps)
-        return x.T if tall else x
+    x = (_iterated_by_gram if dtype == torch.float32 else _iterated)(x, ns_steps)
+    return x.T if tall else x
+
+
+def _iterated(x: torch.Tensor, ns_steps: int) -> torch.Tensor:
     for _ in range(ns_steps):
         gram = x @ x.T
         x = torch.addmm(
             x, torch.addmm(gram, gram, gram, beta=-4.7750, alpha=2.0315), x, beta=3.4445
         )
-    return x.T if tall else x
+    return x
 
 
 def _iterated_by_gram(x: torch.Tensor, ns_steps: int) -> torch.Tensor:
