@@ -35,9 +35,8 @@ if TYPE_CHECKING:  # what loads torch is imported once the command line is known
     import torch
     from torch import nn
 
-    from datasets import Pair
     from runtime.distributed import World
-    from training.batches import Batches
+    from training.batches import Batch, Batches
     from training.evaluation import Evaluator
     from training.loading import TrainingData
     from training.precision import Precision
@@ -256,12 +255,12 @@ def train_epoch(
 
     epoch, start = divmod(state.step, batches.steps_per_epoch)
     steps = min(batches.steps_per_epoch - start, state.total_steps - state.step)
-    pairs: Iterator[Pair] = islice(batches.epoch(epoch, start), steps)
+    left: Iterator[Batch] = islice(batches.epoch(epoch, start), steps)
     if profiler:
-        pairs = profiler.watch(pairs, steps)
+        left = profiler.watch(left, steps)
     timer = StepTimer(state.world.synchronize, steps if warm_up else 0)
     hidden = None if state.world.is_main else True  # None: tqdm shows on a terminal only
-    for low, high in tqdm(pairs, f"epoch {epoch}", steps, leave=False, disable=hidden):
+    for low, high, weights in tqdm(left, f"epoch {epoch}", steps, leave=False, disable=hidden):
         signum = stop.agreed(state.world, state.step)
         if signum:  # here, as an epoch whose last step is taken has yet to be evaluated
             state.mean_loss()  # what is saved must be worth going on from
@@ -275,6 +274,7 @@ def train_epoch(
             loss_function,
             low.contiguous(memory_format=state.precision.memory_format),
             high,
+            weights,
         )
         state.advance(loss, stepped)
         timer.tick()
@@ -290,6 +290,7 @@ def training_step(
     loss_function: Loss,
     low: torch.Tensor,
     high: torch.Tensor,
+    weights: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, bool]:
     """Take one step of training, the only one that there is.
 
@@ -297,16 +298,21 @@ def training_step(
         model: the network, or its parallel form.
         optimizer: of its parameters, with the learning rates of this step.
         precision: has prepared both.
-        loss_function: of output and target.
+        loss_function: of output and target, a mean square: of `weights`, both have the root.
         low: bicubic pictures, n×1×H×W, 0–1, in the model's memory format.
         high: the originals.
+        weights: of the samples in the loss, n×1×1×1; None: all the same.
 
     Returns:
         The loss, on the device, and whether the optimizer stepped: not after an overflow.
     """
     with precision.autocast():
         output = model(low)
-    loss = loss_function(output.float(), high)
+    output = output.float()
+    if weights is not None:
+        roots = weights.sqrt()
+        output, high = roots * output, roots * high
+    loss = loss_function(output, high)
     optimizer.zero_grad()
     precision.backward(loss, optimizer)
     return loss, precision.step(optimizer)

@@ -24,7 +24,7 @@ from runtime.distributed import World
 from runtime.numbers import COUNT, NATURAL
 from train import train_epoch
 from training.evaluation import Evaluator
-from training.optimizers import MuonAdam, build_optimizer
+from training.optimizers import MuonAdam, build_optimizer, muon_layers
 from training.precision_choice import choose_precision
 from training.recipes import FAST, MUON, Recipe
 from training.state import TrainingState, new_model
@@ -110,18 +110,21 @@ IDEAS = {
     "Muon's momentum 0.9": Idea(muon={"momentum": 0.9}),
     "Muon's momentum 0.98": Idea(muon={"momentum": 0.98}),
     "3 iterations of Muon's, not 5": Idea(muon={"ns_steps": 3}),
-    "Muon for conv2 alone": Idea(muon={"layers": ("conv2",)}),
-    "Muon for conv3, too": Idea(muon={"layers": ("conv1", "conv2", "conv3")}),
+    "Muon for conv2 alone": Idea(muon={"layers": {"conv2": 1.0}}),
+    "Adam for conv3": Idea(muon={"layers": {"conv1": 1.0, "conv2": 1.0}}),
+    "conv3 at half of its rate": Idea({"last_layer_factor": FAST.last_layer_factor / 2}),
+    "conv3 at twice its rate": Idea({"last_layer_factor": FAST.last_layer_factor * 2}),
+    "crops drawn evenly": Idea({"by_error": 0.0}),
+    "all crops drawn by error": Idea({"by_error": 1.0}),
     "Adam alone, 1e-3": Idea({"optimizer": "adam", "lr": 1e-3}),
     "Adam alone, 2e-3": Idea({"optimizer": "adam", "lr": 2e-3}),
     "constant learning rates": Idea(CONSTANT),
     "linear over the last 20 %": Idea({"decay_share": 0.2}),
     "linear over the last 60 %": Idea({"decay_share": 0.6}),
-    "no warm-up": Idea({"warmup_steps": 0}),
     "PyTorch's default start": Idea({"identity_start": False}),
-    "L1 loss": Idea(loss=l1_loss),
-    "logarithm of each crop's error": Idea(loss=log_error),
-    "the same, softened": Idea(loss=partial(log_error, least=1e-3)),
+    "L1 loss": Idea({"by_error": 0.0}, loss=l1_loss),
+    "logarithm of each crop's error": Idea({"by_error": 0.0}, loss=log_error),
+    "the same, softened": Idea({"by_error": 0.0}, loss=partial(log_error, least=1e-3)),
     "borders count 0.4": Idea(loss=lighter_borders),
     "no average": Idea({"ema_share": 0.0}),
     "average over 10 %": Idea({"ema_share": 0.1}),
@@ -143,7 +146,8 @@ def measure(name: str, data_path: Path, steps: int, seed: int) -> None:
     model = new_model(recipe, precision, plain=idea.plain_last_layer)
     optimizer: torch.optim.Optimizer
     if recipe.optimizer == MUON:
-        optimizer = idea.optimizer(model, recipe.lr, recipe.muon_factor * recipe.lr, **idea.muon)
+        muon = {"layers": muon_layers(recipe), **idea.muon}
+        optimizer = idea.optimizer(model, recipe.lr, recipe.muon_factor * recipe.lr, **muon)
     else:
         optimizer = build_optimizer(recipe, model, CPU, apex=False)
     state = TrainingState(model, optimizer, recipe, world, precision, steps)

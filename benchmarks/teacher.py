@@ -81,10 +81,10 @@ class Teacher(nn.Module):
         return x + functional.pixel_shuffle(change.float(), self.scale)
 
     @property
-    def muon_layers(self) -> list[str]:
-        """Names of the layers for Muon: all but the first and the last."""
+    def muon_layers(self) -> dict[str, float]:
+        """The layers for Muon, all but the first and the last, at one rate."""
         layers = self.body.named_modules(prefix="body")
-        return [name for name, layer in layers if isinstance(layer, nn.Conv2d)]
+        return {name: 1.0 for name, layer in layers if isinstance(layer, nn.Conv2d)}
 
 
 def teacher_recipe(scale: int, num_epochs: int, steps_per_epoch: int) -> Recipe:
@@ -99,8 +99,8 @@ def teacher_recipe(scale: int, num_epochs: int, steps_per_epoch: int) -> Recipe:
         muon_factor=20,
         crop_size=24 * scale,
         crop_grid=scale,
+        by_error=0.5,
         steps_per_epoch=steps_per_epoch,
-        warmup_steps=200,
         decay_share=0.4,
         ema_share=0.025,
     )

@@ -8,10 +8,23 @@ parts, one a process: together they see what one process with the whole batch wo
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
-from datasets import Pair
+
+class Batch(NamedTuple):
+    """What a step trains on, on the training device.
+
+    Attributes:
+        low: bicubic pictures, n×1×H×W, 0–1.
+        high: the originals, of the same shape.
+        weights: of each sample in the loss, n×1×1×1; None: all the same.
+    """
+
+    low: torch.Tensor
+    high: torch.Tensor
+    weights: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -57,8 +70,8 @@ class Batches(ABC):
         self.plan, self.steps_per_epoch = plan, steps_per_epoch
 
     @abstractmethod
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Pair]:
-        """Yield (lr, hr) of each step from `start` on: n×1×H×W, 0–1, on the training device."""
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Yield the batch of each step from `start` on."""
 
 
 def shuffled(count: int, plan: BatchPlan, epoch: int) -> torch.Tensor:
@@ -82,8 +95,8 @@ class PatchBatches(Batches):
         super().__init__(plan, len(lr) // plan.samples_per_step)
         self.lr, self.hr, self.device = lr, hr, device
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Pair]:
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         order = shuffled(len(self.lr), self.plan, epoch).to(self.lr.device)
         for step in range(start, self.steps_per_epoch):
             index = order[self.plan.mine(step)]
-            yield self.lr[index].to(self.device), self.hr[index].to(self.device)
+            yield Batch(self.lr[index].to(self.device), self.hr[index].to(self.device))

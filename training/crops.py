@@ -1,6 +1,10 @@
-"""Random crops of whole images, flipped and rotated.
+"""Random crops of whole images, flipped and rotated, drawn by what there is to learn from them.
 
-Every possible crop in each of its 8 views is equally likely.
+Most of a photograph is smooth: bicubic interpolation is right there, and a crop has next to no
+gradient. So half of the crops are drawn in proportion to bicubic's squared error, and each weighs
+in the loss the less, the more often it is drawn. The loss expects what it would of crops that are
+drawn evenly, and is less noisy: importance sampling. The half that is drawn evenly keeps all
+weights below 2 (Hesterberg, 1995, doi:10.1080/00401706.1995.10484303).
 """
 
 from collections.abc import Iterable, Iterator
@@ -8,24 +12,46 @@ from itertools import compress
 from typing import NamedTuple
 
 import torch
+from torch.nn import functional
 
 from datasets import Pair
-from training.batches import Batches, BatchPlan
+from training.batches import Batch, Batches, BatchPlan
+
+LEAST = 1e-30  # of an error: no division by 0
+CELL = 16  # crops that begin in a square of so many pixels a side are equally likely
 
 
 class Crops(NamedTuple):
-    """Where crops lie and how they are turned: one value each, on the CPU."""
+    """Where crops lie, how they are turned and what they weigh: one value each, on the CPU."""
 
     image: torch.Tensor
     top: torch.Tensor
     left: torch.Tensor
+    weight: torch.Tensor
     flip_rows: torch.Tensor
     flip_columns: torch.Tensor
     transpose: torch.Tensor
 
 
+class Cells(NamedTuple):
+    """Squares of places where crops can begin: one value each, on the CPU.
+
+    Places are the points of a grid. `error` is bicubic's mean squared error in all crops that begin
+    in a square.
+    """
+
+    image: torch.Tensor
+    top: torch.Tensor
+    left: torch.Tensor
+    rows: torch.Tensor
+    columns: torch.Tensor
+    error: torch.Tensor
+
+
 class RandomCrops:
-    """Draws the crops of an epoch.
+    """Draws the crops of an epoch, each in one of its 8 views.
+
+    Until `watch` has seen the images, every possible crop is equally likely.
 
     Args:
         shapes: (height, width) of each image.
@@ -33,6 +59,7 @@ class RandomCrops:
         steps_per_epoch: an epoch is this long, as crops never run out.
         plan: how crops become batches.
         grid: crops begin at multiples of so many pixels.
+        by_error: the share of crops that is drawn by bicubic's error.
 
     Attributes:
         size: side of a crop.
@@ -47,31 +74,64 @@ class RandomCrops:
         steps_per_epoch: int,
         plan: BatchPlan,
         grid: int = 1,
+        by_error: float = 0.0,
     ) -> None:
         sides = sorted(map(min, shapes))
         self.size = size if sides[-1] >= size else sides[len(sides) // 2]
-        self.steps_per_epoch, self.plan, self.grid = steps_per_epoch, plan, grid
+        self.steps_per_epoch, self.plan = steps_per_epoch, plan
+        self.grid, self.by_error = grid, by_error
         self.large = [min(shape) >= self.size for shape in shapes]
         self.heights, self.widths = torch.tensor(list(compress(shapes, self.large))).unbind(1)
+        first = torch.zeros_like(self.heights)
+        rows, columns = ((side - self.size) // grid + 1 for side in (self.heights, self.widths))
+        self.cells = Cells(torch.arange(len(self)), first, first, rows, columns, first.double())
 
     def __len__(self) -> int:
         """Return the number of images that crops are taken from."""
         return len(self.heights)
 
+    def watch(self, pairs: Iterable[Pair]) -> Iterator[Pair]:
+        """Yield the large images, (lr, hr), each 1×H×W; after the last, draw by their errors."""
+        cells = []
+        for number, pair in enumerate(pairs):
+            if self.by_error:
+                cells.append(self._cells(number, *pair))
+            yield pair
+        if cells:
+            self.cells = Cells(*map(torch.cat, zip(*cells, strict=True)))
+
+    def _cells(self, number: int, lr: torch.Tensor, hr: torch.Tensor) -> Cells:
+        counts = [int(self.cells.rows[number]), int(self.cells.columns[number])]
+        side = max(1, CELL // self.grid)  # of a square, in places
+        window, stride = self.size + (side - 1) * self.grid, side * self.grid
+        height, width = (self.size + (count - 1) * self.grid for count in counts)
+        squared = (lr - hr)[:, :height, :width].double().square()
+        error = functional.avg_pool2d(squared, window, stride, ceil_mode=True)
+        top, left = torch.meshgrid(*(torch.arange(0, n, side) for n in counts), indexing="ij")
+        rows, columns = (
+            (count - first).clamp(max=side)
+            for count, first in zip(counts, (top, left), strict=True)
+        )
+        image = torch.full_like(top, number)
+        return Cells(*map(torch.flatten, (image, top, left, rows, columns, error)))
+
     def draw(self, epoch: int) -> Crops:
         """Return the crops of an epoch's batches, over all processes."""
         generator = self.plan.generator(epoch)
         count = self.steps_per_epoch * self.plan.samples_per_step
-        rows, columns = (
-            (sides - self.size) // self.grid + 1 for sides in (self.heights, self.widths)
-        )
-        image = torch.multinomial((rows * columns).float(), count, True, generator=generator)
-        top, left = (
-            (torch.rand(count, generator=generator, dtype=torch.float64) * places[image]).long()
-            * self.grid
-            for places in (rows, columns)
-        )
-        return Crops(image, top, left, *torch.randint(2, (3, count), generator=generator).bool())
+        places = self.cells.rows * self.cells.columns
+        mean_error = (places * self.cells.error).sum() / places.sum()
+        by_error = self.by_error if mean_error else 0.0
+        density = 1 - by_error + by_error * self.cells.error / mean_error.clamp(min=LEAST)
+        ends = torch.cumsum(places * density, 0)  # not multinomial, which takes 2²⁴ at most
+        random, row, column = torch.rand(3, count, generator=generator, dtype=torch.float64)
+        cell = torch.searchsorted(ends, random * ends[-1], right=True).clamp(max=len(ends) - 1)
+        chosen = Cells(*(values[cell] for values in self.cells))
+        top = (chosen.top + (row * chosen.rows).long()) * self.grid
+        left = (chosen.left + (column * chosen.columns).long()) * self.grid
+        weight = (1 / density[cell]).float()
+        views = torch.randint(2, (3, count), generator=generator).bool()
+        return Crops(chosen.image, top, left, weight, *views)
 
 
 class CropBatches(Batches):
@@ -92,12 +152,14 @@ class CropBatches(Batches):
         self.offsets = ends - crops.heights * crops.widths
         self.lr, self.hr = (torch.empty(int(ends[-1]), device=device) for _ in range(2))
         places = zip(self.offsets.tolist(), ends.tolist(), strict=True)
-        for pair, (first, end) in zip(compress(pairs, crops.large), places, strict=True):
+        large = crops.watch(compress(pairs, crops.large))
+        for pair, (first, end) in zip(large, places, strict=True):
             for whole, image in zip((self.lr, self.hr), pair, strict=True):
                 whole[first:end] = image.flatten()
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Pair]:
-        origins, row_steps, column_steps = self._indices(self.crops.draw(epoch))
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        crops = self.crops.draw(epoch)
+        origins, row_steps, column_steps, weights = self._indices(crops)
         inside = torch.arange(self.crops.size, device=self.device)
         for step in range(start, self.steps_per_epoch):
             mine = self.plan.mine(step)
@@ -106,10 +168,10 @@ class CropBatches(Batches):
                 + row_steps[mine, None, None] * inside[:, None]
                 + column_steps[mine, None, None] * inside
             ).unsqueeze(1)
-            yield self.lr[index], self.hr[index]
+            yield Batch(self.lr[index], self.hr[index], weights[mine, None, None, None])
 
     def _indices(self, crops: Crops) -> list[torch.Tensor]:
-        """Return the flat index of each crop's first pixel, and of the steps to the next.
+        """Return the flat index of each crop's first pixel, and of the steps to the next; weights.
 
         Flips negate a step and start from the other end; a transposition swaps the two steps.
         """
@@ -123,4 +185,4 @@ class CropBatches(Batches):
             torch.where(crops.transpose, right, down),
             torch.where(crops.transpose, down, right),
         )
-        return [tensor.to(self.device) for tensor in (origin, *steps)]
+        return [tensor.to(self.device) for tensor in (origin, *steps, crops.weight)]

@@ -80,7 +80,9 @@ def load_training_data(
             what, size = "patches, as there are no whole images", min(images.shape[1:])
         kept = [not hold_out or not is_held_out(i, images) for i in range(len(images))]
         shapes = list(compress(images.shapes, kept))
-        crops = RandomCrops(shapes, size, recipe.steps_per_epoch, plan, recipe.crop_grid)
+        crops = RandomCrops(
+            shapes, size, recipe.steps_per_epoch, plan, recipe.crop_grid, recipe.by_error
+        )
         if crops.size < size:
             what += f" (smaller than {size}×{size}, as all images are)"
         data = _crops(images, what, kept, crops, place)
@@ -116,6 +118,9 @@ def _crops(
         where = f"held on {place.device}"
     else:
         large = list(compress(compress(range(len(images)), kept), crops.large))
+        if crops.by_error:
+            for _ in crops.watch(compress(compress(images, kept), crops.large)):
+                pass
         batches = StreamedBatches(
             crop_reader(images, large, crops),
             crops.plan, crops.steps_per_epoch, place.device, place.num_workers,

@@ -1,7 +1,7 @@
 """Optimizers by name: PyTorch's, their fused NPU twins, and Muon for the fast recipe."""
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -14,7 +14,6 @@ from runtime.errors import UserError
 from training.recipes import MUON, Recipe
 
 LEAST = 1e-7  # of a norm: no division by 0
-MUON_LAYERS = ("conv1", "conv2")  # Adam takes the third, whose weights are one row
 PLAIN = {"adam": "Adam", "sgd": "SGD", "adadelta": "Adadelta"}
 FUSED = {
     "adam": "NpuFusedAdam",
@@ -44,7 +43,7 @@ def build_optimizer(
         UserError: there is no such optimizer on this device or in this PyTorch.
     """
     if recipe.optimizer == MUON:
-        return MuonAdam(model, recipe.lr, recipe.muon_factor * recipe.lr)
+        return MuonAdam(model, recipe.lr, recipe.muon_factor * recipe.lr, muon_layers(recipe))
     slow = list(model.conv3.parameters())
     groups: list[dict[str, Any]] = [
         {"params": [*model.conv1.parameters(), *model.conv2.parameters()]}
@@ -55,6 +54,11 @@ def build_optimizer(
         groups.append({"params": slow, "lr": recipe.lr * recipe.last_layer_factor})
     options = {"momentum": 0.9} if recipe.optimizer == "sgd" else {}
     return _find(recipe.optimizer, device, apex)(groups, lr=recipe.lr, **options)
+
+
+def muon_layers(recipe: Recipe) -> dict[str, float]:
+    """Return the layers whose weights Muon takes, each with its learning rate over Muon's."""
+    return {"conv1": 1.0, "conv2": 1.0, "conv3": recipe.last_layer_factor}
 
 
 def _find(name: str, device: torch.device, apex: bool) -> Callable[..., torch.optim.Optimizer]:
@@ -69,20 +73,21 @@ def _find(name: str, device: torch.device, apex: bool) -> Callable[..., torch.op
 
 
 class MuonAdam(torch.optim.Optimizer):
-    """Muon for the weights of conv1 and conv2, seen as matrices, and Adam for the rest.
+    """Muon for the weights of layers, seen as matrices, and Adam for the rest, such as biases.
 
     Muon (Jordan et al., 2024, kellerjordan.github.io/posts/muon) steps along the orthogonalised
     momentum of a matrix, so that all its directions learn at one rate. So do its rows, the filters:
     each is divided by the root of the mean square of its steps so far, and the step keeps its
     length (NorMuon, Li et al., 2025, arXiv:2510.05491). The matrices are the kernels in the order
-    of their memory, which Muon ignores: 64×81 and 32×1600 in the published network. On an NPU they
-    must be in a plain format, see `runtime.device.keep_plain_formats`.
+    of their memory, which Muon ignores: 64×81 and 32×1600 in the published network; a kernel with
+    one output, which were one row, has a row for each input: 32×25. On an NPU they must be in a
+    plain format, see `runtime.device.keep_plain_formats`.
 
     Args:
         model: in its memory format.
         lr: Adam's learning rate.
         muon_lr: Muon's learning rate.
-        layers: whose weights Muon takes.
+        layers: those whose weights Muon takes, each with its learning rate over Muon's.
         momentum: Muon's, Nesterov's kind; and how far back the mean squares of rows look.
         ns_steps: Newton–Schulz iterations.
         dtype: these iterations' arithmetic; None for what the device is best at.
@@ -93,14 +98,18 @@ class MuonAdam(torch.optim.Optimizer):
         model: nn.Module,
         lr: float,
         muon_lr: float,
-        layers: Sequence[str] = MUON_LAYERS,
+        layers: Mapping[str, float],
         momentum: float = 0.95,
         ns_steps: int = 5,
         dtype: torch.dtype | None = None,
     ) -> None:
         self.kernels = [model.get_parameter(f"{name}.weight") for name in layers]
         rest = [p for p in model.parameters() if not any(p is kernel for kernel in self.kernels)]
-        super().__init__([{"params": self.kernels, "lr": muon_lr}, {"params": rest, "lr": lr}], {})
+        groups = [
+            {"params": [kernel], "lr": muon_lr * factor}
+            for kernel, factor in zip(self.kernels, layers.values(), strict=True)
+        ]
+        super().__init__([*groups, {"params": rest, "lr": lr}], {})
         self.momentum, self.ns_steps = momentum, ns_steps
         self.dtype = dtype or matrix_type(self.kernels[0].device)
         self.momenta = [torch.zeros_like(_as_matrix(kernel)) for kernel in self.kernels]
@@ -110,9 +119,9 @@ class MuonAdam(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Step both; the learning rates are those of this optimizer's groups."""
-        muon, adam = self.param_groups
-        states = zip(self.kernels, self.momenta, self.squares, strict=True)
-        for kernel, momentum, squares in states:
+        *muon, adam = self.param_groups
+        states = zip(muon, self.kernels, self.momenta, self.squares, strict=True)
+        for group, kernel, momentum, squares in states:
             assert kernel.grad is not None
             gradient = _as_matrix(torch.empty_like(kernel).copy_(kernel.grad))
             momentum.lerp_(gradient, 1 - self.momentum)
@@ -120,7 +129,7 @@ class MuonAdam(torch.optim.Optimizer):
                 gradient.lerp(momentum, self.momentum), self.ns_steps, self.dtype
             ).float()
             update = self.even(update, squares)
-            rate = muon["lr"] * max(1, update.shape[0] / update.shape[1]) ** 0.5
+            rate = group["lr"] * max(1, update.shape[0] / update.shape[1]) ** 0.5
             kernel.add_(_as_kernel(update, kernel), alpha=-rate)
         self.adam.param_groups[0]["lr"] = adam["lr"]
         self.adam.step()
@@ -192,14 +201,16 @@ def _iterated_by_gram(x: torch.Tensor, ns_steps: int) -> torch.Tensor:
 
 
 def _as_matrix(kernel: torch.Tensor) -> torch.Tensor:
-    """View an O×I×H×W kernel as O×(I·H·W), in the order of its memory."""
+    """View an O×I×H×W kernel as O×(I·H·W), in the order of its memory; 1×I×H×W as I×(H·W)."""
+    if kernel.shape[0] == 1:
+        return kernel[0].flatten(1)
     channels_last = not kernel.is_contiguous()
     return (kernel.permute(0, 2, 3, 1) if channels_last else kernel).reshape(kernel.shape[0], -1)
 
 
 def _as_kernel(matrix: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
     """View a matrix as a kernel, the other way round."""
-    if kernel.is_contiguous():
+    if kernel.shape[0] == 1 or kernel.is_contiguous():
         return matrix.view(kernel.shape)
     outputs, inputs, height, width = kernel.shape
     return matrix.view(outputs, height, width, inputs).permute(0, 3, 1, 2)

@@ -23,18 +23,17 @@ class Recipe:
     identity_start: bool = False  # start near bicubic, see model.identity_init
     crop_size: int | None = None  # side of random crops from whole images; None: patches as filed
     crop_grid: int = 1  # crops begin at multiples of so many pixels
+    by_error: float = 0.0  # share of crops that is drawn by bicubic's error: crops.py
     steps_per_epoch: int = 0  # of crops, which have no natural end
-    warmup_steps: int = 0
     decay_share: float = 0.0  # of the run, at its end, in which the learning rate falls to 0
     small_share: float = 0.0  # of the run, at its start, in which conv2 is 3×3: growth.py
     ema_share: float = 0.0  # of the run that the moving average of the weights looks back
 
     def lr_factor(self, step: int, total_steps: int) -> float:
         """Return what the learning rate is multiplied with at `step`, counted from 0."""
-        factor = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
-        if self.decay_share:
-            factor *= min(1.0, (1 - step / total_steps) / self.decay_share)
-        return factor
+        if not self.decay_share:
+            return 1.0
+        return min(1.0, (1 - step / total_steps) / self.decay_share)
 
     def is_small(self, step: int, total_steps: int) -> bool:
         """Tell whether conv2 is 3×3 at `step`, counted from 0."""
@@ -67,14 +66,14 @@ FAST = Recipe(
     name="fast",
     num_epochs=10,
     batch_size=4,
-    lr=5e-4,
+    lr=1e-3,
     optimizer=MUON,
-    last_layer_factor=1.0,
-    muon_factor=20,
+    last_layer_factor=0.1,
+    muon_factor=10,
     identity_start=True,
     crop_size=48,
+    by_error=0.5,
     steps_per_epoch=1000,
-    warmup_steps=100,
     decay_share=0.4,
     small_share=0.6,
     ema_share=0.02,

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from datasets import ImageDataset, Pair, TrainDataset
+from datasets import ImageDataset, TrainDataset
 from runtime.errors import RunError, UserError
-from training.batches import Batches, BatchPlan, shuffled
+from training.batches import Batch, Batches, BatchPlan, shuffled
 from training.crops import Crops, RandomCrops
 
-Read = Callable[[slice], Pair]  # the samples of an epoch from one number to another
+Read = Callable[[slice], Batch]  # the samples of an epoch from one number to another
 
 
 class StreamedBatches(Batches):
@@ -41,16 +41,15 @@ class StreamedBatches(Batches):
         super().__init__(plan, steps_per_epoch)
         self.reader, self.device, self.num_workers = reader, device, num_workers
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Pair]:
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         batches = _Steps(self.reader(epoch), self.plan)
         steps = range(start, self.steps_per_epoch)
         loader = DataLoader(  # `list` leaves the arrays alone
             batches, None, sampler=steps, num_workers=self.num_workers, collate_fn=list
         )
         try:
-            for pair in loader:
-                lr, hr = (torch.from_numpy(side).to(self.device) for side in pair)
-                yield lr, hr
+            for batch in loader:
+                yield Batch(*(torch.from_numpy(values).to(self.device) for values in batch))
         except UserError as error:  # of a worker, which hands on its traceback as text
             error.__traceback__ = None  # it holds the loader, which would wait 5 s for its workers
             raise UserError(str(error).strip().rpartition("UserError: ")[2]) from None
@@ -73,7 +72,7 @@ class _Steps(Dataset):
         self.read, self.plan = read, plan
 
     def __getitem__(self, step: int) -> list[np.ndarray]:
-        return [side.numpy() for side in self.read(self.plan.mine(step))]
+        return [values.numpy() for values in self.read(self.plan.mine(step)) if values is not None]
 
 
 def patch_reader(dataset: TrainDataset, count: int, plan: BatchPlan) -> Callable[[int], Read]:
@@ -88,8 +87,8 @@ def crop_reader(
     return lambda epoch: partial(_read_crops, dataset, numbers, crops.size, crops.draw(epoch))
 
 
-def _read_patches(dataset: TrainDataset, order: torch.Tensor, samples: slice) -> Pair:
-    return dataset.take(order[samples])
+def _read_patches(dataset: TrainDataset, order: torch.Tensor, samples: slice) -> Batch:
+    return Batch(*dataset.take(order[samples]))
 
 
 def _read_crops(
@@ -98,13 +97,13 @@ def _read_crops(
     size: int,
     crops: Crops,
     samples: slice,
-) -> Pair:
-    batch = []
-    for image, top, left, rows, columns, transpose in zip(
+) -> Batch:
+    batch, weights = [], crops.weight[samples, None, None, None]
+    for image, top, left, _, rows, columns, transpose in zip(
         *(values[samples].tolist() for values in crops), strict=True
     ):
         flips = [dimension for dimension, flip in ((1, rows), (2, columns)) if flip]
         pair = [side.flip(flips) for side in dataset.crop(numbers[image], top, left, size)]
         batch.append([side.transpose(1, 2) if transpose else side for side in pair])
     lr, hr = (torch.stack(side) for side in zip(*batch, strict=True))
-    return lr, hr
+    return Batch(lr, hr, weights)

@@ -27,7 +27,7 @@ def numbered(count: int, side: int = 2) -> torch.Tensor:
 
 def numbers(batches: Batches, epoch: int, start: int = 0) -> list[list[int]]:
     values = []
-    for lr, hr in batches.epoch(epoch, start):
+    for lr, hr, _ in batches.epoch(epoch, start):
         assert torch.equal(lr + 1 / 256, hr)
         values.append([round(256 * value) for value in lr[:, 0, 0, 0].tolist()])
     return values

@@ -41,9 +41,10 @@ def test_crops_are_pieces_of_the_images_in_all_eight_views() -> None:
         for v, view in enumerate(all_views(lr[0, top : top + 5, left : left + 5]))
     }
     seen = set()
-    for lr, hr in batches.epoch(0):
+    for lr, hr, weights in batches.epoch(0):
         assert lr.shape == (6, 1, 5, 5)
         assert torch.equal(hr, lr + 0.5)
+        assert weights.tolist() == [[[[1.0]]]] * 6
         seen |= {possible[tuple(crop.flatten().tolist())] for crop in lr}
     assert seen == {(number, view) for number in (0, 1) for view in range(8)}
 
@@ -53,6 +54,60 @@ def test_crops_on_a_grid_begin_at_its_points() -> None:
     places = set(zip(crops.image.tolist(), crops.top.tolist(), crops.left.tolist(), strict=True))
     first = {(0, top, left) for top in (0, 3, 6) for left in (0, 3, 6, 9)}
     assert places == first | {(1, top, left) for top in (0, 3) for left in (0, 3)}
+
+
+@pytest.mark.parametrize(("grid", "side"), [(1, 16), (3, 5)])
+def test_crops_are_drawn_by_their_error_and_weigh_the_less(grid: int, side: int) -> None:
+    """All is compared with crops that are looked at one by one."""
+    rng, size, count = torch.Generator().manual_seed(5), 6, 40_000
+    images = []
+    for height, width in ((45, 30), (22, 26), (6, 40)):
+        contrast = torch.linspace(0, 0.3, width).expand(1, height, width)
+        lr = torch.rand(1, height, width, generator=rng)
+        images.append((lr, lr + contrast * torch.randn(1, height, width, generator=rng)))
+    shapes = [tuple(lr.shape[1:]) for lr, _ in images]
+    crops = RandomCrops(shapes, size, count, BatchPlan(1, seed=2), grid, by_error=0.5)
+    assert [pair[0] is seen[0] for pair, seen in zip(images, crops.watch(images), strict=True)]
+    cells: dict[tuple[int, int, int], list[tuple[int, int, float]]] = {}
+    for number, (height, width) in enumerate(shapes):
+        for row in range((height - size) // grid + 1):
+            for column in range((width - size) // grid + 1):
+                place = (number, row // side, column // side)
+                cells.setdefault(place, []).append((grid * row, grid * column, 0.0))
+    errors = {}
+    for place, corners in cells.items():  # of the pixels that its crops see
+        lr, hr = images[place[0]]
+        (top, left, _), (bottom, right, _) = corners[0], corners[-1]
+        window = np.s_[0, top : bottom + size, left : right + size]
+        errors[place] = float((lr[window] - hr[window]).square().mean())
+    total = sum(len(corners) for corners in cells.values())
+    mean = sum(errors[place] * len(corners) for place, corners in cells.items()) / total
+    drawn = crops.draw(0)
+    seen: dict[tuple[int, int, int], int] = {}
+    corners_seen = set()
+    for image, top, left, weight in zip(*(v.tolist() for v in drawn[:4]), strict=True):
+        place = (image, top // grid // side, left // grid // side)
+        assert weight == pytest.approx(1 / (0.5 + 0.5 * errors[place] / mean), rel=1e-5)
+        seen[place] = seen.get(place, 0) + 1
+        corners_seen.add((image, top, left))
+    assert len(corners_seen) == total, "every crop can be drawn"
+    for place, corners in cells.items():
+        expected = count * len(corners) / total * (0.5 + 0.5 * errors[place] / mean)
+        assert abs(seen[place] - expected) < 5 * expected**0.5
+    evenly = float(np.mean([left for corners in cells.values() for _, left, _ in corners]))
+    weighted = float((drawn.weight * drawn.left).mean())
+    assert (
+        weighted
+        == pytest.approx(evenly, rel=0.02)
+        != pytest.approx(float(drawn.left.float().mean()), rel=0.1)
+    )
+
+
+def test_crops_of_images_without_an_error_are_drawn_evenly() -> None:
+    flat = torch.full((1, 40, 60), 0.5)
+    crops = RandomCrops([(40, 60)], 8, 500, BatchPlan(2), by_error=0.5)
+    assert len(list(crops.watch([(flat, flat)]))) == 1
+    assert set(crops.draw(0).weight.tolist()) == {1.0}
 
 
 def test_crops_are_smaller_where_all_images_are() -> None:
@@ -87,7 +142,8 @@ def from_disk(
 def test_crops_from_disk_are_those_from_memory(tmp_path: Path, whole: bool) -> None:
     path = write(tmp_path / "images.h5", whole=whole)
     dataset = ImageDataset(path) if whole else TrainDataset(path)
-    crops = RandomCrops(dataset.shapes, 10, 6, BatchPlan(3, rank=1, world_size=2, seed=8))
+    plan = BatchPlan(3, rank=1, world_size=2, seed=8)
+    crops = RandomCrops(dataset.shapes, 10, 6, plan, by_error=0.5)
     assert len(crops) == (3 if whole else 9)
     resident, streamed = CropBatches(dataset, crops, CPU), from_disk(dataset, crops, 2)
     for epoch, start in ((0, 0), (1, 4)):
@@ -95,6 +151,8 @@ def test_crops_from_disk_are_those_from_memory(tmp_path: Path, whole: bool) -> N
         assert len(actual) == 6 - start
         for one, other in zip(expected, actual, strict=True):
             assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+            assert one.weights.shape == (3, 1, 1, 1)
+    assert len(set(crops.draw(0).weight.tolist())) > 3
 
 
 def test_a_worker_that_reads_crops_passes_on_the_users_error(tmp_path: Path) -> None:
@@ -128,7 +186,7 @@ def test_small_images_and_the_fast_recipe(tmp_path: Path) -> None:
     path = write(tmp_path / "train" / "T91_x3_images.h5", whole=True)
     place = Place(CPU, lambda _: 1e9, 0)
     data = load_training_data(tmp_path, 3, FAST, BatchPlan(2), place, hold_out=False)
-    lr, _ = next(data.batches.epoch(0))
+    lr, *_ = next(data.batches.epoch(0))
     assert lr.shape == (2, 1, 12, 12)
     assert data.description == (
         "random crops of 12×12 from 3 whole images (smaller than 48×48, as all images are) "

@@ -17,14 +17,14 @@ from samples import OneOfSeveral
 from torch import nn
 from torch.nn.functional import mse_loss
 
-from datasets import EvalDataset, Pair
+from datasets import EvalDataset
 from inference.last_layer import ColumnsAsChannels
 from model import SRCNN, identity_init
 from runtime.distributed import World
 from runtime.errors import RunError
 from train import train, train_epoch, training_step
 from training import checkpoint
-from training.batches import Batches, BatchPlan
+from training.batches import Batch, Batches, BatchPlan
 from training.evaluation import Evaluator, mean_psnr
 from training.growth import growing
 from training.precision import Precision
@@ -46,12 +46,12 @@ class Noise(Batches):
         super().__init__(BatchPlan(2, seed=5), steps)
         self.seen: list[tuple[int, int]] = []
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Pair]:
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         for step in range(start, self.steps_per_epoch):
             self.seen.append((epoch, step))
             generator = torch.Generator().manual_seed(100 * epoch + step)
             high = torch.rand(2, 1, 12, 9, generator=generator)
-            yield 0.5 * high + 0.1, high
+            yield Batch(0.5 * high + 0.1, high)
 
 
 def new_state(recipe: Recipe, epochs: int, precision: Precision | None = None) -> TrainingState:
@@ -78,7 +78,7 @@ def test_a_step_takes_low_resolution_in_and_compares_with_the_original() -> None
     twin.load_state_dict(model.state_dict())
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     model.conv1.weight.grad = torch.full_like(model.conv1.weight, 1e3)  # of an earlier step
-    low, high = next(Noise().epoch(0))
+    low, high, _ = next(Noise().epoch(0))
     loss, stepped = training_step(model, optimizer, Precision(), mse_loss, low, high)
     expected = (twin(low) - high).square().mean()
     expected.backward()
@@ -86,6 +86,16 @@ def test_a_step_takes_low_resolution_in_and_compares_with_the_original() -> None
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
     for after, before in zip(model.parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(after.detach(), before.detach() - 0.1 * before.grad)
+
+
+def test_a_samples_weight_is_that_of_its_squared_error() -> None:
+    torch.manual_seed(3)
+    model, (low, high, _) = SRCNN(), next(Noise().epoch(0))
+    weights = torch.tensor([0.25, 2.0]).view(2, 1, 1, 1)
+    expected = ((model(low) - high).square().mean((1, 2, 3)) @ weights.flatten() / 2).item()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    loss, _ = training_step(model, optimizer, Precision(), mse_loss, low, high, weights)
+    assert loss.item() == pytest.approx(expected, rel=1e-6)
 
 
 class Watched(Precision):
@@ -130,15 +140,15 @@ def test_a_step_computes_the_loss_in_fp32_and_says_that_it_was_skipped() -> None
 @pytest.mark.parametrize("processes", [1, 4])
 def test_learning_rates_step_by_step_and_by_group(processes: int) -> None:
     wanted = dict.fromkeys(WISHES)
-    recipe = apply_overrides(replace(FAST, warmup_steps=2), wanted, processes, whole_images=True)
+    recipe = apply_overrides(FAST, wanted, processes, whole_images=True)
     state = new_state(recipe, epochs=4)
     factor = math.sqrt(processes)
     for step in range(12):
         state.step = step
         state.begin_step()
-        schedule = min(1, (step + 1) / 2) * min(1, (1 - step / 12) / 0.4)
+        scaled = factor * min(1, (1 - step / 12) / 0.4)
         rates = [group["lr"] for group in state.optimizer.param_groups]
-        assert rates == pytest.approx([0.01 * factor * schedule, 5e-4 * factor * schedule])
+        assert rates == pytest.approx([scaled * rate for rate in (0.01, 0.01, 0.001, 0.001)])
     reference = new_state(apply_overrides(REFERENCE, wanted, processes, True), epochs=4)
     reference.begin_step()
     rates = [group["lr"] for group in reference.optimizer.param_groups]
@@ -162,7 +172,7 @@ def test_the_moving_average_is_that_of_its_formula() -> None:
     state, batches = new_state(recipe, epochs=4), Noise()
     average: dict[str, torch.Tensor] = {}
     for epoch in range(2):
-        for low, high in batches.epoch(epoch):
+        for low, high, _ in batches.epoch(epoch):
             before = state.step
             state.begin_step()
             state.advance(*training_step(
@@ -374,7 +384,7 @@ class Profiler:
     def __init__(self) -> None:
         self.watched: list[int] = []
 
-    def watch(self, pairs: Iterator[Pair], steps: int) -> Iterator[Pair]:
+    def watch(self, pairs: Iterator[Batch], steps: int) -> Iterator[Batch]:
         self.watched.append(steps)
         return pairs
 
@@ -396,7 +406,7 @@ def test_times_rates_and_losses_of_the_epochs(
         "train.StepTimer", lambda synchronize, warm_up: StepTimer(synchronize, warm_up, clock)
     )
     wanted = dict.fromkeys(WISHES) | {"lr": 2e-3}
-    recipe = apply_overrides(replace(FAST, warmup_steps=4, ema_share=0.5), wanted, 1, True)
+    recipe = apply_overrides(replace(FAST, ema_share=0.5), wanted, 1, True)
     state = samples.new_state(recipe, 14)
     results = Results(tmp_path / "x3", {})
     train(state, Noise(7), loss_function, evaluator, results, profiler)
