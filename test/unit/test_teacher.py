@@ -38,7 +38,7 @@ def test_it_starts_near_bicubic_at_the_small_pictures_resolution() -> None:
         moved = teacher(picture.roll(shift, dims=2)).detach()
         away = (moved - answer.roll(shift, dims=2))[:, :, inner, inner].abs().max()
         assert (away < 1e-6) == same
-    assert teacher.muon_layers == ["body.0.first", "body.0.second"]
+    assert teacher.muon_layers == {"body.0.first": 1.0, "body.0.second": 1.0}
 
 
 @pytest.mark.parametrize("hold_out", [False, True])

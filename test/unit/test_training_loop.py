@@ -148,7 +148,7 @@ def test_learning_rates_step_by_step_and_by_group(processes: int) -> None:
         state.begin_step()
         scaled = factor * min(1, (1 - step / 12) / 0.4)
         rates = [group["lr"] for group in state.optimizer.param_groups]
-        assert rates == pytest.approx([scaled * rate for rate in (0.01, 0.01, 0.001, 0.001)])
+        assert rates == pytest.approx([scaled * rate for rate in (1e-2, 1e-2, 5e-4, 1e-3)])
     reference = new_state(apply_overrides(REFERENCE, wanted, processes, True), epochs=4)
     reference.begin_step()
     rates = [group["lr"] for group in reference.optimizer.param_groups]
