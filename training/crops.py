@@ -101,7 +101,7 @@ class RandomCrops:
             self.cells = Cells(*map(torch.cat, zip(*cells, strict=True)))
 
     def _cells(self, number: int, lr: torch.Tensor, hr: torch.Tensor) -> Cells:
-        counts = [int(self.cells.rows[number]), int(self.cells.columns[number])]
+        counts = [(side - self.size) // self.grid + 1 for side in lr.shape[1:]]
         side = max(1, CELL // self.grid)  # of a square, in places
         window, stride = self.size + (side - 1) * self.grid, side * self.grid
         height, width = (self.size + (count - 1) * self.grid for count in counts)

@@ -51,8 +51,8 @@ def parse_args(description: str | None, argv: Sequence[str] | None = None) -> ar
         help="reference: as published, 500 epochs; fast: the same network and PSNR in minutes "
              "(default: %(default)s)")
     add("--lr", type=POSITIVE,
-        help="learning rate (default: reference 1e-4, fast 5e-4, times the square root of the "
-             "number of processes); the fast recipe gives Muon 20 times as much")
+        help="learning rate (default: reference 1e-4, fast 1e-3, times the square root of the "
+             "number of processes); the fast recipe gives Muon 10 times as much")
     add("--batch-size", type=COUNT, metavar="N",
         help="patches a step on each process (default: reference 32, fast 4 crops of 48×48)")
     add("--num-epochs", type=COUNT, metavar="N", help="(default: reference 500, fast 10)")
