@@ -298,7 +298,8 @@ def training_step(
         model: the network, or its parallel form.
         optimizer: of its parameters, with the learning rates of this step.
         precision: has prepared both.
-        loss_function: of output and target, a mean square: of `weights`, both have the root.
+        loss_function: of output and target, which come times the root of their weights: a mean
+            square then has the weights themselves.
         low: bicubic pictures, n×1×H×W, 0–1, in the model's memory format.
         high: the originals.
         weights: of the samples in the loss, n×1×1×1; None: all the same.

@@ -17,7 +17,6 @@ from torch.nn import functional
 from datasets import Pair
 from training.batches import Batch, Batches, BatchPlan
 
-LEAST = 1e-30  # of an error: no division by 0
 CELL = 16  # crops that begin in a square of so many pixels a side are equally likely
 
 
@@ -36,8 +35,8 @@ class Crops(NamedTuple):
 class Cells(NamedTuple):
     """Squares of places where crops can begin: one value each, on the CPU.
 
-    Places are the points of a grid. `error` is bicubic's mean squared error in all crops that begin
-    in a square.
+    Places are the points of a grid. `density` is how likely a crop that begins in a square is, over
+    what it were if all were equally likely.
     """
 
     image: torch.Tensor
@@ -45,7 +44,7 @@ class Cells(NamedTuple):
     left: torch.Tensor
     rows: torch.Tensor
     columns: torch.Tensor
-    error: torch.Tensor
+    density: torch.Tensor
 
 
 class RandomCrops:
@@ -82,9 +81,11 @@ class RandomCrops:
         self.grid, self.by_error = grid, by_error
         self.large = [min(shape) >= self.size for shape in shapes]
         self.heights, self.widths = torch.tensor(list(compress(shapes, self.large))).unbind(1)
-        first = torch.zeros_like(self.heights)
-        rows, columns = ((side - self.size) // grid + 1 for side in (self.heights, self.widths))
-        self.cells = Cells(torch.arange(len(self)), first, first, rows, columns, first.double())
+        self.rows, self.columns = (
+            (sides - self.size) // grid + 1 for sides in (self.heights, self.widths)
+        )
+        first, even = torch.zeros_like(self.rows), torch.ones(len(self), dtype=torch.float64)
+        self.cells = Cells(torch.arange(len(self)), first, first, self.rows, self.columns, even)
 
     def __len__(self) -> int:
         """Return the number of images that crops are taken from."""
@@ -92,44 +93,43 @@ class RandomCrops:
 
     def watch(self, pairs: Iterable[Pair]) -> Iterator[Pair]:
         """Yield the large images, (lr, hr), each 1×H×W; after the last, draw by their errors."""
-        cells = []
+        squares = []
         for number, pair in enumerate(pairs):
             if self.by_error:
-                cells.append(self._cells(number, *pair))
+                squares.append(self._squares(number, *pair))
             yield pair
-        if cells:
-            self.cells = Cells(*map(torch.cat, zip(*cells, strict=True)))
+        if squares:
+            image, top, left, rows, columns, error = map(torch.cat, zip(*squares, strict=True))
+            mean = (rows * columns * error).sum() / (rows * columns).sum()
+            relative = error / mean if mean else torch.ones_like(error)
+            density = 1 - self.by_error + self.by_error * relative
+            self.cells = Cells(image, top, left, rows, columns, density)
 
-    def _cells(self, number: int, lr: torch.Tensor, hr: torch.Tensor) -> Cells:
-        counts = [(side - self.size) // self.grid + 1 for side in lr.shape[1:]]
+    def _squares(self, number: int, lr: torch.Tensor, hr: torch.Tensor) -> list[torch.Tensor]:
+        """Return an image's squares as `Cells` has them, but with bicubic's mean squared error."""
+        counts = [int(places[number]) for places in (self.rows, self.columns)]
         side = max(1, CELL // self.grid)  # of a square, in places
         window, stride = self.size + (side - 1) * self.grid, side * self.grid
         height, width = (self.size + (count - 1) * self.grid for count in counts)
         squared = (lr - hr)[:, :height, :width].double().square()
         error = functional.avg_pool2d(squared, window, stride, ceil_mode=True)
         top, left = torch.meshgrid(*(torch.arange(0, n, side) for n in counts), indexing="ij")
-        rows, columns = (
-            (count - first).clamp(max=side)
-            for count, first in zip(counts, (top, left), strict=True)
-        )
+        rows, columns = (counts[0] - top).clamp(max=side), (counts[1] - left).clamp(max=side)
         image = torch.full_like(top, number)
-        return Cells(*map(torch.flatten, (image, top, left, rows, columns, error)))
+        return [values.flatten() for values in (image, top, left, rows, columns, error)]
 
     def draw(self, epoch: int) -> Crops:
         """Return the crops of an epoch's batches, over all processes."""
         generator = self.plan.generator(epoch)
         count = self.steps_per_epoch * self.plan.samples_per_step
-        places = self.cells.rows * self.cells.columns
-        mean_error = (places * self.cells.error).sum() / places.sum()
-        by_error = self.by_error if mean_error else 0.0
-        density = 1 - by_error + by_error * self.cells.error / mean_error.clamp(min=LEAST)
-        ends = torch.cumsum(places * density, 0)  # not multinomial, which takes 2²⁴ at most
+        likely = self.cells.rows * self.cells.columns * self.cells.density
+        ends = torch.cumsum(likely, 0)  # not multinomial, which takes 2²⁴ at most
         random, row, column = torch.rand(3, count, generator=generator, dtype=torch.float64)
         cell = torch.searchsorted(ends, random * ends[-1], right=True).clamp(max=len(ends) - 1)
         chosen = Cells(*(values[cell] for values in self.cells))
         top = (chosen.top + (row * chosen.rows).long()) * self.grid
         left = (chosen.left + (column * chosen.columns).long()) * self.grid
-        weight = (1 / density[cell]).float()
+        weight = (1 / chosen.density).float()
         views = torch.randint(2, (3, count), generator=generator).bool()
         return Crops(chosen.image, top, left, weight, *views)
 
@@ -158,8 +158,7 @@ class CropBatches(Batches):
                 whole[first:end] = image.flatten()
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        crops = self.crops.draw(epoch)
-        origins, row_steps, column_steps, weights = self._indices(crops)
+        origins, row_steps, column_steps, weights = self._on_device(self.crops.draw(epoch))
         inside = torch.arange(self.crops.size, device=self.device)
         for step in range(start, self.steps_per_epoch):
             mine = self.plan.mine(step)
@@ -170,8 +169,8 @@ class CropBatches(Batches):
             ).unsqueeze(1)
             yield Batch(self.lr[index], self.hr[index], weights[mine, None, None, None])
 
-    def _indices(self, crops: Crops) -> list[torch.Tensor]:
-        """Return the flat index of each crop's first pixel, and of the steps to the next; weights.
+    def _on_device(self, crops: Crops) -> list[torch.Tensor]:
+        """Return each crop's first pixel, a flat index, the steps down and right, and its weight.
 
         Flips negate a step and start from the other end; a transposition swaps the two steps.
         """

@@ -80,7 +80,7 @@ class MuonAdam(torch.optim.Optimizer):
     each is divided by the root of the mean square of its steps so far, and the step keeps its
     length (NorMuon, Li et al., 2025, arXiv:2510.05491). The matrices are the kernels in the order
     of their memory, which Muon ignores: 64×81 and 32×1600 in the published network; a kernel with
-    one output, which were one row, has a row for each input: 32×25. On an NPU they must be in a
+    one output, which would be one row, has a row for each input: 32×25. On an NPU they must be in a
     plain format, see `runtime.device.keep_plain_formats`.
 
     Args:
