@@ -112,6 +112,9 @@ def test_the_disk_gives_what_memory_gives(folder: Path, recipe: Recipe) -> None:
             for values, others in zip(one, other, strict=True):
                 assert values is others is None or torch.equal(values, others)
     assert first_pixels(memory, 0) != first_pixels(memory, 1)
+    if recipe is CROPS:
+        weights = torch.cat([batch.weights for batch in memory.batches.epoch(0)])
+        assert weights.min() < 1 < weights.max() < 2, "drawn by error, half of them"
     for budget in (WITHOUT_LIMIT, NOTHING):
         (lr, *_), (other_lr, *_) = (
             next(load(folder, recipe, budget, seed=seed).batches.epoch(1)) for seed in (5, 6)
