@@ -13,6 +13,7 @@ from imaging.containers import split
 from imaging.decoding import Picture
 from imaging.kinds import FORMATS, PictureError, TooLarge, kind_of, saved_as, saved_suffix
 from imaging.metadata import Carried
+from runtime.memory import available_memory
 
 LONGEST_SIDE = {"JPEG": 65500, "WEBP": 16383, "AVIF": 65535}  # what they can hold
 
@@ -103,7 +104,7 @@ def _bytes(source: Path | BinaryIO) -> bytes:
         return source.read()
     if source.exists() and not source.is_file():
         raise PictureError("is no regular file")  # a pipe would wait for ever
-    if source.stat().st_size > memory.available():
+    if source.stat().st_size > available_memory():
         raise PictureError("the file alone is larger than the memory that is free")
     return source.read_bytes()
 
@@ -124,7 +125,7 @@ def _check(
         )
     deep = len(image.getbands()) if ";16" in decoding.rawmode(image) else 0
     need = memory.needed(*image.size, scale, kept, deep)
-    room = memory.available() if room is None else room
+    room = available_memory() if room is None else room
     if need > room:
         raise PictureError(
             f"{megapixels:.1f} megapixels enlarged need about {need / 1e9:.1f} GB of memory, "

@@ -19,7 +19,6 @@ from imaging.album import STREAM, Place, Plan
 from imaging.decoding import Picture
 from imaging.enlarge import enlarge, silent
 from imaging.kinds import PictureError
-from imaging.memory import available
 from imaging.photo import Photo, one_line, open_photo
 from inference.fast_cpu import for_cpu
 from inference.restore import restore
@@ -27,6 +26,7 @@ from inference.weights import load_luminance_weights
 from runtime.device import has_bf16
 from runtime.errors import RunError, printable
 from runtime.files import whole_file
+from runtime.memory import available_memory
 
 Advance = Callable[..., object]
 MOST_THREADS = 16
@@ -114,7 +114,7 @@ class Upscaler:
 
     def room(self) -> int:
         """Return the bytes of memory that are left for pictures."""
-        return max(available() - self.threads * TILE_BYTES, 0)
+        return max(available_memory() - self.threads * TILE_BYTES, 0)
 
 
 def enlarge_all(made: Plan, upscaler: Upscaler, jobs: int, piped: bytes = b"") -> None:

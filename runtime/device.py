@@ -10,14 +10,13 @@ import platform
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from types import ModuleType
 from typing import Generic, TypeVar
 
-import psutil
 import torch
 
 from runtime.errors import UserError
+from runtime.memory import available_memory
 from runtime.numbers import from_environment
 from runtime.torch_build import aborts
 
@@ -26,12 +25,6 @@ T = TypeVar("T")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 MOST_KEPT = 32 * 2**20  # bytes of a piece; what is larger goes back; older glibc takes no more
 COLLECTIVES = {"npu": "hccl", "cuda": "nccl", "cpu": "gloo"}
-CONTAINER_LIMITS = (  # bytes a container may take: cgroup version 2, version 1
-    "/sys/fs/cgroup/memory.max",
-    "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-)
-
-
 # cuBLAS reads its own at the first product of matrices, HCCL its own when processes join.
 DETERMINISTIC = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", "HCCL_DETERMINISTIC": "true"}
 
@@ -173,7 +166,7 @@ def synchronize(device: torch.device) -> None:
 def free_memory(device: torch.device) -> int:
     """Return the bytes that are free on the device; on the CPU, each local process's part."""
     if device.type == "cpu":
-        return _free_host_memory() // (from_environment("LOCAL_WORLD_SIZE") or 1)
+        return available_memory() // (from_environment("LOCAL_WORLD_SIZE") or 1)
     return module(device).mem_get_info()[0]
 
 
@@ -196,15 +189,6 @@ def be_deterministic() -> None:
     torch.use_deterministic_algorithms(True)
     if filling := getattr(torch.utils, "deterministic", None):  # torch 2.2 and later
         filling.fill_uninitialized_memory = False  # costs time, finds bugs only
-
-
-def _free_host_memory() -> int:
-    """Return the bytes that are available, at most a container's limit."""
-    free = psutil.virtual_memory().available
-    for path in CONTAINER_LIMITS:
-        with contextlib.suppress(OSError, ValueError):  # not there, or "max": no limit
-            free = min(free, int(Path(path).read_text(encoding="ascii")))
-    return free
 
 
 def _use(kind: str, local_rank: int | None) -> torch.device:

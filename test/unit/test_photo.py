@@ -12,7 +12,6 @@ import pytest
 from PIL import Image, ImageCms, PngImagePlugin
 from samples import coffee, pixels, through
 
-from imaging import memory
 from imaging.enlarge import bicubic_only, enlarge
 from imaging.kinds import FORMATS, saved_suffix
 from imaging.photo import PictureError, open_photo
@@ -244,7 +243,7 @@ def test_memory_is_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
         PictureError, match=r"4\.0 megapixels enlarged need about 0\.2 GB of memory"
     ):
         open_photo(io.BytesIO(data), "a.png", 3, room=100_000_000)
-    monkeypatch.setattr(memory, "available", lambda: 1000)
+    monkeypatch.setattr("imaging.photo.available_memory", lambda: 1000)
     with pytest.raises(PictureError, match=r"0\.0 GB are free; cut it in pieces"):
         open_photo(io.BytesIO(data), "a.png", 3)
 
