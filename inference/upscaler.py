@@ -1,7 +1,6 @@
 """The network ready to enlarge pictures: on its device, as fast as that allows."""
 
 import io
-import re
 import sys
 import threading
 import time
@@ -24,7 +23,7 @@ from inference.fast_cpu import for_cpu
 from inference.restore import restore
 from inference.weights import load_luminance_weights
 from runtime.device import has_bf16
-from runtime.errors import RunError, printable
+from runtime.errors import RunError, lack_of_memory, printable
 from runtime.files import whole_file
 from runtime.memory import available_memory
 
@@ -170,6 +169,6 @@ def what_happened(error: Exception) -> str:
     """Return on one line what a picture's exception says; torch's go on over many."""
     if isinstance(error, (PictureError, RunError)):
         return str(error)
-    if isinstance(error, MemoryError) or re.search("allocate|out of memory|thread", str(error)):
+    if lack_of_memory(error):
         return "not enough memory; cut it in pieces, or end other programs"
     return f"failed ({type(error).__name__}: {one_line(error)})"

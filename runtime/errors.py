@@ -78,12 +78,19 @@ def _status(main: Callable[[], int | None]) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     except (MemoryError, OSError, RuntimeError, ImportError) as error:
-        reason = str(error).partition("\n")[0]
-        if not isinstance(error, MemoryError) and not any(word in reason for word in NO_MEMORY):
+        reason = lack_of_memory(error)
+        if not reason:
             raise
-        print(f"error: not enough memory ({printable(reason) or 'none left'}); {MORE_MEMORY}",
-              file=sys.stderr)  # fmt: skip
+        print(f"error: not enough memory ({printable(reason)}); {MORE_MEMORY}", file=sys.stderr)
         return RunError.exit_status
+
+
+def lack_of_memory(error: Exception) -> str:
+    """Return the line that tells that memory ran out; nothing for an error of another kind."""
+    lines = str(error).splitlines()  # a worker's error has its traceback above that line
+    if isinstance(error, MemoryError):
+        return lines[-1] if lines else "none left"
+    return next((line for line in lines if any(word in line for word in NO_MEMORY)), "")
 
 
 def check_memory_limit() -> None:

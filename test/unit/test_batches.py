@@ -125,6 +125,15 @@ def test_an_error_of_this_process_stays_what_it_is(error: Exception) -> None:
     assert str(raised.value) == str(error)
 
 
+def test_a_bug_in_a_reading_worker_is_told_as_one() -> None:
+    def fails(_: slice) -> Pair:
+        raise RuntimeError("shapes differ")
+
+    with pytest.raises(RuntimeError, match="shapes differ") as error:
+        next(StreamedBatches(lambda _: fails, BatchPlan(2), 4, CPU, 1).epoch(0))
+    assert not isinstance(error.value, RunError)
+
+
 def test_a_worker_that_is_killed_ends_in_one_line() -> None:
     def killed(_: slice) -> Pair:
         os.kill(os.getpid(), signal.SIGKILL)

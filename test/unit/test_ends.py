@@ -131,6 +131,8 @@ FAULTS = (
     RuntimeError("NPU out of memory. Tried to allocate 2 GiB"),
     RuntimeError("can't start new thread"),
     ImportError("libtorch_cpu.so: failed to map segment from shared object"),
+    RuntimeError("Caught RuntimeError in worker process 0.\nTraceback\nR: can't allocate memory\n"),
+    MemoryError("Caught MemoryError in worker process 0.\nTraceback\nM: Unable to allocate 3 GiB"),
 )
 
 
@@ -142,6 +144,7 @@ def test_too_little_memory_is_one_line(fault: Exception, capsys: pytest.CaptureF
     assert run_main(main) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: not enough memory")
+    assert "Caught" not in line
 
 
 @pytest.mark.parametrize("fault", [RuntimeError("a bug"), OSError(5, "x"), ImportError("x")])
