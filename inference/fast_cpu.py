@@ -47,19 +47,17 @@ class _MostlyBf16(nn.Module):
     def __init__(self, model: SRCNN) -> None:
         super().__init__()
         order = _strength(model).argsort(descending=True)
-        strong, weak = order[:EXACT], order[EXACT:]
-        self.strong1, self.weak1 = (
-            RowsAsInputs(_part(model.conv1, outputs=maps)) for maps in (strong, weak)
-        )
-        self.strong2 = _second(_part(model.conv2, inputs=strong))
-        weak2 = _part(model.conv2, inputs=weak)
-        nn.init.zeros_(weak2.get_parameter("bias"))  # strong2 adds it
-        self.weak2 = ChannelsLast(weak2.to(torch.bfloat16))
+        weak = _part(model.conv2, inputs=order[EXACT:])
+        nn.init.zeros_(weak.get_parameter("bias"))  # `strong` adds it
+        self.first = RowsAsInputs(_part(model.conv1, outputs=order))
+        self.strong = ChannelsLast(_part(model.conv2, inputs=order[:EXACT]))
+        self.weak = ChannelsLast(weak.to(torch.bfloat16))
         self.last = RowsAsOutputs(model.conv3)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = self.strong2(self.strong1(x).relu_())
-        y += self.weak2(self.weak1(x).relu_().to(torch.bfloat16))
+        maps = self.first(x).relu_()
+        y = self.strong(maps[:, :EXACT])
+        y += self.weak(maps[:, EXACT:].to(torch.bfloat16))
         return self.last(y.relu_())
 
 
