@@ -71,12 +71,13 @@ def enlarge(
 
     def enlarged(part: Tile) -> np.ndarray:
         pixels = _bicubic(image, part, scale, radius)
-        core = pixels[part.inner]
+        core = pixels[(slice(None), *part.inner)]
         if levels.white > levels.black:
             colours = slice(channels - 1 + channels % 2)
-            core[..., colours] += _change(pixels[..., colours], levels, restore, radius, part)
-        core = np.clip(core + 0.5, 0, levels.peak)
-        return core.astype(np.uint8 if isinstance(image, Image.Image) else np.uint16)
+            core[colours] += _change(pixels[colours], levels, restore, radius, part)
+        core += 0.5
+        core = np.clip(core, 0, levels.peak, out=core).transpose(1, 2, 0)
+        return core.astype(np.uint8 if isinstance(image, Image.Image) else np.uint16, order="C")
 
     def results() -> Generator[np.ndarray, None, None]:
         yield from map_fn(enlarged, parts)  # closed, that of an executor drops the tiles not begun
@@ -123,7 +124,7 @@ def _levels(image: Picture) -> Levels:
 
 
 def _bicubic(image: Picture, part: Tile, scale: int, radius: int) -> np.ndarray:
-    """Enlarge what a tile sees, as float32 H×W×C; the same as cut out of the enlarged whole."""
+    """Enlarge what a tile sees, as float32 C×H×W; the same as cut out of the enlarged whole."""
     height, width, channels = shape(image)
     transparent = channels % 2 == 0
     continuation = 3 + radius // scale if transparent else 0
@@ -142,17 +143,14 @@ def _bicubic(image: Picture, part: Tile, scale: int, radius: int) -> np.ndarray:
     size = ((wanted[2] - wanted[0]) * scale, (wanted[3] - wanted[1]) * scale)
     box = (wanted[0] - x, wanted[1] - y, wanted[2] - x, wanted[3] - y)
     enlarged = [
-        np.asarray(
-            Image.fromarray(band if band.dtype == np.uint8 else band.astype(np.float32)).resize(
-                size, BICUBIC, box
-            ),
-            np.float32,
+        Image.fromarray(band if band.dtype == np.uint8 else band.astype(np.float32)).resize(
+            size, BICUBIC, box
         )
         for band in bands
     ]
     left, top = left - wanted[0] * scale, top - wanted[1] * scale
     right, bottom = left + part.seen[2] - part.seen[0], top + part.seen[3] - part.seen[1]
-    return np.stack([band[top:bottom, left:right] for band in enlarged], axis=2)
+    return np.array([np.asarray(band)[top:bottom, left:right] for band in enlarged], np.float32)
 
 
 def continued(bands: list[np.ndarray], reach: int) -> list[np.ndarray]:
@@ -193,10 +191,10 @@ def _neighbours(plane: np.ndarray) -> np.ndarray:
 def _change(
     pixels: np.ndarray, levels: Levels, restore: Callable, radius: int, part: Tile
 ) -> np.ndarray:
-    """Return H×W×1, what the network adds to a tile's core, of its H×W×1 or H×W×3 pixels."""
+    """Return H×W, what the network adds to a tile's core, of its 1×H×W or 3×H×W pixels."""
     scaled = np.clip((pixels - levels.black) * (1 / (levels.white - levels.black)), 0, 1)
-    weights = RGB_TO_Y if pixels.shape[2] == 3 else np.array([219.0])
-    luminance = 16 + scaled @ weights.astype(np.float32)
+    weights = RGB_TO_Y if len(pixels) == 3 else np.array([219.0])
+    luminance = 16 + np.tensordot(weights.astype(np.float32), scaled, axes=1)
     rows, columns = part.inner
     beyond = [  # pixels of the mirrored picture, where the tile sees less far than the network
         (radius - rows.start, radius - (luminance.shape[0] - rows.stop)),
@@ -208,4 +206,4 @@ def _change(
     change = ((restored - core) * ((levels.white - levels.black) / 219.0)).astype(np.float32)
     if not np.isfinite(change).all():
         raise PictureError("the network makes values that are not finite of it; other weights?")
-    return change[..., None]
+    return change
