@@ -194,7 +194,7 @@ def _change(
     """Return H×W, what the network adds to a tile's core, of its 1×H×W or 3×H×W pixels."""
     scaled = np.clip((pixels - levels.black) * (1 / (levels.white - levels.black)), 0, 1)
     weights = RGB_TO_Y if len(pixels) == 3 else np.array([219.0])
-    luminance = 16 + np.tensordot(weights.astype(np.float32), scaled, axes=1)
+    luminance = 16 + np.einsum("c,chw->hw", weights.astype(np.float32), scaled)
     rows, columns = part.inner
     beyond = [  # pixels of the mirrored picture, where the tile sees less far than the network
         (radius - rows.start, radius - (luminance.shape[0] - rows.stop)),
