@@ -13,7 +13,7 @@ PIPE_CLOSED = 128 + signal.SIGPIPE  # as a shell reports it
 PYTORCH_ALONE = 700 * 2**20  # bytes of address space; with less, its libraries abort as they load
 MORE_MEMORY = "raise its limit, or lower --batch-size, --memory-share or --jobs"
 NO_MEMORY = (  # how libraries say it
-    "annot allocate memory",
+    "annot allocate",
     "can't allocate memory",
     "can't start new thread",
     "could not create a primitive",
@@ -87,7 +87,7 @@ def _status(main: Callable[[], int | None]) -> int:
 
 def lack_of_memory(error: Exception) -> str:
     """Return the line that tells that memory ran out; nothing for an error of another kind."""
-    lines = str(error).splitlines()  # a worker's error has its traceback above that line
+    lines = str(error).strip().splitlines()  # a worker's error has its traceback above that line
     if isinstance(error, MemoryError):
         return lines[-1] if lines else "none left"
     return next((line for line in lines if any(word in line for word in NO_MEMORY)), "")
