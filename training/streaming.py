@@ -54,7 +54,7 @@ class StreamedBatches(Batches):
             error.__traceback__ = None  # it holds the loader, which would wait 5 s for its workers
             raise UserError(str(error).strip().rpartition("UserError: ")[2]) from None
         except RuntimeError as error:
-            if "DataLoader worker (pid" not in str(error):  # else its own error, with its traceback
+            if "DataLoader worker (pid" not in str(error):  # a worker's own error
                 raise
             raise RunError(
                 "a process that reads the training set was killed, most likely for want of memory; "
