@@ -26,7 +26,7 @@ from inference.onnx_graph import build
 from inference.restore import restore
 from inference.upscaler import Upscaler
 from inference.weights import load_weights, shipped_weights
-from runtime.device import has_bf16, keep_freed_memory
+from runtime.device import has_bf16, set_up_cpu
 
 WHOLE = 10**6  # no tiles
 CPU = torch.device("cpu")
@@ -108,7 +108,7 @@ def main() -> None:
     parser.add_argument("--images-dir", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    keep_freed_memory()  # as upscale.py does; the others gain from it, too
+    set_up_cpu()  # as upscale.py does; the others gain from it, too
     weights = args.weights or shipped_weights(args.scale)
     compare_speed(weights, args.scale, args.threads, args.rounds)
     if has_bf16():

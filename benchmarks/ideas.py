@@ -19,7 +19,7 @@ from torch.nn.functional import l1_loss, mse_loss
 
 from benchmarks.training_speed import CPU, load
 from datasets import EvalDataset, find_file
-from runtime.device import keep_freed_memory
+from runtime.device import set_up_cpu
 from runtime.distributed import World
 from runtime.numbers import COUNT, NATURAL
 from train import train_epoch
@@ -167,7 +167,7 @@ def main() -> None:
     parser.add_argument("--seed", type=NATURAL, default=1)
     parser.add_argument("--only", nargs="+", choices=IDEAS, default=list(IDEAS), metavar="NAME")
     args = parser.parse_args()
-    keep_freed_memory()
+    set_up_cpu()
     print(f"{args.steps:,} steps, seed {args.seed}, {torch.get_num_threads()} thread(s)")
     print(f"{'':32}{'held-out':>9}{'Set5':>8}{'ms/step':>9}")
     for name in args.only:

@@ -35,7 +35,7 @@ from torch.utils.data import DataLoader, Dataset
 from datasets import EvalDataset, find_file
 from inference.last_layer import in_layout
 from model import SRCNN
-from runtime.device import has_bf16, keep_freed_memory
+from runtime.device import has_bf16, set_up_cpu
 from runtime.distributed import World
 from train import train_epoch, training_step
 from training import checkpoint
@@ -221,7 +221,7 @@ def measure(data_path: Path, cores: int, seconds: float) -> None:
     order = itertools.cycle(np.random.default_rng(0).permutation(samples.count))
     one = timed(lambda: samples[next(order)], 0.1)
     row("published way, fp32", published, f"reading takes {1000 * BATCH * one:.0f} ms of one core")
-    keep_freed_memory()  # as train.py does; plain PyTorch and the published way do not
+    set_up_cpu()  # as train.py does; plain PyTorch and the published way do not
     for name in types:
         epoch = real_epoch(data_path, name, max(8, int(seconds / bare[name] / ROUNDS)))
         note = f"{epoch.over_bare:+.1%} over bare, {published / epoch.step:.2f}× published"

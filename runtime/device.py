@@ -170,16 +170,21 @@ def free_memory(device: torch.device) -> int:
     return module(device).mem_get_info()[0]
 
 
-def keep_freed_memory() -> None:
-    """Keep what is freed with this process, where the C library is glibc.
+def set_up_cpu() -> None:
+    """Save a CPU two detours in this thread, and in those that it will start.
 
-    By itself it returns the activations of each step to the system, and gets them back page by
-    page, filled with zeros: a tenth of the time that a step takes.
+    What is freed stays with this process, where the C library is glibc. By itself it returns the
+    activations of each step to the system, and gets them back page by page, filled with zeros: a
+    tenth of the time that a step takes.
+
+    Numbers below 1e-38 become 0. A map that ReLU keeps at 0 leaves such to the optimizer, whose
+    averages of its gradients fade; on Intel's cores each operation on one takes 100 cycles or more.
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
         libc.mallopt(M_MMAP_THRESHOLD, MOST_KEPT)
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    torch.set_flush_denormal(True)
 
 
 def be_deterministic() -> None:
@@ -193,7 +198,7 @@ def be_deterministic() -> None:
 
 def _use(kind: str, local_rank: int | None) -> torch.device:
     if kind == "cpu":
-        keep_freed_memory()
+        set_up_cpu()
         return torch.device("cpu")
     index = _npu_index() if kind == "npu" and local_rank is None else local_rank or 0
     device = torch.device(kind, index)

@@ -329,3 +329,21 @@ def test_a_cpu_keeps_the_memory_that_a_step_frees() -> None:
     )  # fmt: skip
     assert plain > 10_000  # 4 times 8 MB in pages of 4 KB are 7,813
     assert kept < 100
+
+
+DENORMALS = """
+import torch
+from runtime import device
+torch.set_num_threads(2)
+{}
+print(int((torch.full((2_000_000,), 1e-30) * 1e-10).count_nonzero()))
+"""
+
+
+def test_a_cpu_takes_what_has_faded_for_nothing_on_every_thread() -> None:
+    """Or what is left of a map's gradients after it died slows each step."""
+    plain, flushed = (
+        int(subprocess.check_output([sys.executable, "-c", DENORMALS.format(line)], cwd=ROOT))
+        for line in ("", "device.choose_device('cpu')")
+    )
+    assert (plain, flushed) == (2_000_000, 0)
