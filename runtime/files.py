@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pickle
+import secrets
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -11,20 +12,21 @@ from typing import BinaryIO
 
 from runtime.errors import RunError
 
-SHOWN = 60  # characters of a name in that of its temporary file: at most 240 of 255 bytes
+SHOWN = 54  # characters of a name in that of its temporary file: at most 216 of 255 bytes
 
 
 @contextlib.contextmanager
 def whole_file(path: Path | str) -> Iterator[Path]:
     """Yield a temporary name beside `path`; flush it to disk and rename it when all went well.
 
-    No reader, and no interruption, ever sees half a file. The folder is made if need be.
+    No reader, and no interruption, ever sees half a file; threads may write side by side. The
+    folder is made if need be.
 
     Raises:
         RunError: it cannot be written; the former file, if any, is untouched.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name[:SHOWN]}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name[:SHOWN]}.{secrets.token_hex(8)}.tmp")
     try:
         if path.is_dir():
             raise OSError("it is a folder")

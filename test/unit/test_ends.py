@@ -122,6 +122,17 @@ def test_names_as_long_and_odd_as_they_may_be(tmp_path: Path, name: str) -> None
         pass
 
 
+def test_files_that_are_written_at_once_do_not_meet_however_alike_their_names(
+    tmp_path: Path,
+) -> None:
+    first, second = (tmp_path / ("𝓃" * 60 + f"{number}.png") for number in (1, 2))
+    with whole_file(first) as one, whole_file(second) as other:
+        one.write_text("first")
+        other.write_text("second")
+    assert (first.read_text(), second.read_text()) == ("first", "second")
+
+
+
 FAULTS = (
     MemoryError(),
     MemoryError("Unable to allocate 3.1 GiB for an array"),
