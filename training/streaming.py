@@ -3,6 +3,7 @@
 They are the same as from memory, of patches and of crops alike.
 """
 
+import signal
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -44,9 +45,11 @@ class StreamedBatches(Batches):
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         batches = _Steps(self.reader(epoch), self.plan)
         steps = range(start, self.steps_per_epoch)
-        loader = DataLoader(  # `list` leaves the arrays alone
-            batches, None, sampler=steps, num_workers=self.num_workers, collate_fn=list
-        )
+        loader = DataLoader(
+            batches, None, sampler=steps, num_workers=self.num_workers,
+            collate_fn=list,  # leaves the arrays alone
+            worker_init_fn=_outlast_sigterm,
+        )  # fmt: skip
         try:
             for batch in loader:
                 yield Batch(*(torch.from_numpy(values).to(self.device) for values in batch))
@@ -60,6 +63,11 @@ class StreamedBatches(Batches):
                 "a process that reads the training set was killed, most likely for want of memory; "
                 "lower --num-workers or --batch-size"
             ) from None
+
+
+def _outlast_sigterm(_: int) -> None:
+    """Let a worker read on: it is the main process's to stop a run that is told to, and to save."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 class _Steps(Dataset):

@@ -143,3 +143,16 @@ def test_a_worker_that_is_killed_ends_in_one_line() -> None:
     with pytest.raises(RunError, match=r"was killed, .*; lower --num-workers") as error:
         next(batches.epoch(0))
     assert "\n" not in str(error.value)
+
+
+def test_workers_go_on_reading_when_the_whole_group_is_told_to_stop(
+    patch_file: TrainDataset,
+) -> None:
+    """As by `timeout` or a job's scheduler: the main process takes one step more, and saves."""
+    before = active_children()
+    batches = streamed(patch_file, 241, 2, batch_size=8, seed=3).epoch(0)
+    next(batches)
+    for worker in set(active_children()) - set(before):
+        os.kill(worker.pid, signal.SIGTERM)
+    assert len(list(batches)) == 29
+    assert active_children() == before
