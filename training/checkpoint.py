@@ -62,6 +62,15 @@ def save(folder: Path, step: int, packed: bytes) -> Path:
     return path
 
 
+def leave_behind(folder: Path, step: int) -> None:
+    """Rename the checkpoints beyond `step`, so that those to come are the newest; says so."""
+    for path in _newest_first(folder):
+        if _step(path) > step:
+            left = path.rename(path.with_name(f"{path.name}.left"))
+            print(f"warning: {printable(path)} is ahead of the run that goes on, "
+                  f"and now {left.name}", file=sys.stderr)  # fmt: skip
+
+
 def load(path: Path | str) -> dict[str, Any]:
     """Read one checkpoint; nothing in it is executed.
 
@@ -201,9 +210,11 @@ def load_newest(folder: Path) -> tuple[Path, dict] | None:
 
 
 def _newest_first(folder: Path) -> list[Path]:
-    steps = {
-        path: int(match[1])
-        for path in folder.glob("checkpoint_*.pt")
-        if (match := re.fullmatch(r"checkpoint_(\d+)\.pt", path.name))
-    }
-    return sorted(steps, key=steps.__getitem__, reverse=True)
+    paths = [path for path in folder.glob("checkpoint_*.pt") if _step(path) >= 0]
+    return sorted(paths, key=_step, reverse=True)
+
+
+def _step(path: Path) -> int:
+    """Return the step of a checkpoint by its name; −1 when it is another file."""
+    match = re.fullmatch(r"checkpoint_(\d+)\.pt", path.name)
+    return int(match[1]) if match else -1

@@ -28,6 +28,8 @@ LOCK = ".lock"
 class Results:
     """Keeps a run's folder. A run that starts anew renames what an earlier one left there.
 
+    One that is resumed, in its own folder or in another, has the best weights so far there.
+
     Args:
         folder: made if need be; one run at a time may have it.
         options: the options that decide the mathematics, for the checkpoints.
@@ -58,6 +60,8 @@ class Results:
                 self.lock = _lock(folder)
             for left_by_a_killed_run in folder.glob(".*.tmp"):
                 left_by_a_killed_run.unlink()
+            if resumed:
+                checkpoint.leave_behind(folder, resumed["training"]["step"])
         except OSError as error:
             raise RunError(f"cannot write to {folder}: {error.strerror}") from None
         self.writer = ThreadPoolExecutor(1)
@@ -65,6 +69,8 @@ class Results:
         self.recorder = Recorder(folder, tensorboard)
         if resumed:
             self.recorder.load_state_dict(resumed["recorder"])
+            if best := resumed["training"]["best_weights"]:
+                write_bytes(folder / "best.pth", checkpoint.pack_weights(best))
 
     def add_epoch(
         self, state: TrainingState, metrics: dict[str, Any], timing: dict[str, Any]

@@ -56,6 +56,7 @@ class TrainingState:
         ema: exponential moving average of the weights, or None.
         step: steps done.
         best: epoch, score and PSNR of the best epoch so far.
+        best_weights: a copy of that epoch's, on the CPU.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class TrainingState:
         self.loss_sums = torch.zeros(world.size, device=world.device)  # one a process
         self.loss_sum, self.loss_count = self.loss_sums[world.rank], 0
         self.best: dict[str, Any] = {"score": -math.inf}  # before the first epoch
+        self.best_weights: dict[str, torch.Tensor] | None = None
 
     @property
     def description(self) -> str:
@@ -146,6 +148,8 @@ class TrainingState:
             raise self.diverged("the PSNR is nan")
         if score > self.best["score"]:
             self.best = {"epoch": metrics["epoch"], "score": score, "psnr": metrics["psnr"]}
+            weights = self.weights().items()
+            self.best_weights = {name: weight.detach().cpu().clone() for name, weight in weights}
 
     def gather_losses(self) -> None:
         """Let each process know the losses of all, which the checkpoint of one is to hold."""
@@ -182,6 +186,7 @@ class TrainingState:
                 "step": self.step,
                 "loss": (self.loss_sums, self.loss_count),
                 "best": self.best,
+                "best_weights": self.best_weights,
             }
         )
 
@@ -194,7 +199,8 @@ class TrainingState:
         self.precision.load_state_dict(state["precision"])
         if self.ema:
             self.ema.load_state_dict(state["ema"])
-        self.step, self.best = state["step"], state["best"]
+        self.step = state["step"]
+        self.best, self.best_weights = state["best"], state["best_weights"]
         self.loss_sum.copy_(state["loss"][0][self.world.rank])
         self.loss_count = state["loss"][1]
 

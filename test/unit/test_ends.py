@@ -132,7 +132,6 @@ def test_files_that_are_written_at_once_do_not_meet_however_alike_their_names(
     assert (first.read_text(), second.read_text()) == ("first", "second")
 
 
-
 FAULTS = (
     MemoryError(),
     MemoryError("Unable to allocate 3.1 GiB for an array"),

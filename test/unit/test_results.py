@@ -92,6 +92,47 @@ def test_a_worse_epoch_leaves_the_best_weights(tmp_path: Path) -> None:
     assert not list(tmp_path.parent.glob(f"{tmp_path.name}.*"))
 
 
+def test_a_run_that_goes_on_elsewhere_has_its_best_weights_there(tmp_path: Path) -> None:
+    """And none of another run, as if no later epoch were better."""
+    state = new_state(REFERENCE, 6)
+    made = Results(tmp_path / "one", {})
+    add_epoch(made, state, 2)
+    add_epoch(made, state, 1)
+    made._wait()
+    resumed = checkpoint.load_newest(tmp_path / "one")[1]
+    (tmp_path / "two").mkdir()
+    save_weights(tmp_path / "two/best.pth", network())
+    Results(tmp_path / "two", {}, resumed=resumed)
+    assert epoch_of(tmp_path / "two/best.pth") == 2
+
+
+def test_checkpoints_of_a_branch_that_is_left_make_room(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Or the next saves would be older than these, and removed at once."""
+    state = new_state(REFERENCE, 6)
+    made = Results(tmp_path, {})
+    for epoch in range(2):
+        add_epoch(made, state, epoch)
+    made._wait()
+    early = checkpoint.load(tmp_path / "checkpoint_2.pt")
+    add_epoch(made, state, 2)
+    made._wait()
+    os.close(made.lock)
+    capsys.readouterr()
+    state = new_state(REFERENCE, 6)
+    checkpoint.restore(early, {}, state)
+    made = Results(tmp_path, {}, resumed=early)
+    assert checkpoint.load_newest(tmp_path) is None, "checkpoint_2.pt made room for the third"
+    warnings = capsys.readouterr().err
+    for name in ("checkpoint_4.pt", "checkpoint_6.pt"):
+        assert (tmp_path / f"{name}.left").is_file()
+        assert f"{name} is ahead of the run that goes on, and now {name}.left" in warnings
+    state.step += 1
+    made.save_checkpoint(state)
+    assert checkpoint.load_newest(tmp_path)[1]["training"]["step"] == 3
+
+
 def test_what_could_not_be_written_is_told_with_the_next_epoch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
