@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from inference.last_layer import in_layout
 from model import SRCNN, identity_init
@@ -53,7 +52,7 @@ class TrainingState:
         parallel_model: the same, averaging gradients over the processes: call this one.
         optimizer: its learning rates are those of the last step.
         base_lrs: of each group of parameters, the learning rate that the schedule scales.
-        ema: exponential moving average of the weights, or None.
+        ema: exponential moving average of the fp32 weights by name, or None.
         step: steps done.
         best: epoch, score and PSNR of the best epoch so far.
         best_weights: a copy of that epoch's, on the CPU.
@@ -75,9 +74,9 @@ class TrainingState:
         combined = isinstance(precision, Apex) and precision.combine_ddp
         self.parallel_model = self.model if combined else world.wrap(self.model)
         self.step = 0
-        self.ema: AveragedModel | None = None
+        self.ema: dict[str, torch.Tensor] | None = None
         if recipe.ema_decay(self.step, total_steps):
-            self.ema = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn())
+            self.ema = {name: weight.clone() for name, weight in self.master_params().items()}
         self.loss_sums = torch.zeros(world.size, device=world.device)  # one a process
         self.loss_sum, self.loss_count = self.loss_sums[world.rank], 0
         self.best: dict[str, Any] = {"score": -math.inf}  # before the first epoch
@@ -107,9 +106,11 @@ class TrainingState:
             self.loss_sum += loss.detach()
             self.loss_count += 1
         if self.ema:
-            decay = self.recipe.ema_decay(self.step, self.total_steps)
-            self.ema.multi_avg_fn = get_ema_multi_avg_fn(decay)
-            self.ema.update_parameters(self.model)
+            decay = 0.0  # the weights before the first step count for nothing
+            if self.step:
+                decay = self.recipe.ema_decay(self.step, self.total_steps)
+            for name, weight in self.master_params().items():
+                self.ema[name].lerp_(weight, 1 - decay)
         self.step += 1
 
     def mean_loss(self) -> float:
@@ -168,9 +169,7 @@ class TrainingState:
 
     def weights(self) -> dict[str, torch.Tensor]:
         """Return the weights that the run is for: averaged where the recipe averages."""
-        if self.ema:
-            return dict(self.ema.module.named_parameters())
-        return self.master_params()
+        return self.ema or self.master_params()
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that going on needs, as CPU tensors.
@@ -182,7 +181,7 @@ class TrainingState:
                 "weights": self.master_params(),
                 "optimizer": self.optimizer.state_dict(),
                 "precision": self.precision.state_dict(),
-                "ema": self.ema.state_dict() if self.ema else None,
+                "ema": self.ema,
                 "step": self.step,
                 "loss": (self.loss_sums, self.loss_count),
                 "best": self.best,
@@ -198,7 +197,8 @@ class TrainingState:
         self.optimizer.load_state_dict(state["optimizer"])
         self.precision.load_state_dict(state["precision"])
         if self.ema:
-            self.ema.load_state_dict(state["ema"])
+            for name, weight in self.ema.items():
+                weight.copy_(state["ema"][name])
         self.step = state["step"]
         self.best, self.best_weights = state["best"], state["best_weights"]
         self.loss_sum.copy_(state["loss"][0][self.world.rank])

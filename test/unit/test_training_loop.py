@@ -190,6 +190,33 @@ def test_the_moving_average_is_that_of_its_formula() -> None:
     assert new_state(replace(FAST, ema_share=0.05), epochs=4).ema is None  # less than one step
 
 
+class HalfWeights(Precision):
+    """As apex O2 has it: fp16 weights in the network, fp32 ones with the optimizer."""
+
+    def prepare(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer
+    ) -> tuple[nn.Module, torch.optim.Optimizer]:
+        self.masters = {name: w.detach().clone() for name, w in model.named_parameters()}
+        return model.half(), torch.optim.SGD(self.masters.values(), lr=0.1)
+
+    def master_params(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer
+    ) -> dict[str, torch.Tensor]:
+        return self.masters
+
+
+def test_what_is_averaged_is_fp32_where_the_network_is_fp16() -> None:
+    """In fp16 a two-hundredth of a small step is nothing, and the average would stand still."""
+    state = new_state(replace(FAST, optimizer="adam", ema_share=0.1), 500, HalfWeights())
+    state.advance(torch.tensor(0.5), stepped=True)
+    target = {name: weight.add_(5e-4) for name, weight in state.master_params().items()}
+    state.model.load_state_dict(target)
+    for _ in range(500 * STEPS - 1):
+        state.advance(torch.tensor(0.5), stepped=True)
+    for name, weight in state.weights().items():
+        torch.testing.assert_close(weight, target[name], rtol=0, atol=2e-6)
+
+
 class EverySecond(Precision):
     """Skips every second step."""
 
@@ -221,7 +248,7 @@ def test_numbers_of_no_use_end_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     state = new_state(replace(FAST, ema_share=0.5), epochs=4)
     assert math.isnan(state.mean_loss())
     with torch.no_grad():
-        state.ema.module.conv2.weight[3, 2, 1, 0] = math.inf
+        state.ema["conv2.weight"][3, 2, 1, 0] = math.inf
     state.step = 7
     with pytest.raises(RunError, match=r"^weights are not finite at step 7; the ch"):
         state.mean_loss()
