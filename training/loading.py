@@ -79,6 +79,10 @@ def load_training_data(
             images = TrainDataset(find_file(data_path, "train", scale))
             what, size = "patches, as there are no whole images", min(images.shape[1:])
         kept = [not hold_out or not is_held_out(i, images) for i in range(len(images))]
+        if not any(kept):
+            raise UserError(
+                f"{images.path} has one image; --select held-out needs two, take --select eval"
+            )
         shapes = list(compress(images.shapes, kept))
         crops = RandomCrops(
             shapes, size, recipe.steps_per_epoch, plan, recipe.crop_grid, recipe.by_error
@@ -92,8 +96,17 @@ def load_training_data(
 
 
 def is_held_out(number: int, images: ImageDataset | TrainDataset) -> bool:
-    """Tell whether --select held-out keeps an image out of training, with all its sizes."""
+    """Tell whether --select held-out keeps an image out of training, with all its sizes.
+
+    Of patches the last ones: their neighbours, which overlap, would have shown most of any other.
+    """
+    if isinstance(images, TrainDataset):
+        return number >= len(images) - _held_out_patches(len(images))
     return number % images.images % HELD_OUT == 0
+
+
+def _held_out_patches(count: int) -> int:
+    return max(1, count // HELD_OUT)
 
 
 def has_whole_images(data_path: Path, scale: int) -> bool:
@@ -137,7 +150,7 @@ def _crops(
 
 def _patches(dataset: TrainDataset, plan: BatchPlan, place: Place, hold_out: bool) -> TrainingData:
     count = len(dataset)
-    kept = count - (max(1, count // HELD_OUT) if hold_out else 0)
+    kept = count - (_held_out_patches(count) if hold_out else 0)
     held_out = [dataset.read(kept, count)] if hold_out else []
     height, width = dataset.shape[1:]
     text = f"{kept:,} patches of {height}×{width} from {printable(dataset.path)}"

@@ -170,6 +170,14 @@ def test_few_patches_hold_one_out(tmp_path: Path) -> None:
     assert [len(lr) for lr, _ in data.held_out] == [1]
 
 
+def test_one_image_cannot_be_held_out(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    with h5py.File(tmp_path / "train/T91_x3_images.h5", "w") as file:
+        file["lr/0"] = file["hr/0"] = np.ones((9, 9), np.float32)
+    with pytest.raises(UserError, match=r"T91_x3_images\.h5 has one image; .* take --select eval"):
+        load(tmp_path, CROPS, WITHOUT_LIMIT)
+
+
 def budget_of(nbytes: float) -> Callable[[torch.device], float]:
     return lambda _: nbytes
 
@@ -206,14 +214,14 @@ def test_a_set_that_just_fits_lies_on_the_device(
 def test_crops_of_patches_where_there_are_no_whole_images(
     folder: Path, tmp_path: Path, budget: float
 ) -> None:
-    """As large as patches are, which are not square here; the held out are spread over all."""
+    """As large as patches are, not square here; the last are held out, as their neighbours overlap."""
     (tmp_path / "train").mkdir()
     (tmp_path / "train/T91_x3.h5").symlink_to(folder / "train/T91_x3.h5")
     data = load(tmp_path, CROPS, budget)
     lr, *_ = next(data.batches.epoch(0))
     assert lr.shape == (8, 1, 6, 6)
     assert data.batches.steps_per_epoch == 60
-    out = range(0, PATCHES, 20)
+    out = range(PATCHES - PATCHES // 20, PATCHES)
     assert not {round(value) for value in first_pixels(data)} & set(out)
     assert [round(255 * hr[0, 0, 0, 0].item()) for _, hr in data.held_out] == list(out)
     kept = f"{PATCHES - len(out):,} patches, as there are no whole images of {tmp_path}"
