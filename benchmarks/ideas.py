@@ -21,7 +21,7 @@ from benchmarks.training_speed import CPU, load
 from datasets import EvalDataset, find_file
 from runtime.device import set_up_cpu
 from runtime.distributed import World
-from runtime.numbers import COUNT, NATURAL
+from runtime.numbers import COUNT, SEED
 from train import train_epoch
 from training.evaluation import Evaluator
 from training.optimizers import MuonAdam, build_optimizer, muon_layers
@@ -164,7 +164,7 @@ def main() -> None:
     )
     parser.add_argument("--data-path", type=Path, required=True, help="with T91 at ×3")
     parser.add_argument("--steps", type=COUNT, default=2500)
-    parser.add_argument("--seed", type=NATURAL, default=1)
+    parser.add_argument("--seed", type=SEED, default=1)
     parser.add_argument("--only", nargs="+", choices=IDEAS, default=list(IDEAS), metavar="NAME")
     args = parser.parse_args()
     set_up_cpu()

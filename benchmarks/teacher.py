@@ -26,7 +26,7 @@ from runtime.device import choose_device, keep_plain_formats
 from runtime.distributed import World
 from runtime.errors import UserError, run_main
 from runtime.files import whole_file
-from runtime.numbers import COUNT, NATURAL
+from runtime.numbers import COUNT, SEED
 from train import train_epoch
 from training.batches import BatchPlan
 from training.evaluation import mean_psnr
@@ -188,7 +188,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--scale", type=COUNT, default=3)
     parser.add_argument("--num-epochs", type=COUNT, default=20)
     parser.add_argument("--steps-per-epoch", type=COUNT, default=1000)
-    parser.add_argument("--seed", type=NATURAL, default=1)
+    parser.add_argument("--seed", type=SEED, default=1)
     parser.add_argument("--hold-out", action="store_true", help="a twentieth of the images")
     args = parser.parse_args(argv)
     path = find_file(args.data_path, "train", args.scale, suffix="_images")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from runtime.errors import UserError
-from runtime.numbers import COUNT, NATURAL, POSITIVE, number
+from runtime.numbers import COUNT, NATURAL, POSITIVE, SEED, number
 from training.recipes import RECIPES
 
 # What ModelArts adds to the command line of a job, and what it sets in its environment.
@@ -60,7 +60,7 @@ def parse_args(description: str | None, argv: Sequence[str] | None = None) -> ar
         help="end after N optimizer steps, if that is earlier")
     add("--optimizer", choices=("adam", "sgd", "adadelta", "lamb"),
         help="fused versions on an NPU, lamb only there (default: that of the recipe)")
-    add("--seed", type=NATURAL, default=123, help="(default: %(default)s)")
+    add("--seed", type=SEED, default=123, help="(default: %(default)s)")
 
     add = parser.add_argument_group("machine").add_argument
     add("--device", choices=("auto", "npu", "cuda", "cpu"), default="auto",

@@ -13,6 +13,7 @@ import torch
 
 from datasets import Pair, TrainDataset
 from runtime.errors import RunError, UserError
+from runtime.numbers import SEED
 from training.batches import Batches, BatchPlan, PatchBatches
 from training.streaming import StreamedBatches, patch_reader
 
@@ -143,6 +144,12 @@ def test_a_worker_that_is_killed_ends_in_one_line() -> None:
     with pytest.raises(RunError, match=r"was killed, .*; lower --num-workers") as error:
         next(batches.epoch(0))
     assert "\n" not in str(error.value)
+
+
+def test_the_largest_seed_gives_each_epoch_one_of_its_own() -> None:
+    largest = SEED(str(10**12))
+    batches = resident(50, batch_size=10, seed=largest)
+    assert numbers(batches, 8_000_000) != numbers(batches, 8_000_001)
 
 
 def test_workers_go_on_reading_when_the_whole_group_is_told_to_stop(

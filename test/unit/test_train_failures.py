@@ -51,6 +51,7 @@ MISTAKES = {
     "checkpoint": (["--resume=nothing.pt"], "no checkpoint nothing.pt"),
     "option": (["--num-epoch=3"], "unrecognized arguments: --num-epoch=3"),
     "lr": (["--lr=-1"], "'-1' is not a number above 0"),
+    "seed": ([f"--seed={10**12 + 1}"], "'1000000000001' is not a whole number, 0 or more, at most"),
     "epochs": (["--num-epochs=0"], "'0' is not a whole number, 1 or more"),
     "share": (["--memory-share=2"], "'2' is not a number above 0, at most 1"),
     "scale": (["--loss-scale=big"], "'big' is not a number above 0"),
