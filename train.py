@@ -245,12 +245,17 @@ def train_epoch(
     state: TrainingState,
     batches: Batches,
     loss_function: Loss,
-    stop: StopRequest,
+    stop: StopRequest | None = None,
     *,
     warm_up: bool = False,
     profiler: StepProfiler | None = None,
 ) -> tuple[float, float]:
-    """Take the steps that are left of an epoch; return its seconds, and those of a step."""
+    """Take the steps that are left of an epoch; return its seconds, and those of a step.
+
+    Raises:
+        Interrupted: `stop` notes a signal; without it signals do what they do elsewhere.
+        RunError: the loss or the weights are not finite.
+    """
     from tqdm import tqdm
 
     epoch, start = divmod(state.step, batches.steps_per_epoch)
@@ -261,8 +266,8 @@ def train_epoch(
     timer = StepTimer(state.world.synchronize, steps if warm_up else 0)
     hidden = None if state.world.is_main else True  # None: tqdm shows on a terminal only
     for low, high, weights in tqdm(left, f"epoch {epoch}", steps, leave=False, disable=hidden):
-        signum = stop.agreed(state.world, state.step)
-        if signum:  # here, as an epoch whose last step is taken has yet to be evaluated
+        # Here, as an epoch whose last step is taken has yet to be evaluated.
+        if stop and (signum := stop.agreed(state.world, state.step)):
             state.mean_loss()  # what is saved must be worth going on from
             state.gather_losses()
             raise Interrupted(signum)

@@ -28,7 +28,6 @@ from training.optimizers import MuonAdam, build_optimizer, muon_layers
 from training.precision_choice import choose_precision
 from training.recipes import FAST, MUON, Recipe
 from training.state import TrainingState, new_model
-from training.stopping import StopRequest
 
 BORDER = 8  # pixels of a crop from which the network sees the zeros around it
 
@@ -151,7 +150,7 @@ def measure(name: str, data_path: Path, steps: int, seed: int) -> None:
     else:
         optimizer = build_optimizer(recipe, model, CPU, apex=False)
     state = TrainingState(model, optimizer, recipe, world, precision, steps)
-    _, step_seconds = train_epoch(state, data.batches, idea.loss, StopRequest())
+    _, step_seconds = train_epoch(state, data.batches, idea.loss)
     scores = evaluator.scores(state)
     print(f"{name:32}{scores['held_out_psnr']:9.3f}{scores['psnr']:8.3f}"
           f"{1000 * step_seconds:9.1f}", flush=True)  # fmt: skip

@@ -36,7 +36,6 @@ from training.precision import Precision
 from training.precision_choice import choose_precision
 from training.recipes import MUON, Recipe
 from training.state import TrainingState
-from training.stopping import StopRequest
 
 MEMORY = 4 * 2**30  # bytes that the training set may take; T91 needs 0.15e9
 
@@ -133,7 +132,7 @@ def train_teacher(
     state = TrainingState(teacher, optimizer, recipe, world, precision, steps)
     averaged = in_layout(Teacher(scale).to(world.device), precision.memory_format).eval()
     for epoch in range(recipe.num_epochs):
-        train_epoch(state, data.batches, functional.mse_loss, StopRequest())
+        train_epoch(state, data.batches, functional.mse_loss)
         averaged.load_state_dict(state.weights())
         psnr = {name: mean_psnr(averaged, pairs, world) for name, pairs in measured.items()}
         scores = "".join(f", {name} {value:.3f} dB" for name, value in psnr.items())

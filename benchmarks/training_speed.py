@@ -46,7 +46,6 @@ from training.optimizers import build_optimizer
 from training.precision_choice import choose_precision
 from training.recipes import REFERENCE, Recipe
 from training.state import TrainingState, new_model
-from training.stopping import StopRequest
 
 ROOT = Path(__file__).resolve().parents[1]
 CPU = torch.device("cpu")
@@ -155,7 +154,7 @@ def real_epoch(data_path: Path, name: str, steps: int) -> Epoch:
     model = new_model(recipe, precision)
     optimizer = build_optimizer(recipe, model, CPU, apex=False)
     state = TrainingState(model, optimizer, recipe, world, precision, data.batches.steps_per_epoch)
-    step, stop = bare_step(name), StopRequest()
+    step = bare_step(name)
     bare, real = [], []
     for _ in range(ROUNDS + 1):
         start = time.perf_counter()
@@ -163,7 +162,7 @@ def real_epoch(data_path: Path, name: str, steps: int) -> Epoch:
             step()
         middle = time.perf_counter()
         state.total_steps = state.step + steps
-        train_epoch(state, data.batches, nn.functional.mse_loss, stop)
+        train_epoch(state, data.batches, nn.functional.mse_loss)
         bare.append((middle - start) / steps)
         real.append((time.perf_counter() - middle) / steps)
     times = [time.perf_counter()]

@@ -1,5 +1,6 @@
 """The teacher: near bicubic at first, trained like any network, its answers in a dataset folder."""
 
+import signal
 from pathlib import Path
 
 import h5py
@@ -8,9 +9,10 @@ import pytest
 import torch
 from dataset_files import blocks, save_dataset, save_images
 
+import train
 from benchmarks.teacher import Teacher, main
 from datasets import EvalDataset, ImageDataset
-from runtime.errors import UserError
+from runtime.errors import UserError, run_main
 
 
 @pytest.fixture
@@ -74,4 +76,21 @@ def test_images_that_it_cannot_take(dataset: Path, tmp_path: Path) -> None:
     save_images(path, [blocks(np.random.default_rng(1), 80, 81)])
     with pytest.raises(UserError, match=r"T91_x3_images\.h5: sides must be multiples of 3"):
         main(["--data-path", str(dataset), "--output-path", str(tmp_path / "taught")])
+    assert not (tmp_path / "taught").exists()
+
+
+def test_ctrl_c_ends_it_in_one_line(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def interrupted(*_: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(train, "training_step", interrupted)
+    words = ["--data-path", str(dataset), "--output-path", str(tmp_path / "taught")]
+    earlier = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert run_main(lambda: main(words)) == 130
+    finally:
+        signal.signal(signal.SIGINT, earlier)
+    assert capsys.readouterr().err.splitlines()[-1] == "interrupted"
     assert not (tmp_path / "taught").exists()
