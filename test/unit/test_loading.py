@@ -214,7 +214,7 @@ def test_a_set_that_just_fits_lies_on_the_device(
 def test_crops_of_patches_where_there_are_no_whole_images(
     folder: Path, tmp_path: Path, budget: float
 ) -> None:
-    """As large as patches are, not square here; the last are held out, as their neighbours overlap."""
+    """As large as patches are, not square here; the last are held out: neighbours overlap."""
     (tmp_path / "train").mkdir()
     (tmp_path / "train/T91_x3.h5").symlink_to(folder / "train/T91_x3.h5")
     data = load(tmp_path, CROPS, budget)
