@@ -120,12 +120,19 @@ def has_bf16() -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
+def card_has_bf16(device: torch.device) -> bool:
+    """Tell whether a GPU or an NPU has units for bfloat16; PyTorch counts GPUs that emulate it."""
+    if device.type == "cuda" and not torch.version.hip:
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return module(device).is_bf16_supported()
+
+
 def matrix_type(device: torch.device) -> torch.dtype:
     """Return the type that a device multiplies small matrices fastest in, half precision or fp32.
 
     A CPU's is fp32: one without units for bf16 takes 20 times as long for those of Muon in bf16.
     """
-    if device.type != "cpu" and module(device).is_bf16_supported():
+    if device.type != "cpu" and card_has_bf16(device):
         return torch.bfloat16
     return torch.float16 if device.type == "npu" else torch.float32
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from model import SRCNN
-from runtime.device import Choice, has_bf16, has_fp32, matrix_type, module, synchronize
+from runtime.device import Choice, card_has_bf16, has_bf16, has_fp32, matrix_type, synchronize
 from runtime.errors import UserError
 from training.precision import (
     FP32_CONTIGUOUS,
@@ -79,7 +79,7 @@ def choose_precision(
         name = "fp16" if apex_wanted else HALF[matrix_type(device)]
         return Choice(_native(name, device, loss_scale), f"auto: {why_not}")
     if device.type == "cuda":
-        name = "bf16" if module(device).is_bf16_supported() else "fp16"
+        name = "bf16" if card_has_bf16(device) else "fp16"
         return Choice(_native(name, device, loss_scale), "auto: what this GPU has")
     return (
         _fastest_on_cpu(device, training_step) if training_step else _likely_fastest_on_cpu(device)
@@ -154,7 +154,7 @@ def _native(name: str, device: torch.device, loss_scale: float | str) -> Precisi
         return Precision(device, name)
     if name == "fp16" and device.type == "cpu":
         raise UserError("--precision fp16 needs an NPU or a GPU; a CPU trains in fp32 or bf16")
-    if name == "bf16" and device.type != "cpu" and not module(device).is_bf16_supported():
+    if name == "bf16" and device.type != "cpu" and not card_has_bf16(device):
         raise UserError(f"--precision bf16: {device} has no bf16 units; use fp16 or fp32")
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[name]
     return Autocast(device, dtype, loss_scale)

@@ -27,7 +27,9 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Callable:
     def make(bf16: bool = True, modules: dict[str, object] | None = None) -> None:
         npu = SimpleNamespace(is_bf16_supported=lambda: bf16)
         monkeypatch.setattr(torch, "npu", npu, raising=False)
-        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: bf16)
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)  # or emulated
+        capability = (8, 0) if bf16 else (7, 5)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
         found = {"torch_npu": SimpleNamespace(npu=SimpleNamespace(amp=torch.cuda.amp))}
         found |= ASCENDS if modules is None else modules
         find_spec, import_module = importlib.util.find_spec, importlib.import_module
