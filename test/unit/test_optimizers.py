@@ -114,7 +114,7 @@ def test_muon_steps_alike_in_both_layouts() -> None:
             loss_of(model).backward()
             optimizer.step()
         results.append(loss_of(model).item())
-    assert results[0] == pytest.approx(results[1], rel=1e-6)
+    assert results[0] == pytest.approx(results[1], rel=1e-5)
 
 
 @pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch.optim.Muon came with 2.9")
