@@ -4,7 +4,7 @@ Most of a photograph is smooth: bicubic interpolation is right there, and a crop
 gradient. So half of the crops are drawn in proportion to bicubic's squared error, and each weighs
 in the loss the less, the more often it is drawn. The loss expects what it would of crops that are
 drawn evenly, and is less noisy: importance sampling. The half that is drawn evenly keeps all
-weights below 2 (Hesterberg, 1995, doi:10.1080/00401706.1995.10484303).
+weights at 2 or below (Hesterberg, 1995, doi:10.1080/00401706.1995.10484303).
 """
 
 from collections.abc import Iterable, Iterator

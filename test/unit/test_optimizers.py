@@ -110,11 +110,31 @@ def test_muon_steps_alike_in_both_layouts() -> None:
         optimizer = MuonAdam(model, lr=1e-4, muon_lr=1e-3, layers=LAYERS)
         assert optimizer.dtype == torch.float32, "what every CPU is fast in"
         for _ in range(3):
-            optimizer.zero_grad()
-            loss_of(model).backward()
-            optimizer.step()
+            step(model, optimizer)
         results.append(loss_of(model).item())
     assert results[0] == pytest.approx(results[1], rel=1e-5)
+
+
+def test_muon_goes_on_in_the_other_layout() -> None:
+    """As a run does that is resumed on an NPU, whose kernels lie otherwise than a CPU's."""
+    torch.manual_seed(1)
+    first = SRCNN().to(memory_format=torch.channels_last)
+    optimizer = MuonAdam(first, lr=1e-4, muon_lr=1e-3, layers=LAYERS)
+    step(first, optimizer)
+    second = SRCNN()
+    other = MuonAdam(second, lr=1e-4, muon_lr=1e-3, layers=LAYERS)
+    second.load_state_dict(first.state_dict())
+    other.load_state_dict(optimizer.state_dict())
+    for model, its in ((first, optimizer), (second, other)):
+        step(model, its)
+    for one, same in zip(first.parameters(), second.parameters(), strict=True):
+        torch.testing.assert_close(one.contiguous(), same, rtol=0, atol=1e-5)
+
+
+def step(model: SRCNN, optimizer: MuonAdam) -> None:
+    optimizer.zero_grad()
+    loss_of(model).backward()
+    optimizer.step()
 
 
 @pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch.optim.Muon came with 2.9")
