@@ -117,8 +117,9 @@ def set_up(
     whole_images = has_whole_images(args.data_path, args.scale)
     recipe = apply_overrides(RECIPES[args.recipe], vars(args), world.size, whole_images)
     resumed = checkpoint.find(args.resume, folder)
+    wanted = checkpoint.same_precision(resumed, args.precision)
     choice = choose_precision(
-        checkpoint.same_precision(resumed, args.precision),
+        wanted,
         world.device,
         training_step if world.size == 1 and not args.deterministic else None,
         loss_scale=args.loss_scale,
@@ -127,8 +128,8 @@ def set_up(
         apex_wanted=recipe.optimizer != MUON,
     )
     precision = choice.value
-    print(f"device: {world.device} ({device_reason}), "
-          f"precision: {precision.name} ({choice.reason})")  # fmt: skip
+    reason = choice.reason if wanted == args.precision else "as in the interrupted run"
+    print(f"device: {world.device} ({device_reason}), precision: {precision.name} ({reason})")
     if args.deterministic:
         print(f"deterministic: {cost_of_determinism(world.device, precision, training_step)}")
     profiler = StepProfiler(args.profile, world.device) if args.profile and world.is_main else None
@@ -152,6 +153,7 @@ def set_up(
     options = deciding_options(args, state)
     if resumed:
         checkpoint.restore(resumed, options, state)
+    checkpoint.check_together(state)
     results = None
     if world.is_main:
         results = Results(folder, options, args.save_every, args.tensorboard, resumed)
@@ -161,7 +163,7 @@ def set_up(
             device_name=describe(world.device),
             device_reason=device_reason,
             precision=precision.name,
-            precision_reason=choice.reason,
+            precision_reason=reason,
             processes=world.size,
             recipe=asdict(recipe),
         )

@@ -190,6 +190,16 @@ def restore(resumed: dict[str, Any], options: dict[str, Any], state: "TrainingSt
         raise UserError("--resume: the checkpoint is of another kind of run") from None
 
 
+def check_together(state: "TrainingState") -> None:
+    """Fail on all processes when not all found the same checkpoint, or none."""
+    first, last = state.world.lowest(state.step), state.world.highest(state.step)
+    if first != last:
+        raise UserError(
+            f"--resume: processes start from steps {first} to {last}; "
+            f"all machines need the same --train_url, on a disk that they share"
+        )
+
+
 def load_newest(folder: Path) -> tuple[Path, dict] | None:
     """Return the newest intact checkpoint of a run's folder, or None when there is none at all.
 

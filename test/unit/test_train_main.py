@@ -347,13 +347,34 @@ def test_what_the_arithmetic_is_chosen_by(
 
 
 def test_auto_goes_on_in_the_precision_of_the_checkpoint(
-    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, _, _, results, _ = run = set_up(World(CPU), dataset, tmp_path, "--precision=bf16")
     results.save_checkpoint(run[0])
     os.close(results.lock)
+    capsys.readouterr()
     state, *_ = set_up(World(CPU), dataset, tmp_path, "--resume")
     assert state.precision.name == "bf16"
+    assert "precision: bf16 (as in the interrupted run)\n" in capsys.readouterr().out
+
+
+class AnotherAtTheStart(World):
+    """One of two processes, the other of which has found no checkpoint."""
+
+    def lowest(self, value: int) -> int:
+        return 0
+
+
+def test_processes_that_find_different_checkpoints_do_not_go_on(
+    dataset: Path, tmp_path: Path
+) -> None:
+    """As those of several machines do that have no folder in common."""
+    state, _, _, results, _ = set_up(World(CPU), dataset, tmp_path, "--precision=bf16")
+    state.step = 2
+    results.save_checkpoint(state)
+    os.close(results.lock)
+    with pytest.raises(UserError, match=r"start from steps 0 to 2; all machines need the same"):
+        set_up(AnotherAtTheStart(CPU), dataset, tmp_path, "--resume")
 
 
 def test_the_fast_recipe_averages_and_evaluates_in_half_precision_if_asked(
