@@ -1,9 +1,9 @@
-"""Measure weights on a folder of images, next to bicubic, by a protocol that has a name.
+r"""Measure weights on a folder of images, next to bicubic, by a protocol that has a name.
 
     python evaluate.py --images-dir Set5 --scale 3 --protocol paper
     python evaluate.py --data-path dataset --scale 3 --weights outputs/x3/best.pth
     python evaluate.py --images-dir Set5 --scale 3 --json result.json \
-        --report report --training-log outputs/x3/metrics.csv
+        --report outputs/x3/report --training-log outputs/x3/metrics.csv
 
 Protocols: `modelzoo` resizes each image to a multiple of the scale with Pillow and counts every
 pixel (this model's published 33.27 dB); `paper` crops it, uses MATLAB's bicubic and leaves out a
@@ -87,9 +87,10 @@ def table(result: dict, note: str) -> str:
     ]
     for row in rows:
         bicubic_psnr, srcnn_psnr, bicubic_ssim, srcnn_ssim = (row[key] for key in FIGURES)
+        gain = srcnn_psnr - bicubic_psnr if srcnn_psnr != bicubic_psnr else 0.0  # both infinite
         lines.append(
             f"{row['name']:{width}}  {bicubic_psnr:6.2f}  {bicubic_ssim:6.4f}"
-            f"  {srcnn_psnr:6.2f}  {srcnn_ssim:6.4f}  {srcnn_psnr - bicubic_psnr:+6.2f}"
+            f"  {srcnn_psnr:6.2f}  {srcnn_ssim:6.4f}  {gain:+6.2f}"
         )
     return "\n".join(lines)
 

@@ -6,7 +6,9 @@ data=$1 scale=$2 outputs=$3
 python=${PYTHON:-python3}
 NO_NETWORK=3 # exit status of prepare.py
 
-if compgen -G "$data/train/*_x$scale.h5" >/dev/null; then
+has() { compgen -G "$data/$1/*_x$scale.h5" >/dev/null; }
+
+if has train && has val; then
   echo "using $data as it is"
 else
   status=0

@@ -26,7 +26,7 @@ from collections.abc import Sequence
 from imaging.album import STREAM, Place, Plan, plan, unwritable
 from imaging.kinds import PictureError
 from runtime.errors import RunError, UserError, printable, run_main
-from runtime.numbers import COUNT, NATURAL, number
+from runtime.numbers import COUNT, number
 
 SCALE = number(int, 2)
 
@@ -60,10 +60,19 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="bf16: of the second layer; auto: that where the CPU computes in it",
     )
     parser.add_argument("--serve", action="store_true", help="open a page to try it, locally")
-    parser.add_argument("--port", type=NATURAL, default=8765, help="of the page (default: 8765)")
+    parser.add_argument(
+        "--port",
+        type=number(int, 0, at_most=65535),
+        default=8765,
+        help="of the page (default: 8765)",
+    )
     args = parser.parse_args(argv)
     if args.serve == bool(args.pictures):
         parser.error("name pictures or folders, or --serve for the page (not both)")
+    unused = [f"--{name}" for name in ("output", "suffix", "recursive", "force")
+              if getattr(args, name) not in (None, False)]  # fmt: skip
+    if args.serve and unused:
+        parser.error(f"{', '.join(unused)} is for pictures that are named, not for --serve")
     if args.pictures and not args.output:
         parser.error("--output DIR: say where the results go")
     if args.output == STREAM and sys.stdout.isatty():
@@ -104,8 +113,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     made = Plan() if args.serve else prepared(args, piped)
     if made.work or args.serve:
         run(args, made, piped)
-    if made.refused:
-        raise RunError(f"{len(made.refused)} could not be enlarged, see above")
+    elif count := len(made.refused):
+        raise RunError(f"{count} of {count} pictures could not be enlarged, see above")
 
 
 def run(args: argparse.Namespace, made: Plan, piped: bytes) -> None:

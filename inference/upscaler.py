@@ -119,12 +119,17 @@ class Upscaler:
 def enlarge_all(made: Plan, upscaler: Upscaler, jobs: int, piped: bytes = b"") -> None:
     """Enlarge files side by side; what fails is told at once and counted at the end.
 
+    What the plan refused counts, too.
+
     Raises:
         RunError: some could not be enlarged.
     """
     stopped, start, pixels = threading.Event(), time.perf_counter(), 0
-    failed, done, count = 0, 0, len(made.work)
-    bar = tqdm(desc=f"0 of {count} files", total=0, unit="pixel", unit_scale=True, disable=None)
+    failed, done = len(made.refused), 0
+    count = len(made.work) + failed
+    bar = tqdm(
+        desc=f"0 of {len(made.work)} files", total=0, unit="pixel", unit_scale=True, disable=None
+    )
 
     def advance(done: int, more: int = 0) -> None:
         if stopped.is_set():
@@ -141,7 +146,7 @@ def enlarge_all(made: Plan, upscaler: Upscaler, jobs: int, piped: bytes = b"") -
                 futures[future] = source
             for future in as_completed(futures):
                 done += 1
-                bar.set_description(f"{done} of {count} files")
+                bar.set_description(f"{done} of {len(made.work)} files")
                 try:
                     size, note = future.result()
                 except Exception as error:  # one picture's, whatever it is: the others go on

@@ -98,16 +98,19 @@ def _svg(panel: Panel, salt: str) -> str:
 def _read(path: Path) -> dict[str, list[float]]:
     try:
         with Path(path).open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
+            reader = csv.DictReader(file)
+            names = [name for name in reader.fieldnames or () if name]
+            rows = list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path} cannot be read as a training log ({error})") from None
-    names = [name for name in (rows[0] if rows else ()) if name]
     wanted = [name for name in names if name.lower() == "loss" or "psnr" in name.lower()]
     if "epoch" not in names or not wanted:
         raise UserError(
             f"{path} is no training log: it has the columns {', '.join(names) or '(none)'}; "
             f"expected epoch, and loss or psnr, as train.py's metrics.csv has"
         )
+    if not rows:
+        raise UserError(f"{path} has no epoch in it yet")
     return {name: [_number(path, row[name]) for row in rows] for name in ("epoch", *wanted)}
 
 

@@ -107,7 +107,7 @@ def test_names_of_every_length(tmp_path: Path, weights: Path) -> None:
     assert {p.name for p in out.iterdir()} == {long.name, longer.name}
     shutil.rmtree(out)
     result = run("upscale.py", folder, "--output", out, "--weights", weights)
-    assert_one_line_error(result, "1 could not be enlarged", status=1)
+    assert_one_line_error(result, "1 of 2 pictures could not be enlarged", status=1)
     assert "is longer than 255 bytes; --suffix shortens it" in result.stderr
     assert [p.name for p in out.iterdir()] == ["x" * 240 + "_x3.png"]
 
@@ -172,7 +172,7 @@ def test_whether_the_output_can_be_written_is_known_first(tmp_path: Path) -> Non
         assert_one_line_error(result, f"--output {output}: ", "cannot be written to")
     (tmp_path / "out" / "a_x3.png").mkdir(parents=True)
     result = run("upscale.py", picture, "--output", tmp_path / "out", "--weights", "none")
-    assert_one_line_error(result, "1 could not be enlarged", status=1)
+    assert_one_line_error(result, "1 of 1 pictures could not be enlarged", status=1)
     assert "which is a folder" in result.stderr
 
 

@@ -111,6 +111,7 @@ RESULT = {
     "images": [
         {"name": "bär", **FOUR},
         {"name": "a longer one", **FOUR, "srcnn_psnr": math.inf, "bicubic_psnr": 101.2},
+        {"name": "flat", **FOUR, "srcnn_psnr": math.inf, "bicubic_psnr": math.inf},
     ],
     "mean": {**FOUR, "srcnn_psnr": 29.0},
 }
@@ -123,6 +124,7 @@ def test_the_table_line_by_line() -> None:
         "image           PSNR    SSIM    PSNR    SSIM    gain",
         "bär            30.25  0.8124   32.50  0.9000   +2.25",
         "a longer one  101.20  0.8124     inf  0.9000    +inf",
+        "flat             inf  0.8124     inf  0.9000   +0.00",
         "mean           30.25  0.8124   29.00  0.9000   -1.25",
     ]
     short = evaluate.table({**RESULT, "images": []}, "")
@@ -135,7 +137,8 @@ def test_the_json_file_letter_by_letter() -> None:
     assert text.endswith('"srcnn_ssim": 0.9\n  }\n}\n')
     assert '"name": "bär"' in text
     perfect = {**RESULT["images"][1], "srcnn_psnr": None}
-    assert json.loads(text) == {**RESULT, "images": [RESULT["images"][0], perfect]}
+    flat = {**RESULT["images"][2], "srcnn_psnr": None, "bicubic_psnr": None}
+    assert json.loads(text) == {**RESULT, "images": [RESULT["images"][0], perfect, flat]}
 
 
 @pytest.mark.parametrize("ensemble", [False, True])

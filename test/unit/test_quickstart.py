@@ -56,16 +56,24 @@ def test_a_wrong_download_is_not_passed_over(tmp_path: Path, status: int) -> Non
 
 
 def test_a_folder_with_data_is_used_as_it_is(tmp_path: Path) -> None:
-    (tmp_path / "my data/train").mkdir(parents=True)
-    (tmp_path / "my data/train/T91_x3.h5").touch()
+    for name in ("train/T91_x3.h5", "val/Set5_x3.h5"):
+        path = tmp_path / "my data" / name
+        path.parent.mkdir(parents=True)
+        path.touch()
     status, calls = quickstart(tmp_path, "my data")
     assert status == 0
     assert [call.split()[0] for call in calls] == ["train.py", "evaluate.py"]
 
 
-def test_data_of_another_scale_is_not_enough(tmp_path: Path) -> None:
-    (tmp_path / "data/train").mkdir(parents=True)
-    (tmp_path / "data/train/T91_x2.h5").touch()
+@pytest.mark.parametrize("names", [["T91_x2", "Set5_x2"], ["T91_x3"], ["T91_x3", "Set5_x2"]])
+def test_data_of_another_scale_or_half_of_it_is_not_enough(
+    tmp_path: Path, names: list[str]
+) -> None:
+    """prepare.py keeps what is there, and makes what an interruption left to be made."""
+    for split in ("train", "val"):
+        (tmp_path / "data" / split).mkdir(parents=True)
+    for name, split in zip(names, ("train", "val"), strict=False):
+        (tmp_path / "data" / split / f"{name}.h5").touch()
     _, calls = quickstart(tmp_path, "data")
     assert calls[0].startswith("prepare.py")
 

@@ -1,6 +1,7 @@
 """The report: its files, its curves, and the page as it behaves in a browser."""
 
 import io
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -82,6 +83,21 @@ def test_the_page_names_its_protocol(folder: Path) -> None:
         assert words in page
 
 
+def test_an_image_that_bicubic_restores_as_well_is_neither_better_nor_worse(
+    tmp_path: Path,
+) -> None:
+    """A flat one, say: both without error."""
+    flat = {**figures("flat"), "bicubic_psnr": math.inf, "srcnn_psnr": math.inf}
+    report = Report(tmp_path)
+    report.add(flat, *pictures())
+    mean = figures("")
+    page = report.write({"protocol": "paper", "scale": 3, "weights": "w.pth", "mean": mean}, "")
+    text = page.read_text("utf-8")
+    assert "+nan" not in text
+    assert 'class="worse"' not in text
+    assert "+0.00" in text
+
+
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="cannot write"):
@@ -102,6 +118,8 @@ def test_curves_show_each_psnr_column(tmp_path: Path) -> None:
     ("text", "words"),
     [
         ("", "columns (none)"),
+        ("a,b\n", "columns a, b"),
+        ("epoch,loss\n", "no epoch in it yet"),
         ("a,b\n1,2\n", "columns a, b"),
         ("epoch,lr\n1,2\n", "columns epoch, lr"),
         ("epoch,loss\n1,many\n", "'many'"),

@@ -192,6 +192,10 @@ def test_what_is_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
         (["a.png", "--output=o", "--scale=1"], "2 or more"),
         (["a.png", "--output=o", "--jobs=0"], "1 or more"),
         (["--serve", "--port=-1"], "0 or more"),
+        (["--serve", "--port=99999"], "at most 65535"),
+        (["--serve", "--output=o"], "--output is for pictures"),
+        (["--serve", "--suffix=_s"], "--suffix is for pictures"),
+        (["--serve", "--force", "--recursive"], "--recursive, --force is for pictures"),
         (["a.png", "--output=o", "--device=tpu"], "tpu"),
         (["a.png", "--output=o", "--precision=fp16"], "fp16"),
     ],
@@ -257,14 +261,14 @@ def test_what_is_left_aside_is_told(
     coffee(9, 9).save(album / "a.png")
     (tmp_path / "empty\n").mkdir()
     words = [str(album), str(tmp_path / "empty\n"), f"--output={tmp_path / 'out'}"]
-    with pytest.raises(RunError, match="1 could not be enlarged, see above"):
+    with pytest.raises(RunError, match="1 of 2 pictures could not be enlarged, see above"):
         upscale.main([*words, f"--weights={weights}"])
     out, err = capsys.readouterr()
     note, error = err.splitlines()
     assert "note: " in note
     assert "two\\nlines: skipped 1 that are no pictures: notes.txt" in note
     assert error.startswith(f"error: {tmp_path}/empty\\n: no pictures in it")
-    assert "1 of 1 pictures" in out
+    assert "1 of 2 pictures enlarged" in out
     upscale.main([str(album), f"--output={tmp_path / 'out'}", "--weights=no such"])
     assert "1 skipped, as the result is there" in capsys.readouterr().err
     with pytest.raises(UserError, match="no such"):
