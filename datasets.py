@@ -36,9 +36,14 @@ def find_file(data_path: Path | str, split: str, scale: int, suffix: str = "") -
         path = folder / f"{name}_x{scale}{suffix}.h5"
         if path.is_file():
             return path
+    if Path(data_path).is_file():
+        raise UserError(
+            f"{data_path} is a file; name the folder that prepare.py filled"
+        )
+    images = "--sample" if any(folder.glob("sample_x*.h5")) else "--download"
     raise UserError(
         f"no {public}_x{scale}{suffix}.h5 in {folder}; make it: "
-        f"python prepare.py --data-path {data_path} --scale {scale} --download"
+        f"python prepare.py --data-path {data_path} --scale {scale} {images}"
     )
 
 

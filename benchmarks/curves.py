@@ -7,10 +7,12 @@ Reads the metrics.csv and timing.csv of each run's folder; evaluation time is no
 
 import argparse
 import csv
+import sys
 from itertools import accumulate
 from pathlib import Path
 
 from report.curves import Panel, draw
+from runtime.errors import run_main
 
 PUBLISHED = 33.27  # dB, the page of ID3003
 
@@ -47,4 +49,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_main(main))

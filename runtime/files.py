@@ -110,7 +110,7 @@ def load_tensors(source: Path | str | BinaryIO) -> object:
         raise
     except ImportError:
         raise ValueError("safetensors is not installed; pip install safetensors") from None
-    except pickle.UnpicklingError:
+    except (pickle.UnpicklingError, LookupError):
         raise ValueError("it holds more than tensors, or is damaged") from None
     except Exception as error:  # damaged bytes make the unpickler raise whatever they lead to
         reason = str(error).strip().split("\n")[0][:200]

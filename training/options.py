@@ -17,7 +17,10 @@ PLATFORM_VARIABLES = ("MODELARTS_MODEL_PATH", "MA_JOB_DIR", "MA_NUM_HOSTS", "MA_
 
 def loss_scale(value: str) -> float | str:
     """Parse --loss-scale."""
-    return value if value == "dynamic" else POSITIVE(value)
+    try:
+        return value if value == "dynamic" else POSITIVE(value)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}, nor dynamic") from None
 
 
 # fmt: off

@@ -234,6 +234,9 @@ def test_the_public_set_comes_before_the_samples(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=command):
         find_file(tmp_path, "val", 2, suffix="_images")
     (tmp_path / "val").mkdir()
+    (tmp_path / "val/sample_x3.h5").touch()
+    with pytest.raises(UserError, match=r"--scale 2 --sample$"):
+        find_file(tmp_path, "val", 2)
     for name in ("sample_x2_images.h5", "Set5_x2_images.h5"):
         (tmp_path / "val" / name).touch()
         assert find_file(tmp_path, "val", 2, suffix="_images") == tmp_path / "val" / name
