@@ -37,9 +37,7 @@ def find_file(data_path: Path | str, split: str, scale: int, suffix: str = "") -
         if path.is_file():
             return path
     if Path(data_path).is_file():
-        raise UserError(
-            f"{data_path} is a file; name the folder that prepare.py filled"
-        )
+        raise UserError(f"{data_path} is a file; name the folder that prepare.py filled")
     images = "--sample" if any(folder.glob("sample_x*.h5")) else "--download"
     raise UserError(
         f"no {public}_x{scale}{suffix}.h5 in {folder}; make it: "

@@ -12,13 +12,15 @@ from itertools import accumulate
 from pathlib import Path
 
 from report.curves import Panel, draw
-from runtime.errors import run_main
+from runtime.errors import UserError, run_main
 
 PUBLISHED = 33.27  # dB, the page of ID3003
 
 
 def column(path: Path, name: str) -> list[float]:
     """Return one column of a CSV file."""
+    if not path.is_file():
+        raise UserError(f"no {path}; name runs as fast=outputs/x3, by the folder of their results")
     with path.open(encoding="utf-8") as file:
         return [float(row[name]) for row in csv.DictReader(file)]
 
