@@ -268,8 +268,8 @@ def train_epoch(
     timer = StepTimer(state.world.synchronize, steps if warm_up else 0)
     hidden = None if state.world.is_main else True  # None: tqdm shows on a terminal only
     for low, high, weights in tqdm(left, f"epoch {epoch}", steps, leave=False, disable=hidden):
-        # Here, as an epoch whose last step is taken has yet to be evaluated.
-        if stop and (signum := stop.agreed(state.world, state.step)):
+        signum = stop.agreed(state.world, state.step) if stop else 0
+        if signum:  # here, as an epoch whose last step is taken has yet to be evaluated
             state.mean_loss()  # what is saved must be worth going on from
             state.gather_losses()
             raise Interrupted(signum)

@@ -113,7 +113,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     made = Plan() if args.serve else prepared(args, piped)
     if made.work or args.serve:
         run(args, made, piped)
-    elif count := len(made.refused):
+    elif made.refused:
+        count = len(made.refused)
         raise RunError(f"{count} of {count} pictures could not be enlarged, see above")
 
 

@@ -138,7 +138,7 @@ def test_fast_recipe_takes_crops_or_patches(
         (data / "val").symlink_to(dataset / "val")
     result = train(data, tmp_path / "out", "--recipe=fast", "--num-steps=30", "--select=held-out")
     assert result.returncode == 0, result.stderr
-    source = "48×48 from 5 whole" if whole_images else "33×33 from 41 patches"
+    source = "48×48 from 5 whole" if whole_images else "33×33 from 42 patches"
     assert f"random crops of {source}" in result.stdout
     assert "(chosen on held-out training images)" in result.stdout
     with (tmp_path / "out/x3/metrics.csv").open() as file:
