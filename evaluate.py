@@ -25,7 +25,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from imaging.metrics import PROTOCOLS, Protocol
+from imaging.metrics import PROTOCOLS, Protocol, gain
 from inference.samples import Sample, read_dataset, read_folder
 from runtime.errors import RunError, check_memory_limit, run_main
 from runtime.files import check_writable, write_text
@@ -87,10 +87,9 @@ def table(result: dict, note: str) -> str:
     ]
     for row in rows:
         bicubic_psnr, srcnn_psnr, bicubic_ssim, srcnn_ssim = (row[key] for key in FIGURES)
-        gain = srcnn_psnr - bicubic_psnr if srcnn_psnr != bicubic_psnr else 0.0  # both infinite
         lines.append(
             f"{row['name']:{width}}  {bicubic_psnr:6.2f}  {bicubic_ssim:6.4f}"
-            f"  {srcnn_psnr:6.2f}  {srcnn_ssim:6.4f}  {gain:+6.2f}"
+            f"  {srcnn_psnr:6.2f}  {srcnn_ssim:6.4f}  {gain(row):+6.2f}"
         )
     return "\n".join(lines)
 

@@ -1,7 +1,7 @@
 """PSNR and SSIM, and the two protocols by which published SRCNN figures are measured."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -172,3 +172,9 @@ PROTOCOLS = {
         ),
     )
 }
+
+
+def gain(figures: Mapping[str, float]) -> float:
+    """Return the dB that SRCNN is above bicubic; 0 where both restore without error."""
+    bicubic, srcnn = figures["bicubic_psnr"], figures["srcnn_psnr"]
+    return srcnn - bicubic if srcnn != bicubic else 0.0

@@ -8,7 +8,7 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader
 from PIL import Image
 
-from imaging.metrics import PROTOCOLS
+from imaging.metrics import PROTOCOLS, gain
 from imaging.pictures import most_changed, save_strip
 from runtime.errors import RunError
 from runtime.files import file_name, whole_file, write_text
@@ -19,6 +19,7 @@ TEMPLATES = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
+TEMPLATES.globals["gain"] = gain
 
 
 class Report:

@@ -41,12 +41,8 @@ def test_a_checkpoint_of_something_else(dataset: Path, tmp_path: Path, state: ob
 MISTAKES = {
     "no data": (["--data_url=nowhere"], "no T91_x3.h5 in nowhere/train; make it: "),
     "other scale": (["--scale=4"], "no T91_x4.h5"),
-    "a file": (
-        [f"--data_url={__file__}"],
-        "failures.py is a file; name the folder that",
-    ),
+    "a file": ([f"--data_url={__file__}"], "failures.py is a file; name the folder that"),
     "a rate beyond fp32": (["--lr=1e39"], "'1e39' is not a number above 0, at most 1e+30"),
-    "loss scale": (["--loss-scale=on"], "'on' is not a number above 0, at most 1e+30, nor dynamic"),
     "batch too large": (["--batch-size=45"], "too few for one batch; lower --batch-size"),
     "npu": (["--device=npu"], "--device npu: torch_npu is not installed"),
     "cuda": (["--device=cuda"], "--device cuda: "),
@@ -60,7 +56,7 @@ MISTAKES = {
     "seed": ([f"--seed={10**12 + 1}"], "'1000000000001' is not a whole number, 0 or more, at most"),
     "epochs": (["--num-epochs=0"], "'0' is not a whole number, 1 or more"),
     "share": (["--memory-share=2"], "'2' is not a number above 0, at most 1"),
-    "scale": (["--loss-scale=big"], "'big' is not a number above 0"),
+    "scale": (["--loss-scale=big"], "'big' is not a number above 0, at most 1e+30, nor dynamic"),
 }
 
 
