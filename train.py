@@ -309,7 +309,7 @@ def training_step(
             square then has the weights themselves.
         low: bicubic pictures, n×1×H×W, 0–1, in the model's memory format.
         high: the originals.
-        weights: of the samples in the loss, n×1×1×1; None: all the same.
+        weights: of the samples in the loss, n×1×1×1, or of their pixels; None: all the same.
 
     Returns:
         The loss, on the device, and whether the optimizer stepped: not after an overflow.

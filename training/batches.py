@@ -19,7 +19,7 @@ class Batch(NamedTuple):
     Attributes:
         low: bicubic pictures, n×1×H×W, 0–1.
         high: the originals, of the same shape.
-        weights: of each sample in the loss, n×1×1×1; None: all the same.
+        weights: in the loss, of each sample, n×1×1×1, or each pixel, n×1×H×W; None: all the same.
     """
 
     low: torch.Tensor

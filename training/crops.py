@@ -5,6 +5,10 @@ gradient. So half of the crops are drawn in proportion to bicubic's squared erro
 in the loss the less, the more often it is drawn. The loss expects what it would of crops that are
 drawn evenly, and is less noisy: importance sampling. The half that is drawn evenly keeps all
 weights at 2 or below (Hesterberg, 1995, doi:10.1080/00401706.1995.10484303).
+
+At the border of a crop the network sees zeros where the picture goes on. In small crops that is
+half of all pixels, in pictures few. So pixels at the border weigh what makes their share that of
+the pictures' own borders.
 """
 
 from collections.abc import Iterable, Iterator
@@ -59,9 +63,12 @@ class RandomCrops:
         plan: how crops become batches.
         grid: crops begin at multiples of so many pixels.
         by_error: the share of crops that is drawn by bicubic's error.
+        border: pixels of a crop's border that weigh as often as they are border in an image.
 
     Attributes:
         size: side of a crop.
+        pixel_weights: of a crop's pixels in the loss, 1×1×size×size with a mean of 1; one for all
+            without a border.
         large: of each image, whether a crop fits in; the others are left out. Crops number the
             large ones.
     """
@@ -74,6 +81,7 @@ class RandomCrops:
         plan: BatchPlan,
         grid: int = 1,
         by_error: float = 0.0,
+        border: int = 0,
     ) -> None:
         sides = sorted(map(min, shapes))
         self.size = size if sides[-1] >= size else sides[len(sides) // 2]
@@ -84,12 +92,24 @@ class RandomCrops:
         self.rows, self.columns = (
             (sides - self.size) // grid + 1 for sides in (self.heights, self.widths)
         )
+        self.pixel_weights = self._pixel_weights(border)
         first, even = torch.zeros_like(self.rows), torch.ones(len(self), dtype=torch.float64)
         self.cells = Cells(torch.arange(len(self)), first, first, self.rows, self.columns, even)
 
     def __len__(self) -> int:
         """Return the number of images that crops are taken from."""
         return len(self.heights)
+
+    def _pixel_weights(self, border: int) -> torch.Tensor:
+        inner = self.size - 2 * border
+        if border == 0 or inner <= 0:
+            return torch.ones(1, 1, 1, 1)
+        pixels = (self.heights * self.widths).sum()
+        inside = ((self.heights - 2 * border) * (self.widths - 2 * border)).sum() / pixels
+        share = inner**2 / self.size**2
+        weights = ((1 - inside) / (1 - share)).repeat(1, 1, self.size, self.size)
+        weights[..., border:-border, border:-border] = inside / share
+        return weights
 
     def watch(self, pairs: Iterable[Pair]) -> Iterator[Pair]:
         """Yield the large images, (lr, hr), each 1×H×W; after the last, draw by their errors."""
@@ -159,6 +179,7 @@ class CropBatches(Batches):
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         origins, row_steps, column_steps, weights = self._on_device(self.crops.draw(epoch))
+        pixel_weights = self.crops.pixel_weights.to(self.device)
         inside = torch.arange(self.crops.size, device=self.device)
         for step in range(start, self.steps_per_epoch):
             mine = self.plan.mine(step)
@@ -167,7 +188,8 @@ class CropBatches(Batches):
                 + row_steps[mine, None, None] * inside[:, None]
                 + column_steps[mine, None, None] * inside
             ).unsqueeze(1)
-            yield Batch(self.lr[index], self.hr[index], weights[mine, None, None, None])
+            weight = weights[mine, None, None, None] * pixel_weights
+            yield Batch(self.lr[index], self.hr[index], weight)
 
     def _on_device(self, crops: Crops) -> list[torch.Tensor]:
         """Return each crop's first pixel, a flat index, the steps down and right, and its weight.

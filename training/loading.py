@@ -85,8 +85,9 @@ def load_training_data(
             )
         shapes = list(compress(images.shapes, kept))
         crops = RandomCrops(
-            shapes, size, recipe.steps_per_epoch, plan, recipe.crop_grid, recipe.by_error
-        )
+            shapes, size, recipe.steps_per_epoch, plan,
+            recipe.crop_grid, recipe.by_error, recipe.border,
+        )  # fmt: skip
         if crops.size < size:
             what += f" (smaller than {size}×{size}, as all images are)"
         data = _crops(images, what, kept, crops, place)

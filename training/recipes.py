@@ -24,6 +24,7 @@ class Recipe:
     crop_size: int | None = None  # side of random crops from whole images; None: patches as filed
     crop_grid: int = 1  # crops begin at multiples of so many pixels
     by_error: float = 0.0  # share of crops that is drawn by bicubic's error: crops.py
+    border: int = 0  # pixels at a crop's border that weigh as an image's own border does: crops.py
     steps_per_epoch: int = 0  # of crops, which have no natural end
     decay_share: float = 0.0  # of the run, at its end, in which the learning rate falls to 0
     small_share: float = 0.0  # of the run, at its start, in which conv2 is 3×3: growth.py
@@ -73,6 +74,7 @@ FAST = Recipe(
     identity_start=True,
     crop_size=48,
     by_error=0.5,
+    border=8,  # the network's receptive radius
     steps_per_epoch=1000,
     decay_share=0.4,
     small_share=0.6,

@@ -92,7 +92,7 @@ def crop_reader(
     dataset: ImageDataset | TrainDataset, numbers: list[int], crops: RandomCrops
 ) -> Callable[[int], Read]:
     """Return a reader of random crops; `numbers` are those of the images to crop from."""
-    return lambda epoch: partial(_read_crops, dataset, numbers, crops.size, crops.draw(epoch))
+    return lambda epoch: partial(_read_crops, dataset, numbers, crops, crops.draw(epoch))
 
 
 def _read_patches(dataset: TrainDataset, order: torch.Tensor, samples: slice) -> Batch:
@@ -102,16 +102,16 @@ def _read_patches(dataset: TrainDataset, order: torch.Tensor, samples: slice) ->
 def _read_crops(
     dataset: ImageDataset | TrainDataset,
     numbers: list[int],
-    size: int,
-    crops: Crops,
+    crops: RandomCrops,
+    drawn: Crops,
     samples: slice,
 ) -> Batch:
-    batch, weights = [], crops.weight[samples, None, None, None]
+    batch, weights = [], drawn.weight[samples, None, None, None] * crops.pixel_weights
     for image, top, left, _, rows, columns, transpose in zip(
-        *(values[samples].tolist() for values in crops), strict=True
+        *(values[samples].tolist() for values in drawn), strict=True
     ):
         flips = [dimension for dimension, flip in ((1, rows), (2, columns)) if flip]
-        pair = [side.flip(flips) for side in dataset.crop(numbers[image], top, left, size)]
+        pair = [side.flip(flips) for side in dataset.crop(numbers[image], top, left, crops.size)]
         batch.append([side.transpose(1, 2) if transpose else side for side in pair])
     lr, hr = (torch.stack(side) for side in zip(*batch, strict=True))
     return Batch(lr, hr, weights)

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from datasets import ImageDataset, TrainDataset
+from model import SRCNN
 from runtime.errors import UserError
 from training.batches import BatchPlan
 from training.crops import CropBatches, RandomCrops
@@ -138,12 +139,12 @@ def from_disk(
     return StreamedBatches(reader, crops.plan, crops.steps_per_epoch, CPU, workers)
 
 
-@pytest.mark.parametrize("whole", [True, False])
-def test_crops_from_disk_are_those_from_memory(tmp_path: Path, whole: bool) -> None:
+@pytest.mark.parametrize(("whole", "border"), [(True, 0), (False, 0), (True, 2)])
+def test_crops_from_disk_are_those_from_memory(tmp_path: Path, whole: bool, border: int) -> None:
     path = write(tmp_path / "images.h5", whole=whole)
     dataset = ImageDataset(path) if whole else TrainDataset(path)
     plan = BatchPlan(3, rank=1, world_size=2, seed=8)
-    crops = RandomCrops(dataset.shapes, 10, 6, plan, by_error=0.5)
+    crops = RandomCrops(dataset.shapes, 10, 6, plan, by_error=0.5, border=border)
     assert len(crops) == (3 if whole else 9)
     resident, streamed = CropBatches(dataset, crops, CPU), from_disk(dataset, crops, 2)
     for epoch, start in ((0, 0), (1, 4)):
@@ -151,7 +152,7 @@ def test_crops_from_disk_are_those_from_memory(tmp_path: Path, whole: bool) -> N
         assert len(actual) == 6 - start
         for one, other in zip(expected, actual, strict=True):
             assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
-            assert one.weights.shape == (3, 1, 1, 1)
+            assert one.weights.shape == ((3, 1, 10, 10) if border else (3, 1, 1, 1))
     assert len(set(crops.draw(0).weight.tolist())) > 3
 
 
@@ -192,3 +193,34 @@ def test_small_images_and_the_fast_recipe(tmp_path: Path) -> None:
         "random crops of 12×12 from 3 whole images (smaller than 48×48, as all images are) "
         f"(1 smaller left out) of {path}, held on cpu"
     )
+
+
+def test_borders_of_crops_weigh_what_those_of_the_images_do() -> None:
+    """Of pixels drawn evenly by weight, as many lie at a border as in the images."""
+    shapes, border = [(40, 60), (100, 50), (30, 90)], 4
+    crops = RandomCrops(shapes, 36, 1, BatchPlan(2, seed=1), border=border)
+    at_border = inside = 0
+    for height, width in shapes[:2]:  # crops of the third do not fit in
+        for row in range(height):
+            for column in range(width):
+                far = border <= row < height - border and border <= column < width - border
+                inside, at_border = inside + far, at_border + (not far)
+    images = [image(*shape, 0) for shape in shapes]
+    for _, _, weights in CropBatches(images, crops, CPU).epoch(0):
+        assert weights.shape == (2, 1, 36, 36)
+        for (sample,) in weights:
+            middle = sample[border:-border, border:-border]
+            assert float(sample.mean()) == pytest.approx(1, rel=1e-5)
+            share = 1 - float(middle.sum() / sample.sum())
+            assert share == pytest.approx(at_border / (at_border + inside), rel=1e-5)
+            assert len(set(middle.flatten().tolist())) == 1
+            assert len(set(sample.flatten().tolist())) == 2
+    whole = RandomCrops([(33, 33)] * 5, 33, 1, BatchPlan(2), border=border).pixel_weights
+    torch.testing.assert_close(whole, torch.ones(1, 1, 33, 33))  # patches are their images
+    assert RandomCrops([(16, 16)], 16, 1, BatchPlan(1), border=8).pixel_weights.tolist() == [
+        [[[1]]]
+    ]
+
+
+def test_a_border_is_what_the_network_cannot_see_beyond() -> None:
+    assert FAST.border == SRCNN().receptive_radius
