@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 from runtime.errors import check_memory_limit, run_main
 from runtime.files import check_writable
 from training.options import parse_args
-from training.recipes import MUON, RECIPES, Recipe, apply_overrides
+from training.recipes import RECIPES, Recipe, apply_overrides
 from training.stopping import Interrupted, StopRequest
 from training.timing import StepTimer
 
@@ -125,7 +125,7 @@ def set_up(
         loss_scale=args.loss_scale,
         combine_ddp=args.combine_ddp,
         processes=world.size,
-        apex_wanted=recipe.optimizer != MUON,
+        apex_wanted=not recipe.uses_muon,
     )
     precision = choice.value
     reason = choice.reason if wanted == args.precision else "as in the interrupted run"

@@ -1,5 +1,7 @@
 """One training step on the device of a run against the same step on the CPU, in fp32."""
 
+from dataclasses import replace
+
 import torch
 from torch.nn import functional
 
@@ -9,7 +11,7 @@ from runtime.numbers import from_environment
 from training.optimizers import build_optimizer
 from training.precision import Apex, Precision
 from training.precision_choice import TrainingStep, choose_precision
-from training.recipes import MUON, Recipe
+from training.recipes import MUON, WHITENED_MUON, Recipe
 
 CPU = torch.device("cpu")
 # How far loss and change of the weights may lie from the CPU's, relative to it. Adam's first step
@@ -48,10 +50,12 @@ def compare(
         device,
         training_step,
         loss_scale=loss_scale,
-        apex_wanted=recipe.optimizer != MUON,
+        apex_wanted=not recipe.uses_muon,
     )
     precision = choice.value
     print(f"{'precision':<11}{precision.name} ({choice.reason})")
+    if recipe.optimizer == WHITENED_MUON:  # makes rounding as large as all else in one step
+        recipe = replace(recipe, optimizer=MUON)
     expected_loss, expected_change = take_step(training_step, recipe, Precision())
     # Second: apex O1 changes torch for good.
     loss, change = take_step(training_step, recipe, precision)
@@ -80,7 +84,7 @@ def take_step(
     Returns:
         The loss, and the change of all weights as one fp32 vector on the CPU.
     """
-    if recipe.optimizer == MUON:
+    if recipe.uses_muon:
         keep_plain_formats(precision.device)
     random_state = torch.random.get_rng_state()
     torch.manual_seed(0)

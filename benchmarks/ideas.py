@@ -24,19 +24,11 @@ from runtime.distributed import World
 from runtime.numbers import COUNT, SEED
 from train import train_epoch
 from training.evaluation import Evaluator
-from training.optimizers import MuonAdam, build_optimizer, muon_layers
+from training.muon import MuonAdam
+from training.optimizers import build_optimizer, muon_layers
 from training.precision_choice import choose_precision
 from training.recipes import FAST, MUON, Recipe
 from training.state import TrainingState, new_model
-
-BORDER = 8  # pixels of a crop from which the network sees the zeros around it
-
-
-def lighter_borders(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Mean squared error in which the border of a crop counts 0.4 of the rest."""
-    weight = torch.full(output.shape[2:], 0.4)
-    weight[BORDER:-BORDER, BORDER:-BORDER] = 1.0
-    return (weight / weight.mean() * (output - target).square()).mean()
 
 
 def log_error(output: torch.Tensor, target: torch.Tensor, least: float = 1e-4) -> torch.Tensor:
@@ -124,7 +116,7 @@ IDEAS = {
     "L1 loss": Idea({"by_error": 0.0}, loss=l1_loss),
     "logarithm of each crop's error": Idea({"by_error": 0.0}, loss=log_error),
     "the same, softened": Idea({"by_error": 0.0}, loss=partial(log_error, least=1e-3)),
-    "borders count 0.4": Idea(loss=lighter_borders),
+    "borders count as all pixels": Idea({"border": 0}),
     "no average": Idea({"ema_share": 0.0}),
     "average over 10 %": Idea({"ema_share": 0.1}),
     "conv3 in bf16, too": Idea(plain_last_layer=True),

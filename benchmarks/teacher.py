@@ -31,7 +31,7 @@ from train import train_epoch
 from training.batches import BatchPlan
 from training.evaluation import mean_psnr
 from training.loading import Place, is_held_out, load_training_data
-from training.optimizers import MuonAdam
+from training.muon import MuonAdam
 from training.precision import Precision
 from training.precision_choice import choose_precision
 from training.recipes import MUON, Recipe

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from runtime.errors import UserError
 from runtime.numbers import COUNT, NATURAL, POSITIVE, SEED, number
-from training.recipes import RECIPES
+from training.recipes import POLISH, RECIPES
 
 # What ModelArts adds to the command line of a job, and what it sets in its environment.
 PLATFORM_OPTIONS = {"init_method", "num_gpus", "num_npus", "rank", "world_size", "local_rank"}
@@ -51,14 +51,15 @@ def parse_args(description: str | None, argv: Sequence[str] | None = None) -> ar
 
     add = parser.add_argument_group("training").add_argument
     add("--recipe", choices=tuple(RECIPES), default="reference",
-        help="reference: as published, 500 epochs; fast: the same network and PSNR in minutes "
-             "(default: %(default)s)")
+        help="reference: as published, 500 epochs; fast: the same network and PSNR in minutes; "
+             "polish: get the last hundredths out of --init-weights (default: %(default)s)")
     add("--lr", type=POSITIVE,
-        help="learning rate (default: reference 1e-4, fast 1e-3, times the square root of the "
-             "number of processes); the fast recipe gives Muon 10 times as much")
+        help="learning rate (default: reference 1e-4, fast 1e-3, polish 5e-4, times the square "
+             "root of the number of processes); Muon's is 10 times as much with fast")
     add("--batch-size", type=COUNT, metavar="N",
-        help="patches a step on each process (default: reference 32, fast 4 crops of 48×48)")
-    add("--num-epochs", type=COUNT, metavar="N", help="(default: reference 500, fast 10)")
+        help="patches a step on each process (default: reference 32; of 48×48, fast 4, polish 16)")
+    add("--num-epochs", type=COUNT, metavar="N",
+        help="(default: reference 500, fast 10, polish 60)")
     add("--num-steps", type=NATURAL, default=0, metavar="N",
         help="end after N optimizer steps, if that is earlier")
     add("--optimizer", choices=("adam", "sgd", "adadelta", "lamb"),
@@ -97,6 +98,9 @@ def parse_args(description: str | None, argv: Sequence[str] | None = None) -> ar
         _pass_over_platform_options(unknown)
         if args.data_path is None and not args.check:
             raise UserError("--data_url is missing: the dataset folder that prepare.py filled")
+        if args.recipe == POLISH.name and args.init_weights is None and not args.check:
+            raise UserError("--recipe polish goes on from trained weights: name their file with "
+                            "--init-weights")  # fmt: skip
     except UserError as error:
         parser.error(str(error))
     return args

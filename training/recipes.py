@@ -1,4 +1,4 @@
-"""The two ways to train: as it was published, and fast."""
+"""The ways to train: as it was published, fast, and from weights that others have trained."""
 
 import math
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 MOST_SMALL = 10_000  # steps in which conv2 is 3×3; in more it learns little
-MUON = "muon"  # the fast recipe's own optimizer
+MUON, WHITENED_MUON = "muon", "whitened-muon"  # optimizers of our own
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,11 @@ class Recipe:
     def is_small(self, step: int, total_steps: int) -> bool:
         """Tell whether conv2 is 3×3 at `step`, counted from 0."""
         return step < min(self.small_share * total_steps, MOST_SMALL)
+
+    @property
+    def uses_muon(self) -> bool:
+        """Whether the optimizer is one of our own, which sees kernels as matrices."""
+        return self.optimizer in (MUON, WHITENED_MUON)
 
     @property
     def planned(self) -> bool:
@@ -81,7 +86,20 @@ FAST = Recipe(
     ema_share=0.02,
 )
 
-RECIPES = {recipe.name: recipe for recipe in (REFERENCE, FAST)}
+POLISH = replace(
+    FAST,
+    name="polish",
+    num_epochs=60,
+    batch_size=16,
+    lr=5e-4,
+    optimizer=WHITENED_MUON,
+    last_layer_factor=0.5,
+    muon_factor=1,
+    decay_share=0.6,
+    small_share=0.0,
+)
+
+RECIPES = {recipe.name: recipe for recipe in (REFERENCE, FAST, POLISH)}
 
 
 def apply_overrides(

@@ -13,7 +13,7 @@ from runtime.distributed import World
 from runtime.errors import RunError
 from training.growth import SMALL, Growing, growing
 from training.precision import Apex, Precision, advice
-from training.recipes import MUON, Recipe
+from training.recipes import Recipe
 
 
 def new_model(recipe: Recipe, precision: Precision, plain: bool = False) -> SRCNN:
@@ -24,7 +24,7 @@ def new_model(recipe: Recipe, precision: Precision, plain: bool = False) -> SRCN
         precision: what it will be trained in, and where.
         plain: leave the last layer as it is, see `Precision.to_device`.
     """
-    if recipe.optimizer == MUON or recipe.small_share:
+    if recipe.uses_muon or recipe.small_share:
         keep_plain_formats(precision.device)  # as Muon sees matrices, growth.py a part of weights
     model = SRCNN(kernel_sizes=(9, SMALL, 5)) if recipe.small_share else SRCNN()
     if recipe.identity_start:

@@ -15,7 +15,7 @@ from runtime.errors import UserError
 from training.batches import BatchPlan
 from training.crops import CropBatches, RandomCrops
 from training.loading import Place, load_training_data
-from training.recipes import FAST
+from training.recipes import FAST, POLISH
 from training.streaming import StreamedBatches, crop_reader
 
 CPU = torch.device("cpu")
@@ -223,4 +223,4 @@ def test_borders_of_crops_weigh_what_those_of_the_images_do() -> None:
 
 
 def test_a_border_is_what_the_network_cannot_see_beyond() -> None:
-    assert FAST.border == SRCNN().receptive_radius
+    assert FAST.border == POLISH.border == SRCNN().receptive_radius

@@ -12,7 +12,8 @@ from torch import nn
 from model import SRCNN
 from runtime.errors import RunError, UserError
 from train import training_step
-from training.optimizers import MuonAdam, build_optimizer, orthogonalised
+from training.muon import MuonAdam, orthogonalised
+from training.optimizers import build_optimizer
 from training.precision import Precision
 from training.precision_choice import choose_precision
 from training.recipes import FAST, REFERENCE

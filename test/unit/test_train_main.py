@@ -209,6 +209,36 @@ def test_a_run_that_is_stopped_goes_on_as_if_nothing_had_been(
     assert all(torch.equal(best[name], expected[name]) for name in expected)
 
 
+@pytest.mark.usefixtures("unfinished")
+def test_polishing_that_is_stopped_goes_on_as_if_nothing_had_been(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between two looks at the layers' inputs, which a checkpoint holds."""
+    words = ("--recipe=polish", "--precision=fp32", "--device=cpu", "--num-steps=14",
+             f"--init-weights={save_weights(tmp_path / 'weights.pth')}")  # fmt: skip
+    whole = call(dataset, tmp_path / "whole", *words)
+    monkeypatch.setattr(train, "training_step", signal_at(12, signal.SIGTERM))
+    call(dataset, tmp_path / "out", *words, status=143)
+    monkeypatch.setattr(train, "training_step", STEP)
+    resumed = call(dataset, tmp_path / "out", *words, "--resume")
+    assert "checkpoint_12.pt" in resumed.errors
+    assert resumed.rows == whole.rows
+    best, expected = (
+        torch.load(run.folder / "best.pth", weights_only=True) for run in (resumed, whole)
+    )
+    assert all(torch.equal(best[name], expected[name]) for name in expected)
+
+
+def test_polishing_asks_for_weights(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        parse_args(None, ["--data_url=dataset", "--recipe=polish"])
+    assert exit_info.value.code == 2
+    assert capsys.readouterr().err.endswith(
+        "error: --recipe polish goes on from trained weights: name their file with --init-weights\n"
+    )
+    assert parse_args(None, ["--recipe=polish", "--check"]).init_weights is None
+
+
 def test_a_run_that_is_stopped_with_a_loss_of_no_use_saves_nothing(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
