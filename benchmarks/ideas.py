@@ -27,7 +27,7 @@ from training.evaluation import Evaluator
 from training.muon import MuonAdam
 from training.optimizers import build_optimizer, muon_layers
 from training.precision_choice import choose_precision
-from training.recipes import FAST, MUON, Recipe
+from training.recipes import FAST, MUON, POLISH, Recipe
 from training.state import TrainingState, new_model
 
 
@@ -116,7 +116,7 @@ IDEAS = {
     "L1 loss": Idea({"by_error": 0.0}, loss=l1_loss),
     "logarithm of each crop's error": Idea({"by_error": 0.0}, loss=log_error),
     "the same, softened": Idea({"by_error": 0.0}, loss=partial(log_error, least=1e-3)),
-    "borders count as all pixels": Idea({"border": 0}),
+    "borders of crops count as images' do": Idea({"border": POLISH.border}),
     "no average": Idea({"ema_share": 0.0}),
     "average over 10 %": Idea({"ema_share": 0.1}),
     "conv3 in bf16, too": Idea(plain_last_layer=True),

@@ -79,7 +79,6 @@ FAST = Recipe(
     identity_start=True,
     crop_size=48,
     by_error=0.5,
-    border=8,  # the network's receptive radius
     steps_per_epoch=1000,
     decay_share=0.4,
     small_share=0.6,
@@ -95,6 +94,7 @@ POLISH = replace(
     optimizer=WHITENED_MUON,
     last_layer_factor=0.5,
     muon_factor=1,
+    border=8,  # the network's receptive radius
     decay_share=0.6,
     small_share=0.0,
 )
