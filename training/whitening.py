@@ -8,7 +8,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn import functional
 
-from training.muon import MuonAdam, as_kernel, as_matrix
+from training.muon import LEAST, MuonAdam, as_kernel, as_matrix
 
 EVERY = 100  # steps between two looks at the inputs; the first steps look each time
 FIRST = 10
@@ -28,14 +28,15 @@ class WhitenedMuon(MuonAdam):
     factor of K-FAC (Martens and Grosse, 2015, arXiv:1503.05671); Newton–Muon (Du and Su, 2026,
     arXiv:2604.01472) divides by them before Muon's step and does not come back.
 
-    Every `EVERY` steps a layer's inputs are looked at, and with several processes those of all.
+    In each of the `FIRST` steps and then every `EVERY` steps a layer's inputs are looked at, with
+    several processes those of all. The model refers to the optimizer then, so do not copy it.
 
     Args:
         model: in its memory format; what it computes while gradients are on is training.
         lr: Adam's learning rate.
         muon_lr: Muon's learning rate; of whitened layers how much an output changes in a step.
         layers: those whose weights Muon takes, each with its learning rate over Muon's.
-        whitened: those of them whose inputs are made white.
+        whitened: those of them whose inputs are made white; they have more than one output.
     """
 
     def __init__(
@@ -63,29 +64,35 @@ class WhitenedMuon(MuonAdam):
                 self.take_in(number, *inputs)
 
     def take_in(self, number: int, x: torch.Tensor) -> None:
-        """Take in what a layer's kernel sees of an input, N×C×H×W."""
+        """Take in what a layer's kernel sees of an input, N×C×H×W, unless it overflowed."""
         side = self.kernels[number].shape[-1]
-        places = functional.pad(x.float(), [side // 2] * 4).unfold(2, side, 1).unfold(3, side, 1)
+        padded = functional.pad(x.float(), [side // 2] * 4)
         generator = torch.Generator().manual_seed(self.steps)
         sample, row, column = (
-            torch.randint(count, (PLACES,), generator=generator).to(x.device)
+            torch.randint(count, (PLACES, 1, 1), generator=generator)
             for count in (len(x), *x.shape[2:])
         )
-        seen = places[sample, :, row, column].flatten(1)  # C×side×side each
-        moments = seen.T @ seen / len(seen)
+        rows, columns = row + torch.arange(side)[:, None], column + torch.arange(side)
+        index = [numbers.to(x.device) for numbers in (sample, rows, columns)]
+        seen = padded[index[0], :, index[1], index[2]]  # PLACES×side×side×C
+        seen = seen.permute(0, 3, 1, 2).flatten(1)
+        moments = seen.T @ (seen / len(seen))
         if dist.is_initialized():
             dist.all_reduce(moments)
             moments /= dist.get_world_size()
-        self.moments[number].lerp_(moments, max(1 - MEMORY, 1 / (self.steps + 1)))
+        if moments.isfinite().all():
+            self.moments[number].lerp_(moments, max(1 - MEMORY, 1 / (self.steps + 1)))
         self.whiten(number)
 
     def whiten(self, number: int) -> None:
-        """Work out L⁻¹ of a layer, on the CPU: no NPU can."""
+        """Work out L⁻¹ of a layer, on the CPU: no NPU can. All processes take the first one's."""
         moments, unit = self.moments[number].cpu(), torch.eye(len(self.moments[number]))
-        damped = moments + DAMPING * moments.diagonal().mean() * unit
-        root = torch.linalg.cholesky_ex(damped).L  # of moments that are not finite neither is it
+        damping = DAMPING * float(moments.diagonal().mean()) + LEAST
+        root = torch.linalg.cholesky(moments + damping * unit)
         inverse = torch.linalg.solve_triangular(root, unit, upper=False)
         self.whiteners[number] = inverse.to(self.moments[number].device)
+        if dist.is_initialized():
+            dist.broadcast(self.whiteners[number], src=0)
 
     def direction(self, number: int, gradient: torch.Tensor, squares: torch.Tensor) -> torch.Tensor:
         """Return a step for a gradient, both as matrices."""

@@ -222,5 +222,13 @@ def test_borders_of_crops_weigh_what_those_of_the_images_do() -> None:
     ]
 
 
-def test_a_border_is_what_the_network_cannot_see_beyond() -> None:
+def test_polishing_has_the_border_that_the_network_cannot_see_beyond(tmp_path: Path) -> None:
     assert POLISH.border == SRCNN().receptive_radius
+    (tmp_path / "train").mkdir()
+    write(tmp_path / "train" / "T91_x3_images.h5", whole=True)
+    place = Place(CPU, lambda _: 1e9, 0)
+    for border, lighter in ((4, True), (0, False)):
+        recipe = replace(POLISH, border=border)
+        data = load_training_data(tmp_path, 3, recipe, BatchPlan(2), place, hold_out=False)
+        weights = next(data.batches.epoch(0)).weights
+        assert (float(weights[0].min()) < float(weights[0].max())) == lighter

@@ -15,6 +15,8 @@ from torch.nn import functional
 from model import SRCNN
 from training import whitening
 from training.muon import MuonAdam
+from training.optimizers import build_optimizer
+from training.recipes import POLISH
 from training.whitening import WhitenedMuon
 
 LAYERS = {"conv1": 1.0, "conv2": 1.0, "conv3": 0.5}
@@ -154,9 +156,12 @@ def test_several_processes_whiten_by_the_inputs_of_all(monkeypatch: pytest.Monke
     monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
     monkeypatch.setattr("torch.distributed.get_world_size", lambda: 2)
     monkeypatch.setattr("torch.distributed.all_reduce", lambda moments: moments.add_(1.0))
+    firsts = []
+    monkeypatch.setattr("torch.distributed.broadcast", lambda tensor, src: firsts.append(src))
     step(model, optimizers[1])
     for own, shared in zip(*(o.moments.values() for o in optimizers), strict=True):
         torch.testing.assert_close(shared, (own + 1) / 2)
+    assert firsts == [0, 0], "what follows from them is the same on all, to the last bit"
     assert not torch.equal(model.conv2.weight, alone.conv2.weight)
 
 
@@ -166,3 +171,23 @@ def test_two_processes_polish(dataset: Path, tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     assert "12 steps of 4 samples on 2 process(es), whitened-muon" in result.stdout
     assert newest_step(tmp_path / "out") == 12
+
+
+def test_inputs_that_overflowed_or_are_black_do_no_harm() -> None:
+    """A loss scale that was too high costs one step, which is skipped, not the moments."""
+    model = network()
+    optimizer = whitened(model)
+    for value in (math.inf, 0.0):
+        optimizer.zero_grad()
+        model(torch.full((1, 1, 12, 12), value)).mean().backward()
+        assert all(moments.isfinite().all() for moments in optimizer.moments.values())
+    optimizer.step()
+    assert all(weight.isfinite().all() for weight in model.parameters())
+
+
+def test_polishing_takes_it_at_the_recipes_rates() -> None:
+    optimizer = build_optimizer(POLISH, SRCNN(), torch.device("cpu"), apex=False)
+    assert isinstance(optimizer, WhitenedMuon)
+    rates = [group["lr"] for group in optimizer.param_groups]
+    assert rates == pytest.approx([5e-4, 5e-4, 2.5e-4, 5e-4])
+    assert optimizer.moments.keys() == {0, 1}
