@@ -50,6 +50,7 @@ class _MostlyBf16(nn.Module):
         order = _strength(model).argsort(descending=True)
         weak = _part(model.conv2, inputs=order[EXACT:])
         nn.init.zeros_(weak.get_parameter("bias"))  # `strong` adds it
+        weak.weight.data = _rounded(weak.weight.data)
         self.first = RowsAsInputs(_part(model.conv1, outputs=order))
         self.strong = ChannelsLast(_part(model.conv2, inputs=order[:EXACT]))
         self.weak = ChannelsLast(weak.to(torch.bfloat16))
@@ -60,6 +61,22 @@ class _MostlyBf16(nn.Module):
         y = self.strong(maps[:, :EXACT])
         y += self.weak(maps[:, EXACT:].to(torch.bfloat16))
         return self.last(y.relu_())
+
+
+def _rounded(kernels: torch.Tensor) -> torch.Tensor:
+    """Round kernels to bfloat16 so that their sums stay: a weight takes what the one before lost.
+
+    Neighbours in a feature map are alike, so it is the sums that count. The way through a kernel
+    is a serpent's, from neighbour to neighbour.
+    """
+    result, lost = torch.empty_like(kernels), torch.zeros_like(kernels[:, :, 0, 0])
+    for row in range(kernels.shape[2]):
+        for step in range(kernels.shape[3]):
+            column = step if row % 2 == 0 else -1 - step
+            wanted = kernels[:, :, row, column] + lost
+            result[:, :, row, column] = wanted.to(torch.bfloat16)
+            lost = wanted - result[:, :, row, column]
+    return result
 
 
 def _strength(model: SRCNN) -> torch.Tensor:

@@ -8,7 +8,7 @@ from samples import coffee, network
 
 from imaging.metrics import psnr
 from imaging.resize import modelzoo_pair
-from inference.fast_cpu import ChannelsLast, for_cpu
+from inference.fast_cpu import ChannelsLast, _rounded, for_cpu
 from inference.last_layer import ColumnsAsChannels, InFp32
 from inference.restore import restore
 from inference.weights import load_weights, shipped_weights
@@ -114,3 +114,17 @@ def test_bfloat16_costs_next_to_nothing(scale: int) -> None:
     assert (exact != rounded).any()
     assert psnr(exact, rounded) > 70
     assert abs(psnr(exact, hr) - psnr(rounded, hr)) < 0.002
+
+
+def test_kernels_rounded_to_bfloat16_keep_their_sums() -> None:
+    torch.manual_seed(1)
+    kernels = torch.randn(8, 6, 5, 5)
+    rounded = _rounded(kernels)
+    assert torch.equal(rounded, rounded.bfloat16().float())
+    assert (rounded - kernels).abs().max() < 2**-7 * kernels.abs().max()
+    for rows, share in ((5, 0.4), (3, 0.5)):  # at the end, and on the way
+        off, nearest = (
+            (each - kernels)[:, :, :rows].sum((2, 3)).abs().mean()
+            for each in (rounded, kernels.bfloat16())
+        )
+        assert off < share * nearest
