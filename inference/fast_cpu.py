@@ -41,7 +41,7 @@ class _MostlyBf16(nn.Module):
     """The network with the feature maps that carry the picture in fp32, the others in bfloat16.
 
     bfloat16 has 8 significant bits, as many as the picture. A few feature maps pass the picture
-    itself on; rounded, they cost up to 0.03 dB on Set5 with the shipped weights, with others more.
+    itself on; rounded, they cost up to 0.03 dB on Set5 with weights shipped before, or more.
     The many that answer to edges are small, and so is what rounding does to them.
     """
 

@@ -7,8 +7,8 @@ drawn evenly, and is less noisy: importance sampling. The half that is drawn eve
 weights at 2 or below (Hesterberg, 1995, doi:10.1080/00401706.1995.10484303).
 
 At the border of a crop the network sees zeros where the picture goes on. In small crops that is
-half of all pixels, in pictures few. So pixels at the border weigh what makes their share that of
-the pictures' own borders.
+half of all pixels, in pictures few. Where a recipe names a border, its pixels weigh what makes
+their share that of the pictures' own borders.
 """
 
 from collections.abc import Iterable, Iterator

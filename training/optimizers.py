@@ -13,6 +13,7 @@ from training.muon import MuonAdam
 from training.recipes import MUON, WHITENED_MUON, Recipe
 from training.whitening import WhitenedMuon
 
+OWN = {MUON: MuonAdam, WHITENED_MUON: WhitenedMuon}
 PLAIN = {"adam": "Adam", "sgd": "SGD", "adadelta": "Adadelta"}
 FUSED = {
     "adam": "NpuFusedAdam",
@@ -41,11 +42,9 @@ def build_optimizer(
     Raises:
         UserError: there is no such optimizer on this device or in this PyTorch.
     """
-    rates = (recipe.lr, recipe.muon_factor * recipe.lr, muon_layers(recipe))
-    if recipe.optimizer == MUON:
-        return MuonAdam(model, *rates)
-    if recipe.optimizer == WHITENED_MUON:
-        return WhitenedMuon(model, *rates)
+    if recipe.uses_muon:
+        own = OWN[recipe.optimizer]
+        return own(model, recipe.lr, recipe.muon_factor * recipe.lr, muon_layers(recipe))
     slow = list(model.conv3.parameters())
     groups: list[dict[str, Any]] = [
         {"params": [*model.conv1.parameters(), *model.conv2.parameters()]}

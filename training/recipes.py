@@ -1,4 +1,4 @@
-"""The ways to train: as it was published, fast, and from weights that others have trained."""
+"""The ways to train: as it was published, fast, and on from trained weights."""
 
 import math
 from collections.abc import Mapping

@@ -1,6 +1,6 @@
 """Muon where a layer's inputs are as if uncorrelated, which is for the end of long runs."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from functools import partial
 
 import torch
@@ -35,26 +35,21 @@ class WhitenedMuon(MuonAdam):
         model: in its memory format; what it computes while gradients are on is training.
         lr: Adam's learning rate.
         muon_lr: Muon's learning rate; of whitened layers how much an output changes in a step.
-        layers: those whose weights Muon takes, each with its learning rate over Muon's.
-        whitened: those of them whose inputs are made white; they have more than one output.
+        layers: those whose weights Muon takes, each with its learning rate over Muon's. Where a
+            layer has more than one output, its inputs are made white.
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        lr: float,
-        muon_lr: float,
-        layers: Mapping[str, float],
-        whitened: Collection[str] = ("conv1", "conv2"),
+        self, model: nn.Module, lr: float, muon_lr: float, layers: Mapping[str, float]
     ) -> None:
         super().__init__(model, lr, muon_lr, layers)
         self.steps = 0
         self.moments: dict[int, torch.Tensor] = {}  # of the inputs, by the kernel's number
         self.whiteners: dict[int, torch.Tensor] = {}  # L⁻¹
-        for number, name in enumerate(layers):
-            if name in whitened:
-                size = self.kernels[number][0].numel()
-                self.moments[number] = self.kernels[number].new_zeros(size, size)
+        for number, (name, kernel) in enumerate(zip(layers, self.kernels, strict=True)):
+            if len(kernel) > 1:
+                size = kernel[0].numel()
+                self.moments[number] = kernel.new_zeros(size, size)
                 layer = model.get_submodule(name)
                 layer.register_forward_pre_hook(partial(self._look, number))
 
