@@ -37,7 +37,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("pictures", nargs="*", type=path_or_stream, help="files, folders, or -")
-    parser.add_argument("--scale", type=SCALE, default=3, help="enlargement factor (default: 3)")
+    parser.add_argument("--scale", type=SCALE, help="enlargement factor (default: 3)")
     parser.add_argument(
         "--output", type=path_or_stream, metavar="DIR", help="folder for the results, or -"
     )
@@ -73,6 +73,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
               if getattr(args, name) not in (None, False)]  # fmt: skip
     if args.serve and unused:
         parser.error(f"{', '.join(unused)} is for pictures that are named, not for --serve")
+    if args.serve and args.scale and not args.weights:
+        parser.error("--scale with --serve is that of --weights; without, the page offers all")
+    args.scale = args.scale or 3
     if args.pictures and not args.output:
         parser.error("--output DIR: say where the results go")
     if args.output == STREAM and sys.stdout.isatty():

@@ -136,6 +136,8 @@ def _trouble(target: Path, sources: list, originals: set[Path], writable: dict) 
 
 def unwritable(folder: Path) -> str:
     """Return why no file can be written into a folder, which may be still to be made."""
+    if folder.suffix.lower() in FORMATS and not folder.is_dir():
+        return "expected a folder, and this is the name of a picture"
     there = next((f for f in (folder, *folder.parents) if os.path.lexists(f)), Path())
     try:
         with tempfile.TemporaryFile(dir=there):

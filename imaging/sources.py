@@ -89,13 +89,17 @@ def open_image(path: Path) -> Image.Image:
     """Read an image of 8 bits a channel, all of it.
 
     Raises:
-        ImageError: unreadable, truncated, a decompression bomb, or deeper than 8 bits.
+        ImageError: unreadable, truncated, a decompression bomb, animated or of several pages, or
+            deeper than 8 bits.
     """
     try:
         with Image.open(path) as image:
+            frames = getattr(image, "n_frames", 1)
             image.load()
     except UNREADABLE as error:
         raise unreadable(path, error) from None
+    if frames > 1 and image.format != "MPO":  # a phone's photograph, with a preview behind it
+        raise ImageError(f"{path} has {frames} frames or pages; save the one you want alone")
     if image.mode.startswith(("I", "F")):  # RGB would clip nearly all of it to white
         raise ImageError(f"{path} has pixels of mode {image.mode}; save it with 8 bits a channel")
     return image
@@ -159,13 +163,13 @@ def download_images(folder: Path) -> tuple[list[Path], list[Path]]:
             raise ImageError(f"cannot write {folder / name}: {error.strerror}") from None
 
     names = sorted(public.registry)
+    if not all((folder / name).is_file() for name in names):
+        _check_network(base)
     for parent in {(folder / name).parent for name in names}:  # pooch's threads would race for it
         try:
             parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ImageError(f"cannot write {parent}: {error.strerror}") from None
-    if not all((folder / name).is_file() for name in names):
-        _check_network(base)
     with ThreadPoolExecutor(CONNECTIONS) as pool:
         bar = tqdm(pool.map(fetch, names), "images", len(names), disable=None, leave=False)
         paths = list(bar)

@@ -37,7 +37,7 @@ def number(
 
 
 NATURAL = number(int, 0)
-COUNT = number(int, 1)
+COUNT = number(int, 1, at_most=10**9)  # what comes of it stays within 63 bits
 SEED = number(int, 0, at_most=10**12)  # an epoch's is a million times as large, in 63 bits
 POSITIVE = number(float, above=0, at_most=1e30)  # fp32 ends at 3e38
 

@@ -7,12 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import h5py
 import pytest
 from commands import ROOT, run, wait_until
 from expected_files import prepare_file, save_image
 from PIL import Image
 
 import prepare
+from imaging.sources import folder_images
 from runtime.errors import RunError, UserError, run_main
 
 
@@ -40,6 +42,13 @@ BAD_FOLDERS = {
         lambda images: Image.new("I;16", (50, 50)).save(images / "deep.png"),
         [],
         "deep.png has pixels of mode I;16",
+    ),
+    "animated": (
+        lambda images: Image.new("L", (50, 50)).save(
+            images / "film.gif", save_all=True, append_images=[Image.new("L", (50, 50), 9)]
+        ),
+        [],
+        "film.gif has 2 frames or pages; save the one you want alone",
     ),
 }
 
@@ -103,6 +112,16 @@ def test_numbers_below_one(images: Path, tmp_path: Path, option, value, capsys) 
         prepare_file(images, tmp_path / "train.h5", f"{option}={value}")
     assert error.value.code == 2
     assert f"{value!r} is not a whole number, 1 or more" in capsys.readouterr().err
+
+
+def test_a_stride_beyond_all_images(images: Path, tmp_path: Path, capsys) -> None:
+    prepare_file(images, tmp_path / "train.h5", "--stride=1000000000")  # one patch of each
+    with h5py.File(tmp_path / "train.h5") as file:
+        assert len(file["lr"]) == len(folder_images(images))
+    with pytest.raises(SystemExit) as error:
+        prepare_file(images, tmp_path / "train.h5", f"--stride={10**26}")
+    assert error.value.code == 2
+    assert "1 or more, at most 1e+09" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

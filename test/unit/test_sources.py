@@ -176,7 +176,7 @@ def test_no_network_is_said_at_once(tmp_path: Path, monkeypatch, server: Server,
     monkeypatch.setenv(sources.MIRROR, address)
     with pytest.raises(NoNetworkError, match=r"no network: cannot reach .*--sample"):
         download_images(tmp_path / "images")
-    assert not files(tmp_path / "images")
+    assert not (tmp_path / "images").exists()
 
 
 def test_a_silent_server_does_not_hold_for_ever(tmp_path: Path, monkeypatch, server) -> None:
@@ -296,6 +296,13 @@ def test_folder_images_are_sorted_files(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     (tmp_path / "folder.png").mkdir()
     assert [path.name for path in folder_images(tmp_path)] == ["a10.png", "a2.png", "b.png"]
+
+
+def test_a_phones_photo_with_a_preview_behind_it_is_read(tmp_path: Path) -> None:
+    preview = Image.new("RGB", (4, 3))
+    photo = Image.new("RGB", (40, 30), (9, 99, 199))
+    photo.save(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=[preview])
+    assert sources.open_image(tmp_path / "a.jpg").size == (40, 30)
 
 
 def test_files_beside_images_are_left_out_and_named(

@@ -196,6 +196,7 @@ def test_what_is_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--serve", "--output=o"], "--output is for pictures"),
         (["--serve", "--suffix=_s"], "--suffix is for pictures"),
         (["--serve", "--force", "--recursive"], "--recursive, --force is for pictures"),
+        (["--serve", "--scale=3"], "--scale with --serve is that of --weights"),
         (["a.png", "--output=o", "--device=tpu"], "tpu"),
         (["a.png", "--output=o", "--precision=fp16"], "fp16"),
     ],
@@ -280,6 +281,8 @@ def test_where_nothing_can_be_written(tmp_path: Path) -> None:
     picture = str(tmp_path / "a.png")
     with pytest.raises(UserError, match=r"--output .*a\.png/out: .* cannot be written to"):
         upscale.main([picture, f"--output={picture}/out"])
+    with pytest.raises(UserError, match=r"--output .*big\.JPG: expected a folder"):
+        upscale.main([picture, f"--output={tmp_path / 'big.JPG'}"])
     with pytest.raises(UserError, match="one picture, not 2"):
         upscale.main([picture, str(tmp_path / "b.png"), "--output=-"])
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
