@@ -5,7 +5,7 @@
 
 It writes a dataset folder whose whole training images have the teacher's answers in place of the
 originals. Those hold what no network can know of the small picture, which is noise to SRCNN's
-training.
+training. Each image is there three times: as prepare.py made it, and twice never rounded.
 """
 
 import argparse
@@ -13,15 +13,19 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import h5py
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
 
 from datasets import EvalDataset, ImageDataset, find_file
+from imaging.metrics import exact_pair
 from inference.last_layer import in_layout
 from inference.restore import self_ensemble
+from preparing.hdf5 import hdf5_file
 from runtime.device import choose_device, keep_plain_formats
 from runtime.distributed import World
 from runtime.errors import UserError, run_main
@@ -147,6 +151,29 @@ def train_teacher(
     return averaged
 
 
+def write_pairs(data_path: Path, scale: int, target: Path) -> None:
+    """Write the dataset folder with two more pairs of each image, as the `paper` protocol has them.
+
+    The `modelzoo` protocol rounds its picture to 8 bits and clips it, on the way down and on the
+    way up, these do not. The second is of the image without its first rows and columns, half of
+    the scale of them, so that the small picture's pixels divide it elsewhere.
+    """
+    source = find_file(data_path, "train", scale, suffix="_images")
+    images = ImageDataset(source)
+    with hdf5_file(target / "train" / source.name) as file:
+        file.attrs["images"] = images.images
+        for kind, left_out in enumerate((0, 0, scale // 2)):
+            for i, pair in enumerate(images):
+                low, high = (255 * side[0].double().numpy() for side in pair)
+                if kind:
+                    low, high = exact_pair(high[left_out:, left_out:], scale)
+                for group, values in (("lr", low), ("hr", high)):
+                    file[f"{group}/{kind * len(images) + i}"] = values.astype(np.float32)
+    evaluation = find_file(data_path, "val", scale)
+    with whole_file(target / "val" / evaluation.name) as temporary:
+        shutil.copyfile(evaluation, temporary)
+
+
 @torch.inference_mode()
 def write_taught(
     data_path: Path,
@@ -197,10 +224,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
     precision = choose_precision("auto", choose_device("auto").value, apex_wanted=False).value
     recipe = teacher_recipe(args.scale, args.num_epochs, args.steps_per_epoch)
-    teacher = train_teacher(
-        args.data_path, args.scale, recipe, precision, hold_out=args.hold_out, seed=args.seed
-    )
-    write_taught(args.data_path, args.scale, teacher, precision, args.output_path, args.hold_out)
+    with TemporaryDirectory() as folder:
+        pairs = Path(folder)
+        write_pairs(args.data_path, args.scale, pairs)
+        teacher = train_teacher(
+            pairs, args.scale, recipe, precision, hold_out=args.hold_out, seed=args.seed
+        )
+        write_taught(pairs, args.scale, teacher, precision, args.output_path, args.hold_out)
 
 
 if __name__ == "__main__":

@@ -118,28 +118,25 @@ def paper_pair(image: Image.Image, scale: int) -> Pair:
     Returns:
         (bicubic, original), float64 H×W of equal shape, about 0–255.
     """
-    original = _cropped(matlab_y(_pixels(image)), scale)
-    return _down_and_up(original, scale), original
+    return exact_pair(matlab_y(_pixels(image)), scale)
+
+
+def exact_pair(pixels: np.ndarray, scale: int) -> Pair:
+    """Return (bicubic, original) of H×W or H×W×C pixels, made as in the `paper` protocol."""
+    height, width = (side // scale * scale for side in pixels.shape[:2])
+    original = pixels[:height, :width]
+    low = imresize(original, height // scale, width // scale)
+    return imresize(low, height, width), original
 
 
 def _paper_visible_pair(image: Image.Image, scale: int) -> Pair:
-    original = _cropped(_pixels(image), scale)
-    return _rounded(_down_and_up(original, scale)).astype(np.uint8), original
+    bicubic, original = exact_pair(_pixels(image), scale)
+    return _rounded(bicubic).astype(np.uint8), original
 
 
 def _pixels(image: Image.Image) -> np.ndarray:
     grey = image.mode in ("1", "L", "LA")
     return np.asarray(image.convert("L" if grey else "RGB"))
-
-
-def _cropped(pixels: np.ndarray, scale: int) -> np.ndarray:
-    height, width = pixels.shape[:2]
-    return pixels[: height // scale * scale, : width // scale * scale]
-
-
-def _down_and_up(pixels: np.ndarray, scale: int) -> np.ndarray:
-    height, width = pixels.shape[:2]
-    return imresize(imresize(pixels, height // scale, width // scale), height, width)
 
 
 def _rounded(pixels: np.ndarray) -> np.ndarray:

@@ -5,11 +5,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from clock import Clock
 from commands import ROOT, run
 from runs import start
+from samples import save_weights
 
-from benchmarks import soak
+from benchmarks import mean_weights, soak
+from model import SRCNN
+from runtime.errors import UserError
 
 HOLDING = """
 import sys
@@ -55,6 +59,22 @@ def test_the_soak_of_nothing_is_an_error() -> None:
     result = run("benchmarks/soak.py", str(process.pid))
     assert result.returncode == 2
     assert "error: no process" in result.stderr
+
+
+def test_the_mean_of_weights(tmp_path: Path) -> None:
+    names = "abc"
+    models = [SRCNN(channels=(3, 2)) for _ in names]
+    files = [save_weights(tmp_path / name, m) for name, m in zip(names, models, strict=True)]
+    mean_weights.main([*map(str, files), f"--output={tmp_path / 'mean.pth'}"])
+    mean = torch.load(tmp_path / "mean.pth", weights_only=True)
+    assert mean.keys() == models[0].state_dict().keys()
+    for name, value in mean.items():
+        expected = sum(model.state_dict()[name] for model in models) / 3
+        torch.testing.assert_close(value, expected)
+    save_weights(files[2], SRCNN(channels=(2, 2)))
+    with pytest.raises(UserError, match=f"{files[2]} is of another network than {files[0]}"):
+        mean_weights.main([*map(str, files), f"--output={tmp_path / 'other.pth'}"])
+    assert not (tmp_path / "other.pth").exists()
 
 
 def test_curves_say_when_a_run_got_there(tmp_path: Path) -> None:

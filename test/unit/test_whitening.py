@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import run
+from commands import ROOT, run
 from runs import newest_step, training_by_two
 from samples import network, save_weights
 from torch import nn
@@ -165,12 +165,36 @@ def test_several_processes_whiten_by_the_inputs_of_all(monkeypatch: pytest.Monke
     assert not torch.equal(model.conv2.weight, alone.conv2.weight)
 
 
-def test_two_processes_polish(dataset: Path, tmp_path: Path) -> None:
+NOTING_WEIGHTS = """
+import os, sys
+sys.path.insert(0, sys.argv.pop(1))
+import torch, train
+from training.whitening import WhitenedMuon
+
+step, folder = WhitenedMuon.step, sys.argv.pop(1)
+
+def noting(optimizer):
+    step(optimizer)
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    torch.save(weights, f"{folder}/{os.environ['RANK']}.pt")
+
+WhitenedMuon.step = noting
+train.main()
+"""
+
+
+def test_two_processes_polish_the_same_weights(dataset: Path, tmp_path: Path) -> None:
+    (tmp_path / "noting.py").write_text(NOTING_WEIGHTS)
     words = ["--recipe=polish", "--num-steps=12", f"--init-weights={save_weights(tmp_path / 'w')}"]
-    result = run(*training_by_two(dataset, tmp_path / "out", 1), *words)
+    command = training_by_two(dataset, tmp_path / "out", 1)
+    program = command.index(ROOT / "train.py")
+    command[program : program + 1] = [tmp_path / "noting.py", ROOT, tmp_path]
+    result = run(*command, *words)
     assert result.returncode == 0, result.stderr
     assert "12 steps of 4 samples on 2 process(es), whitened-muon" in result.stdout
     assert newest_step(tmp_path / "out") == 12
+    pairs = zip(*(torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1)), strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs)
 
 
 def test_inputs_that_overflowed_or_are_black_do_no_harm() -> None:
