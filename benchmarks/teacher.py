@@ -11,7 +11,8 @@ training. Each image is there three times: as prepare.py made it, and twice neve
 import argparse
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -25,7 +26,6 @@ from datasets import EvalDataset, ImageDataset, find_file
 from imaging.metrics import exact_pair
 from inference.last_layer import in_layout
 from inference.restore import self_ensemble
-from preparing.hdf5 import hdf5_file
 from runtime.device import choose_device, keep_plain_formats
 from runtime.distributed import World
 from runtime.errors import UserError, run_main
@@ -151,6 +151,15 @@ def train_teacher(
     return averaged
 
 
+@contextmanager
+def copied(source: Path, folder: Path) -> Iterator[h5py.File]:
+    """Copy an HDF5 file into a folder and open the copy, which gets its name when it is whole."""
+    with whole_file(folder / source.name) as temporary:
+        shutil.copyfile(source, temporary)
+        with h5py.File(temporary, "r+") as file:
+            yield file
+
+
 def write_pairs(data_path: Path, scale: int, target: Path) -> None:
     """Write the dataset folder with two more pairs of each image, as the `paper` protocol has them.
 
@@ -160,18 +169,15 @@ def write_pairs(data_path: Path, scale: int, target: Path) -> None:
     """
     source = find_file(data_path, "train", scale, suffix="_images")
     images = ImageDataset(source)
-    with hdf5_file(target / "train" / source.name) as file:
+    with copied(source, target / "train") as file:
         file.attrs["images"] = images.images
-        for kind, left_out in enumerate((0, 0, scale // 2)):
-            for i, pair in enumerate(images):
-                low, high = (255 * side[0].double().numpy() for side in pair)
-                if kind:
-                    low, high = exact_pair(high[left_out:, left_out:], scale)
-                for group, values in (("lr", low), ("hr", high)):
+        for kind, left_out in enumerate((0, scale // 2), start=1):
+            for i, (_, hr) in enumerate(images):
+                luminance = 255 * hr[0, left_out:, left_out:].double().numpy()
+                for group, values in zip(("lr", "hr"), exact_pair(luminance, scale), strict=True):
                     file[f"{group}/{kind * len(images) + i}"] = values.astype(np.float32)
-    evaluation = find_file(data_path, "val", scale)
-    with whole_file(target / "val" / evaluation.name) as temporary:
-        shutil.copyfile(evaluation, temporary)
+    with copied(find_file(data_path, "val", scale), target / "val"):
+        pass
 
 
 @torch.inference_mode()
@@ -189,19 +195,16 @@ def write_taught(
     """
     source = find_file(data_path, "train", scale, suffix="_images")
     images = ImageDataset(source)
-    with whole_file(target / "train" / source.name) as temporary:
-        shutil.copyfile(source, temporary)
-        with h5py.File(temporary, "r+") as file:
-            for i in range(len(images)):
-                if hold_out and is_held_out(i, images):
-                    continue
-                low = images[i][0].unsqueeze(0).to(precision.device)
-                with precision.autocast():
-                    answer = self_ensemble(teacher, low)
-                file[f"hr/{i}"][...] = 255 * answer[0, 0].cpu().numpy()
-    evaluation = find_file(data_path, "val", scale)
-    with whole_file(target / "val" / evaluation.name) as temporary:
-        shutil.copyfile(evaluation, temporary)
+    with copied(source, target / "train") as file:
+        for i in range(len(images)):
+            if hold_out and is_held_out(i, images):
+                continue
+            low = images[i][0].unsqueeze(0).to(precision.device)
+            with precision.autocast():
+                answer = self_ensemble(teacher, low)
+            file[f"hr/{i}"][...] = 255 * answer[0, 0].cpu().numpy()
+    with copied(find_file(data_path, "val", scale), target / "val"):
+        pass
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -44,6 +44,15 @@ class TooLarge(PictureError):
     """A picture has more pixels than the caller takes."""
 
 
+def several(image: Image.Image) -> str:
+    """Return why an open picture is not one alone, or nothing if it is.
+
+    A phone's photograph (MPO) is, with a preview or a gain map behind it.
+    """
+    frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+    return f"has {frames} frames or pages; save the one you want alone" if frames > 1 else ""
+
+
 def by_content(head: bytes) -> str | None:
     """Return the format of a file by its first bytes, as Pillow names it."""
     head = head[:HEAD]

@@ -11,7 +11,7 @@ from PIL import ImageFile
 from imaging import decoding, ifd, memory, saving
 from imaging.containers import split
 from imaging.decoding import Picture
-from imaging.kinds import FORMATS, PictureError, TooLarge, kind_of, saved_as, saved_suffix
+from imaging.kinds import FORMATS, PictureError, TooLarge, kind_of, saved_as, saved_suffix, several
 from imaging.metadata import Carried
 from runtime.memory import available_memory
 
@@ -113,9 +113,8 @@ def _check(
     image: ImageFile.ImageFile, kind: str, scale: int, most_pixels: int, room: int | None
 ) -> None:
     kept, megapixels = saved_as(kind), image.width * image.height / 1e6
-    frames = getattr(image, "n_frames", 1)
-    if frames > 1:
-        raise PictureError(f"has {frames} frames or pages; save the one you want alone")
+    if why := several(image):
+        raise PictureError(why)
     if most_pixels and megapixels * 1e6 > most_pixels:
         raise TooLarge(f"{megapixels:.1f} megapixels; at most {most_pixels / 1e6:.1f} here")
     if max(image.size) * scale > LONGEST_SIDE.get(kept, 2**31 - 1):

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from PIL import Image
 
+from imaging.kinds import several
 from runtime.errors import printable
 
 # The SHA-256 of each file: public_images.sha256, for `sha256sum -c` as well.
@@ -94,12 +95,12 @@ def open_image(path: Path) -> Image.Image:
     """
     try:
         with Image.open(path) as image:
-            frames = getattr(image, "n_frames", 1)
+            why = several(image)
             image.load()
     except UNREADABLE as error:
         raise unreadable(path, error) from None
-    if frames > 1 and image.format != "MPO":  # a phone's photograph, with a preview behind it
-        raise ImageError(f"{path} has {frames} frames or pages; save the one you want alone")
+    if why:
+        raise ImageError(f"{path} {why}")
     if image.mode.startswith(("I", "F")):  # RGB would clip nearly all of it to white
         raise ImageError(f"{path} has pixels of mode {image.mode}; save it with 8 bits a channel")
     return image
