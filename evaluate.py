@@ -30,6 +30,7 @@ from inference.samples import Sample, read_dataset, read_folder
 from runtime.errors import RunError, check_memory_limit, run_main
 from runtime.files import check_writable, write_text
 from runtime.numbers import COUNT
+from runtime.options import add_device
 
 FIGURES = ("bicubic_psnr", "srcnn_psnr", "bicubic_ssim", "srcnn_ssim")
 
@@ -51,12 +52,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--weights", type=Path, help="state dict (default: the shipped one)")
     parser.add_argument("--self-ensemble", action="store_true", help="mean over flips, rotations")
-    parser.add_argument(
-        "--device",
-        choices=["auto", "npu", "cuda", "cpu"],
-        default="auto",
-        help="auto: NPU, then CUDA, then CPU",
-    )
+    add_device(parser.add_argument)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     parser.add_argument("--report", type=Path, metavar="DIR", help="write a page and PNG strips")
     parser.add_argument("--training-log", type=Path, metavar="CSV", help="curves for the report")

@@ -58,12 +58,9 @@ def photographs(scale: int, size: list[int] | None) -> Iterator[tuple[str, "np.n
 
     from imaging.luminance import modelzoo_y
     from imaging.resize import BICUBIC
-    from imaging.sources import ImageError, sample_images
+    from imaging.sources import sample_images
 
-    try:
-        train, evaluation = sample_images()
-    except ImageError as error:
-        raise UserError(error) from None
+    train, evaluation = sample_images()
     for path in evaluation + train:
         with Image.open(path) as image:
             width, height = size[::-1] if size else image.size

@@ -28,13 +28,7 @@ import os
 import signal
 from collections.abc import Iterator, Sequence
 
-from imaging.sources import (
-    ImageError,
-    NoNetworkError,
-    download_images,
-    folder_images,
-    sample_images,
-)
+from imaging.sources import download_images, folder_images, sample_images
 from preparing.hdf5 import Sizes, write_images, write_patches
 from preparing.pairs import pair_size
 from runtime.errors import UserError, run_main
@@ -43,12 +37,6 @@ from runtime.numbers import COUNT
 
 Whole = tuple[float, ...]  # the sizes in which whole images are written; patches have one
 SIZES = (1.0, 0.9, 0.8, 0.7, 0.6)  # augmentation of Dong et al., 2016 (arXiv:1608.00367)
-
-
-class UnreachableError(UserError):
-    """--download without a network: quickstart.sh then takes the sample photographs."""
-
-    exit_status = 3
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -142,16 +130,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Make the files that are asked for."""
     args = parse_args(argv)
     common = {"scale": args.scale, "jobs": args.jobs}
-    try:
-        for path, images, whole in fill_folder(args) if args.data_path else one_file(args):
-            if isinstance(images, dict):
-                write_patches(path, images, args.patch_size, args.stride, **common)
-            else:
-                write_images(path, images, sizes=whole, **common)
-    except NoNetworkError as error:
-        raise UnreachableError(str(error)) from None
-    except ImageError as error:
-        raise UserError(str(error)) from None
+    for path, images, whole in fill_folder(args) if args.data_path else one_file(args):
+        if isinstance(images, dict):
+            write_patches(path, images, args.patch_size, args.stride, **common)
+        else:
+            write_images(path, images, sizes=whole, **common)
 
 
 if __name__ == "__main__":

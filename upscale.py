@@ -27,6 +27,7 @@ from imaging.album import STREAM, Place, Plan, plan, unwritable
 from imaging.kinds import PictureError
 from runtime.errors import RunError, UserError, printable, run_main
 from runtime.numbers import COUNT, number
+from runtime.options import add_device
 
 SCALE = number(int, 2)
 
@@ -47,12 +48,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--self-ensemble", action="store_true", help="mean over flips, rotations")
     parser.add_argument("--force", action="store_true", help="overwrite existing files")
     parser.add_argument("--jobs", type=COUNT, default=1, help="pictures at a time (default: 1)")
-    parser.add_argument(
-        "--device",
-        choices=["auto", "npu", "cuda", "cpu"],
-        default="auto",
-        help="auto: NPU, then CUDA, then CPU",
-    )
+    add_device(parser.add_argument)
     parser.add_argument(
         "--precision",
         choices=["auto", "fp32", "bf16"],

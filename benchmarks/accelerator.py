@@ -9,8 +9,9 @@ share of the rate at which this device multiplies matrices in the same type.
 """
 
 import argparse
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -20,6 +21,9 @@ from torch import nn
 from benchmarks.training_speed import BATCH, FLOP_PER_PATCH, SIDE, T91_PATCHES
 from model import SRCNN
 from runtime.device import choose_device, describe, module, synchronize
+from runtime.errors import run_main
+from runtime.numbers import COUNT, POSITIVE
+from runtime.options import add_device
 from train import training_step
 from training.precision_choice import choose_precision
 
@@ -78,16 +82,16 @@ WAYS: dict[str, Callable[[torch.device, int], Callable[[], object]]] = {
 }
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--batch", type=int, nargs="+", default=[BATCH, 512])
-    parser.add_argument("--seconds", type=float, default=3.0, help="per measurement")
-    parser.add_argument("--rows", type=int, help="of the matrices; default: 8192, on a CPU 1024")
-    args = parser.parse_args()
+    add_device(parser.add_argument)
+    parser.add_argument("--batch", type=COUNT, nargs="+", default=[BATCH, 512])
+    parser.add_argument("--seconds", type=POSITIVE, default=3.0, help="per measurement")
+    parser.add_argument("--rows", type=COUNT, help="of the matrices; default: 8192, on a CPU 1024")
+    args = parser.parse_args(argv)
     chosen = choose_device(args.device)
     device = chosen.value
     precision = choose_precision("auto", device, apex_wanted=False).value
@@ -115,4 +119,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_main(main))

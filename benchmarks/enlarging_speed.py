@@ -8,6 +8,7 @@ PSNR is of the photographs (scikit-image's, or those in --images-dir), protocol 
 """
 
 import argparse
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +28,8 @@ from inference.restore import restore
 from inference.upscaler import Upscaler
 from inference.weights import load_weights, shipped_weights
 from runtime.device import has_bf16, set_up_cpu
+from runtime.errors import run_main
+from runtime.numbers import COUNT
 
 WHOLE = 10**6  # no tiles
 CPU = torch.device("cpu")
@@ -78,10 +81,9 @@ def compare_speed(weights: Path, scale: int, threads: int, rounds: int) -> None:
               f"{faster[0]:6.2f}  {faster[1]:6.2f}")  # fmt: skip
 
 
-def compare_quality(weights: Path, scale: int, images_dir: Path | None) -> None:
+def compare_quality(weights: Path, scale: int, paths: list[Path]) -> None:
     """Print the PSNR in fp32, what bfloat16 takes off it, and how far apart the two are."""
     exact, rounded = (Upscaler(weights, scale, CPU, name).model for name in ("fp32", "bf16"))
-    paths = folder_images(images_dir) if images_dir else sample_images()[1]
     losses = []
     for path in paths:
         lr, hr = modelzoo_pair(open_image(path), scale)
@@ -102,18 +104,19 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--weights", type=Path, help="state dict (default: the shipped one)")
-    parser.add_argument("--scale", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--scale", type=COUNT, default=3)
+    parser.add_argument("--threads", type=COUNT, default=2)
+    parser.add_argument("--rounds", type=COUNT, default=9)
     parser.add_argument("--images-dir", type=Path)
     args = parser.parse_args()
+    paths = folder_images(args.images_dir) if args.images_dir else sample_images()[1]
     torch.set_num_threads(args.threads)
     set_up_cpu()  # as upscale.py does; the others gain from it, too
     weights = args.weights or shipped_weights(args.scale)
     compare_speed(weights, args.scale, args.threads, args.rounds)
     if has_bf16():
-        compare_quality(weights, args.scale, args.images_dir)
+        compare_quality(weights, args.scale, paths)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_main(main))

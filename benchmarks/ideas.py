@@ -9,6 +9,7 @@ One seed a line: differences below about 0.02 dB mean little.
 
 import argparse
 import math
+import sys
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from benchmarks.training_speed import CPU, load
 from datasets import EvalDataset, find_file
 from runtime.device import set_up_cpu
 from runtime.distributed import World
+from runtime.errors import run_main
 from runtime.numbers import COUNT, SEED
 from train import train_epoch
 from training.evaluation import Evaluator
@@ -166,4 +168,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_main(main))

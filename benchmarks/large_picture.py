@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from imaging import memory
 from imaging.enlarge import bicubic_only, enlarge
 from imaging.photo import open_photo
+from runtime.errors import run_main
 
 SIDE = 4714  # pixels; three times as many are 200 megapixels
 
@@ -52,4 +53,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_main(main))

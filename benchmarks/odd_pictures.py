@@ -11,6 +11,7 @@ import argparse
 import io
 import random
 import struct
+import sys
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,9 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+
+from runtime.errors import UserError, run_main
+from runtime.numbers import COUNT
 
 SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}
 # Tags that programs read: size, orientation, resolution, texts, exposure, dates, maker's note, GPS.
@@ -117,12 +121,15 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folder", type=Path, help="is made")
-    parser.add_argument("--count", type=int, default=6000, help="of files (default: 6000)")
+    parser.add_argument("--count", type=COUNT, default=6000, help="of files (default: 6000)")
     args = parser.parse_args()
-    args.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        args.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write {args.folder}: {error.strerror}") from None
     for seed in range(args.count):
         (args.folder / f"{seed}.jpg").write_bytes(fuzzed_exif(seed))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_main(main))

@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from imaging.enlarge import bicubic_only, enlarge
 from imaging.kinds import FORMATS, PictureError
 from imaging.photo import open_photo
+from runtime.errors import UserError, run_main
 
 SCALE = 3
 
@@ -50,6 +51,8 @@ def ending(data: bytes, name: str) -> tuple[str, str]:
 def inputs(folders: list[Path]) -> Iterator[tuple[str, str, bytes]]:
     """Yield the kind, name and bytes of each input."""
     for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"{folder} is no folder")
         for path in sorted(p for p in folder.rglob("*") if p.is_file()):
             known = path.suffix.lower() in FORMATS
             yield "pictures" if known else "other files", path.name, path.read_bytes()
@@ -76,4 +79,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_main(main))

@@ -17,6 +17,7 @@ import multiprocessing
 import os
 import resource
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -32,6 +33,8 @@ import prepare
 from imaging.resize import modelzoo_rgb_pair
 from imaging.sources import folder_images
 from preparing.pairs import modelzoo_pairs, pair_size, patch_blocks, patch_grid
+from runtime.errors import run_main
+from runtime.numbers import COUNT
 
 SIZE, STRIDE = 33, 14
 CORES = sorted(os.sched_getaffinity(0))
@@ -132,9 +135,10 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images-dir", type=Path, required=True)
-    parser.add_argument("--scale", type=int, default=3)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--scale", type=COUNT, default=3)
+    parser.add_argument("--repeats", type=COUNT, default=5)
     args = parser.parse_args()
+    folder_images(args.images_dir)
     order = resizing, writing, cutting_plain, cutting_ours, whole_plain, whole_ours
     rows = [(function, 1) for function in order]
     if len(CORES) > 1:
@@ -157,4 +161,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_main(main))

@@ -22,6 +22,9 @@ from typing import NamedTuple
 import h5py
 
 from benchmarks.soak import use
+from datasets import find_file
+from runtime.errors import run_main
+from runtime.numbers import COUNT
 
 ROOT = Path(__file__).resolve().parents[1]
 STEPS = 200
@@ -40,18 +43,20 @@ class Run(NamedTuple):
 
 def enlarge(source: Path, target: Path, times: int) -> None:
     """Write a dataset folder with the training files' content so many times."""
+    patches, whole = (find_file(source, "train", 3, suffix) for suffix in ("", "_images"))
+    measured = find_file(source, "val", 3)
     (target / "train").mkdir(parents=True)
-    (target / "val").symlink_to((source / "val").resolve())
-    with h5py.File(source / "train/T91_x3.h5") as old, \
+    (target / "val").symlink_to(measured.parent.resolve())
+    with h5py.File(patches) as old, \
             h5py.File(target / "train/T91_x3.h5", "w") as new:  # fmt: skip
         for name in ("lr", "hr"):
             count, *sides = old[name].shape
-            patches = new.create_dataset(name, (count * times, *sides), "float32")
+            copies = new.create_dataset(name, (count * times, *sides), "float32")
             for start in range(0, count, BLOCK):
                 block = old[name][start : start + BLOCK]
                 for first in range(start, count * times, count):
-                    patches[first : first + len(block)] = block
-    with h5py.File(source / "train/T91_x3_images.h5") as old, \
+                    copies[first : first + len(block)] = block
+    with h5py.File(whole) as old, \
             h5py.File(target / "train/T91_x3_images.h5", "w") as new:  # fmt: skip
         for name in ("lr", "hr"):
             count = len(old[name])
@@ -129,12 +134,12 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data-path", type=Path, required=True, help="with T91 at ×3")
-    parser.add_argument("--times", type=int, nargs="*", default=[1, 10, 50])
-    parser.add_argument("--processes", type=int, nargs="*", default=[1, 2, 4])
+    parser.add_argument("--times", type=COUNT, nargs="*", default=[1, 10, 50])
+    parser.add_argument("--processes", type=COUNT, nargs="*", default=[1, 2, 4])
     args = parser.parse_args()
     against_size(args.data_path, args.times)
     against_processes(args.data_path, args.processes)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_main(main))

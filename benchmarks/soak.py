@@ -16,6 +16,9 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from runtime.errors import run_main
+from runtime.numbers import COUNT, POSITIVE
+
 MAY_GROW = 1.05
 ALLOCATED = ("Pss_Anon:", "Pss_Shmem:")  # a page that several share counts once in all
 
@@ -75,8 +78,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("pid", type=int, help="process to watch")
-    parser.add_argument("--minutes", type=float, default=60.0, help="default: %(default)s")
+    parser.add_argument("pid", type=COUNT, help="process to watch")
+    parser.add_argument("--minutes", type=POSITIVE, default=60.0, help="default: %(default)s")
     args = parser.parse_args()
     seen = watch(args.pid, args.minutes)
     if len(seen) < 2:
@@ -93,4 +96,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_main(main))

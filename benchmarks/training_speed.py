@@ -37,6 +37,8 @@ from inference.last_layer import in_layout
 from model import SRCNN
 from runtime.device import has_bf16, set_up_cpu
 from runtime.distributed import World
+from runtime.errors import run_main
+from runtime.numbers import COUNT, POSITIVE
 from train import train_epoch, training_step
 from training import checkpoint
 from training.batches import BatchPlan
@@ -236,9 +238,11 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data-path", type=Path, help="default: random patches")
-    parser.add_argument("--cores", type=int, nargs="+", help="default: 1 and all")
-    parser.add_argument("--seconds", type=float, default=4.0, help="per measurement")
+    parser.add_argument("--cores", type=COUNT, nargs="+", help="default: 1 and all")
+    parser.add_argument("--seconds", type=POSITIVE, default=4.0, help="per measurement")
     args = parser.parse_args()
+    for kind in ("train", "val") if args.data_path else ():
+        find_file(args.data_path, kind, 3)
     every = len(os.sched_getaffinity(0))
     spawn = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder:
@@ -257,4 +261,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_main(main))

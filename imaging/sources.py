@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from PIL import Image
 
 from imaging.kinds import several
-from runtime.errors import printable
+from runtime.errors import UserError, printable
 
 # The SHA-256 of each file: public_images.sha256, for `sha256sum -c` as well.
 PUBLIC_IMAGES = (
@@ -46,12 +46,14 @@ NO_IMAGES = {".csv", ".db", ".ini", ".json", ".md", ".txt"}
 UNREADABLE = (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
 
 
-class ImageError(Exception):
+class ImageError(UserError):
     """An image, a folder or a download that cannot be used; the message says which and why."""
 
 
 class NoNetworkError(ImageError):
     """The server of the public images cannot be reached."""
+
+    exit_status = 3  # quickstart.sh then takes the sample photographs
 
 
 def folder_images(folder: Path) -> list[Path]:

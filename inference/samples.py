@@ -8,7 +8,7 @@ import numpy as np
 
 from imaging.metrics import SSIM_WINDOW, Protocol
 from imaging.pictures import with_luminance
-from imaging.sources import ImageError, folder_images, image_name, open_image
+from imaging.sources import folder_images, image_name, open_image
 from runtime.errors import UserError
 
 
@@ -42,11 +42,8 @@ def read_folder(folder: Path, scale: int, protocol: Protocol) -> Iterator[Sample
     Raises:
         UserError: no images, or one that is unreadable, too small or not 8 bits deep.
     """
-    try:
-        for path in folder_images(folder):
-            yield _sample(path, scale, protocol)
-    except ImageError as error:
-        raise UserError(str(error)) from None
+    for path in folder_images(folder):
+        yield _sample(path, scale, protocol)
 
 
 def _sample(path: Path, scale: int, protocol: Protocol) -> Sample:

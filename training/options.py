@@ -8,6 +8,7 @@ from pathlib import Path
 
 from runtime.errors import UserError
 from runtime.numbers import COUNT, NATURAL, POSITIVE, SEED, number
+from runtime.options import add_device
 from training.recipes import POLISH, RECIPES
 
 # What ModelArts adds to the command line of a job, and what it sets in its environment.
@@ -67,8 +68,7 @@ def parse_args(description: str | None, argv: Sequence[str] | None = None) -> ar
     add("--seed", type=SEED, default=123, help="(default: %(default)s)")
 
     add = parser.add_argument_group("machine").add_argument
-    add("--device", choices=("auto", "npu", "cuda", "cpu"), default="auto",
-        help="auto: NPU, then CUDA, then CPU (default: %(default)s)")
+    add_device(add)
     add("--precision", choices=("auto", "fp32", "bf16", "fp16", "apex-O1", "apex-O2"),
         default="auto", help="auto: what is fastest on the device (default: %(default)s)")
     add("--loss-scale", type=loss_scale, default=32.0, metavar="S",

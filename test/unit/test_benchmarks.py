@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from clock import Clock
-from commands import ROOT, run
+from commands import ROOT, assert_one_line_error, run
 from runs import start
 from samples import save_weights
 
@@ -29,6 +29,29 @@ def test_help(path: Path) -> None:
     result = run(path.relative_to(ROOT), "--help")
     assert result.returncode == 0, result.stderr
     assert "usage: " in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (["accelerator.py", "--device=tpu"], "'tpu'"),
+        (["accelerator.py", "--batch=0"], "'0'"),
+        (["enlarging_speed.py", "--scale=3", "--weights={missing}"], "{missing}"),
+        (["enlarging_speed.py", "--images-dir={missing}"], "{missing}"),
+        (["ideas.py", "--data-path={missing}"], "{missing}"),
+        (["odd_pictures.py", "{file}"], "{file}"),
+        (["pictures.py", "{missing}"], "{missing}"),
+        (["preparing_speed.py", "--images-dir={missing}"], "{missing}"),
+        (["scale.py", "--data-path={missing}"], "{missing}"),
+        (["training_speed.py", "--data-path={missing}"], "{missing}"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else None,
+)
+def test_wrong_input_is_one_line(words: list[str], part: str, tmp_path: Path) -> None:
+    names = {"missing": tmp_path / "missing", "file": tmp_path / "file"}
+    names["file"].touch()
+    script, *options = (word.format_map(names) for word in words)
+    assert_one_line_error(run(f"benchmarks/{script}", *options), part.format_map(names))
 
 
 @pytest.mark.parametrize(("size", "status"), [(0, 0), (10**6, 1)])
