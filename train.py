@@ -214,6 +214,8 @@ def train(
         Interrupted: after SIGTERM or Ctrl-C; the state is that between two steps.
         RunError: the loss, the weights or the PSNR are not finite.
     """
+    from training.centring import centre
+
     stop, first = StopRequest(), True
     while state.step < state.total_steps:
         epoch = state.step // batches.steps_per_epoch
@@ -221,6 +223,8 @@ def train(
             state, batches, loss_function, stop, warm_up=first, profiler=profiler if first else None
         )
         first = False
+        if state.recipe.centred:
+            centre(state, batches, epoch)
         metrics = {
             "epoch": epoch,
             "step": state.step,

@@ -5,13 +5,14 @@
 
 It writes a dataset folder whose whole training images have the teacher's answers in place of the
 originals. Those hold what no network can know of the small picture, which is noise to SRCNN's
-training. Each image is there three times: as prepare.py made it, and twice never rounded.
+training. Each image is there three times: as prepare.py made it, and twice never rounded. A fourth
+time the small picture is larger, half of the image at ×3, and only the teacher knows an answer.
 """
 
 import argparse
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,6 +25,7 @@ from torch.nn import functional
 
 from datasets import EvalDataset, ImageDataset, find_file
 from imaging.metrics import exact_pair
+from imaging.resize import imresize
 from inference.last_layer import in_layout
 from inference.restore import self_ensemble
 from runtime.device import choose_device, keep_plain_formats
@@ -180,6 +182,19 @@ def write_pairs(data_path: Path, scale: int, target: Path) -> None:
         pass
 
 
+def without_originals(images: ImageDataset, scale: int) -> Iterator[np.ndarray]:
+    """Yield what bicubic makes, H×W, 0–255, of small pictures that are larger than the images'.
+
+    Their sides are an image's over half of the scale, rounded up: a half at ×3 and ×4, all at ×2.
+    """
+    reduction = (scale + 1) // 2
+    for _, hr in images:
+        pixels = 255 * hr[0].double().numpy()
+        height, width = (side // reduction for side in pixels.shape)
+        small = imresize(pixels, height, width)
+        yield imresize(small, height * scale, width * scale)
+
+
 @torch.inference_mode()
 def write_taught(
     data_path: Path,
@@ -188,21 +203,29 @@ def write_taught(
     precision: Precision,
     target: Path,
     hold_out: bool,
+    more: Iterable[np.ndarray],
 ) -> None:
     """Write the dataset folder with the teacher's answers, each the mean over 8 views.
 
+    Answers to `more` bicubic pictures, H×W, 0–255, as many for each image, come behind them.
+
     Held-out images keep their originals, in their own size; the other sizes of them are not used.
     """
+
+    def answer(low: torch.Tensor) -> np.ndarray:
+        with precision.autocast():
+            high = self_ensemble(teacher, low.unsqueeze(0).to(precision.device))
+        return 255 * high[0, 0].cpu().numpy()
+
     source = find_file(data_path, "train", scale, suffix="_images")
     images = ImageDataset(source)
     with copied(source, target / "train") as file:
         for i in range(len(images)):
-            if hold_out and is_held_out(i, images):
-                continue
-            low = images[i][0].unsqueeze(0).to(precision.device)
-            with precision.autocast():
-                answer = self_ensemble(teacher, low)
-            file[f"hr/{i}"][...] = 255 * answer[0, 0].cpu().numpy()
+            if not (hold_out and is_held_out(i, images)):
+                file[f"hr/{i}"][...] = answer(images[i][0])
+        for i, low in enumerate(more, start=len(images)):
+            file[f"lr/{i}"] = low.astype(np.float32)
+            file[f"hr/{i}"] = answer(torch.from_numpy(file[f"lr/{i}"][...] / 255).unsqueeze(0))
     with copied(find_file(data_path, "val", scale), target / "val"):
         pass
 
@@ -220,10 +243,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=SEED, default=1)
     parser.add_argument("--hold-out", action="store_true", help="a twentieth of the images")
     args = parser.parse_args(argv)
-    path = find_file(args.data_path, "train", args.scale, suffix="_images")
-    if any(side % args.scale for shape in ImageDataset(path).shapes for side in shape):
+    images = ImageDataset(find_file(args.data_path, "train", args.scale, suffix="_images"))
+    if any(side % args.scale for shape in images.shapes for side in shape):
         raise UserError(
-            f"{path}: sides must be multiples of {args.scale}, as prepare.py makes them"
+            f"{images.path}: sides must be multiples of {args.scale}, as prepare.py makes them"
         )
     precision = choose_precision("auto", choose_device("auto").value, apex_wanted=False).value
     recipe = teacher_recipe(args.scale, args.num_epochs, args.steps_per_epoch)
@@ -233,7 +256,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         teacher = train_teacher(
             pairs, args.scale, recipe, precision, hold_out=args.hold_out, seed=args.seed
         )
-        write_taught(pairs, args.scale, teacher, precision, args.output_path, args.hold_out)
+        write_taught(
+            pairs, args.scale, teacher, precision, args.output_path, args.hold_out,
+            without_originals(images, args.scale),
+        )  # fmt: skip
 
 
 if __name__ == "__main__":

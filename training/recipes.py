@@ -29,6 +29,7 @@ class Recipe:
     decay_share: float = 0.0  # of the run, at its end, in which the learning rate falls to 0
     small_share: float = 0.0  # of the run, at its start, in which conv2 is 3×3: growth.py
     ema_share: float = 0.0  # of the run that the moving average of the weights looks back
+    centred: bool = False  # the average's last bias makes the mean error 0: centring.py
 
     def lr_factor(self, step: int, total_steps: int) -> float:
         """Return what the learning rate is multiplied with at `step`, counted from 0."""
@@ -97,6 +98,7 @@ POLISH = replace(
     border=8,  # the network's receptive radius
     decay_share=0.6,
     small_share=0.0,
+    centred=True,
 )
 
 RECIPES = {recipe.name: recipe for recipe in (REFERENCE, FAST, POLISH)}

@@ -13,6 +13,7 @@ import train
 from benchmarks.teacher import Teacher, main
 from datasets import EvalDataset, ImageDataset
 from imaging.metrics import exact_pair
+from imaging.resize import imresize
 from runtime.errors import UserError, run_main
 
 
@@ -56,10 +57,17 @@ def test_its_answers_take_the_originals_place(
     assert log.count(", Set5_x3 ") == 2
     name = "train/T91_x3_images.h5"
     before, after = ImageDataset(dataset / name), ImageDataset(target / name)
-    assert (after.images, len(after)) == (21, 3 * 42)
+    assert (after.images, len(after)) == (21, 4 * 42)
     with h5py.File(target / name) as file:
         assert list(file.attrs["names"]) == before.names
     errors = []
+    for i in range(42):  # small pictures of half of the images' sides
+        luminance = 255 * before[i][1][0].double().numpy()
+        height, width = (side // 2 for side in luminance.shape)
+        enlarged = imresize(imresize(luminance, height, width), 3 * height, 3 * width)
+        low, answer = after[3 * 42 + i]
+        torch.testing.assert_close(low[0].double(), torch.from_numpy(enlarged / 255))
+        assert 0 < (answer - low).abs().mean() < 0.1
     for i in range(3 * 42):
         low, high = before[i % 42]
         if i >= 42:
