@@ -224,7 +224,7 @@ def train(
         )
         first = False
         if state.recipe.centred:
-            centre(state, batches, epoch)
+            centre(state, batches, epoch, evaluator.model)
         metrics = {
             "epoch": epoch,
             "step": state.step,

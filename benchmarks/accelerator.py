@@ -11,7 +11,7 @@ share of the rate at which this device multiplies matrices in the same type.
 import argparse
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -82,7 +82,7 @@ WAYS: dict[str, Callable[[torch.device, int], Callable[[], object]]] = {
 }
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -91,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch", type=COUNT, nargs="+", default=[BATCH, 512])
     parser.add_argument("--seconds", type=POSITIVE, default=3.0, help="per measurement")
     parser.add_argument("--rows", type=COUNT, help="of the matrices; default: 8192, on a CPU 1024")
-    args = parser.parse_args(argv)
+    args = parser.parse_args()
     chosen = choose_device(args.device)
     device = chosen.value
     precision = choose_precision("auto", device, apex_wanted=False).value

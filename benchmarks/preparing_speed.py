@@ -138,7 +138,7 @@ def main() -> None:
     parser.add_argument("--scale", type=COUNT, default=3)
     parser.add_argument("--repeats", type=COUNT, default=5)
     args = parser.parse_args()
-    folder_images(args.images_dir)
+    folder_images(args.images_dir)  # what is wrong with it is told here, not by each process
     order = resizing, writing, cutting_plain, cutting_ours, whole_plain, whole_ours
     rows = [(function, 1) for function in order]
     if len(CORES) > 1:

@@ -208,7 +208,6 @@ def write_taught(
     """Write the dataset folder with the teacher's answers, each the mean over 8 views.
 
     Answers to `more` bicubic pictures, H×W, 0–255, as many for each image, come behind them.
-
     Held-out images keep their originals, in their own size; the other sizes of them are not used.
     """
 
@@ -223,9 +222,9 @@ def write_taught(
         for i in range(len(images)):
             if not (hold_out and is_held_out(i, images)):
                 file[f"hr/{i}"][...] = answer(images[i][0])
-        for i, low in enumerate(more, start=len(images)):
-            file[f"lr/{i}"] = low.astype(np.float32)
-            file[f"hr/{i}"] = answer(torch.from_numpy(file[f"lr/{i}"][...] / 255).unsqueeze(0))
+        for i, picture in enumerate(more, start=len(images)):
+            low = picture.astype(np.float32)
+            file[f"lr/{i}"], file[f"hr/{i}"] = low, answer(torch.from_numpy(low / 255).unsqueeze(0))
     with copied(find_file(data_path, "val", scale), target / "val"):
         pass
 

@@ -9,6 +9,7 @@ from samples import OneOfSeveral, network, new_state
 from torch.nn.functional import mse_loss
 
 import train
+from model import SRCNN
 from training import centring
 from training.batches import Batch, Batches, BatchPlan
 from training.centring import centre
@@ -59,7 +60,7 @@ def test_the_mean_error_is_zero_and_only_the_averages_bias_has_changed(
     state = averaged(POLISH)
     before = {name: weight.clone() for name, weight in state.master_params().items()}
     assert abs(mean_error(state.ema, 1, steps)) > 0.01
-    centre(state, Crops(), 1)
+    centre(state, Crops(), 1, SRCNN())
     assert abs(mean_error(state.ema, 1, steps)) < 1e-6
     for name, weight in network().state_dict().items():
         assert torch.equal(state.ema[name], weight) == (name != "conv3.bias")
@@ -78,14 +79,14 @@ def test_all_processes_crops_count() -> None:
     state = averaged(POLISH)
     error = mean_error(state.ema, 0, 5)
     state.world = WithAnother(CPU, 0, 2)
-    centre(state, Crops(), 0)
+    centre(state, Crops(), 0, SRCNN())
     change = network().conv3.bias.item() - state.ema["conv3.bias"].item()
     assert change == pytest.approx(error / 3, rel=1e-4)
 
 
 def test_without_an_average_nothing_is_done() -> None:
     state = new_state(POLISH, 10)
-    centre(state, Crops(), 0)
+    centre(state, Crops(), 0, SRCNN())
     assert state.ema is None
 
 
@@ -95,6 +96,8 @@ def test_polishing_centres_what_each_epoch_leaves(recipe: Recipe) -> None:
 
     class Evaluator:
         """Notes the weights in place of their PSNR."""
+
+        model = SRCNN()
 
         @staticmethod
         def scores(state: TrainingState) -> dict[str, float | None]:
