@@ -90,21 +90,32 @@ def test_without_an_average_nothing_is_done() -> None:
     assert state.ema is None
 
 
+class Evaluator:
+    """Notes the weights in place of their PSNR."""
+
+    def __init__(self) -> None:
+        self.model = SRCNN()
+        self.seen: list[dict[str, torch.Tensor]] = []
+
+    def scores(self, state: TrainingState) -> dict[str, float | None]:
+        self.seen.append({name: weight.clone() for name, weight in state.weights().items()})
+        return {"psnr": 30.0, "held_out_psnr": None}
+
+
 @pytest.mark.parametrize("recipe", [POLISH, FAST], ids=lambda recipe: recipe.name)
 def test_polishing_centres_what_each_epoch_leaves(recipe: Recipe) -> None:
-    state, left = averaged(recipe, 10), []
-
-    class Evaluator:
-        """Notes the weights in place of their PSNR."""
-
-        model = SRCNN()
-
-        @staticmethod
-        def scores(state: TrainingState) -> dict[str, float | None]:
-            left.append({name: weight.clone() for name, weight in state.weights().items()})
-            return {"psnr": 30.0, "held_out_psnr": None}
-
-    train.train(state, Crops(), mse_loss, Evaluator())
-    off = [abs(mean_error(weights, epoch, 5)) for epoch, weights in enumerate(left)]
+    evaluator = Evaluator()
+    train.train(averaged(recipe, 10), Crops(), mse_loss, evaluator)
+    off = [abs(mean_error(weights, epoch, 5)) for epoch, weights in enumerate(evaluator.seen)]
     assert len(off) == 2
     assert all((error < 1e-6) == (recipe is POLISH) for error in off)
+
+
+def test_what_is_trained_goes_on_as_without_it() -> None:
+    ends = []
+    for centred in (True, False):
+        state = averaged(replace(POLISH, centred=centred), 10)
+        train.train(state, Crops(), mse_loss, Evaluator())
+        ends.append(state.master_params())
+    for name, weight in ends[0].items():
+        torch.testing.assert_close(weight, ends[1][name], rtol=0, atol=1e-6)
