@@ -8,10 +8,12 @@ import pytest
 import torch
 from clock import Clock
 from commands import ROOT, assert_one_line_error, run
+from dataset_files import save_dataset
 from runs import start
 from samples import save_weights
 
-from benchmarks import mean_weights, soak
+from benchmarks import mean_weights, scale, soak
+from datasets import EvalDataset, ImageDataset, TrainDataset, find_file
 from model import SRCNN
 from runtime.errors import UserError
 
@@ -82,6 +84,24 @@ def test_the_soak_of_nothing_is_an_error() -> None:
     result = run("benchmarks/soak.py", str(process.pid))
     assert result.returncode == 2
     assert "error: no process" in result.stderr
+
+
+def test_a_set_so_many_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one of prepare.py's --sample, which is not named T91."""
+    monkeypatch.setattr(scale, "BLOCK", 10)
+    (tmp_path / "small").mkdir()
+    small, large = save_dataset(tmp_path / "small"), tmp_path / "large"
+    for path in small.glob("*/*.h5"):
+        path.rename(path.with_name(path.name.replace("T91", "sample").replace("Set5", "sample")))
+    scale.enlarge(small, large, times=3)
+    for dataset, suffix, count in ((TrainDataset, "", 44), (ImageDataset, "_images", 6)):
+        before, after = (
+            dataset(find_file(folder, "train", 3, suffix)) for folder in (small, large)
+        )
+        assert len(after) == 3 * count
+        for number in range(len(after)):
+            assert all(map(torch.equal, after[number], before[number % count]))
+    assert len(EvalDataset(find_file(large, "val", 3))) == 3
 
 
 def test_the_mean_of_weights(tmp_path: Path) -> None:
