@@ -84,8 +84,8 @@ class WhitenedMuon(MuonAdam):
         moments, unit = self.moments[number].cpu(), torch.eye(len(self.moments[number]))
         damping = DAMPING * float(moments.diagonal().mean()) + LEAST
         root = torch.linalg.cholesky(moments + damping * unit)
-        inverse = torch.linalg.solve_triangular(root, unit, upper=False)
-        self.whiteners[number] = inverse.to(self.moments[number].device)
+        inverse = torch.linalg.solve_triangular(root, unit, upper=False)  # columns first
+        self.whiteners[number] = inverse.contiguous().to(self.moments[number].device)
         if dist.is_initialized():
             dist.broadcast(self.whiteners[number], src=0)
 

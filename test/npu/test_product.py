@@ -232,6 +232,17 @@ def test_the_fast_recipe_on_the_card(npu: Simulator, patches: Path, tmp_path: Pa
     assert float(metrics(tmp_path / "x3")[0]["raw_psnr"]) > 15
 
 
+def test_polishing_on_two_cards(npu: Simulator, patches: Path, tmp_path: Path) -> None:
+    start = ["--standalone", "--nproc_per_node=2", ROOT / "train.py"]
+    words = [f"--data_url={patches}", f"--train_url={tmp_path}", "--recipe=polish"]
+    options = [f"--init-weights={ROOT / 'weights/srcnn_x3.pth'}", "--num-steps=12"]
+    command = [sys.executable, ROOT / "test/torchrun.py", *start, *words, *options]
+    result = npu.run(command, devices=2).checked()
+    assert "on 2 process(es), whitened-muon" in result.stdout
+    assert result.collective_calls["broadcast"] >= 2 * 2 * 11, "of two layers, by two processes"
+    assert float(metrics(tmp_path / "x3")[0]["psnr"]) > 15
+
+
 @pytest.fixture
 def results(tmp_path: Path) -> Path:
     """A copy of the repository to run scripts in: they write below their own folder."""

@@ -155,9 +155,18 @@ def test_several_processes_whiten_by_the_inputs_of_all(monkeypatch: pytest.Monke
     step(alone, optimizers[0])
     monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
     monkeypatch.setattr("torch.distributed.get_world_size", lambda: 2)
-    monkeypatch.setattr("torch.distributed.all_reduce", lambda moments: moments.add_(1.0))
     firsts = []
-    monkeypatch.setattr("torch.distributed.broadcast", lambda tensor, src: firsts.append(src))
+
+    def add_ones(tensor: torch.Tensor) -> None:
+        assert tensor.is_contiguous(), "NCCL and HCCL refuse it"
+        tensor.add_(1.0)
+
+    def note_first(tensor: torch.Tensor, src: int) -> None:
+        assert tensor.is_contiguous(), "NCCL and HCCL refuse it"
+        firsts.append(src)
+
+    monkeypatch.setattr("torch.distributed.all_reduce", add_ones)
+    monkeypatch.setattr("torch.distributed.broadcast", note_first)
     step(model, optimizers[1])
     for own, shared in zip(*(o.moments.values() for o in optimizers), strict=True):
         torch.testing.assert_close(shared, (own + 1) / 2)

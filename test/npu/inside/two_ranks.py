@@ -41,11 +41,10 @@ def _assert_equal(state: dict[str, torch.Tensor], tolerance: float) -> None:
 
 
 def check_collectives() -> None:
-    """Sum, mean, gather, broadcast, objects; a CPU tensor is refused."""
-    total, mean = (torch.tensor([RANK + 1.0], device=CARD) for _ in range(2))
+    """Sum, gather, objects; what HCCL refuses: the mean, a CPU tensor, gaps, columns first."""
+    total = torch.tensor([RANK + 1.0], device=CARD)
     dist.all_reduce(total)
-    dist.all_reduce(mean, op=dist.ReduceOp.AVG)
-    assert (total.item(), mean.item()) == (3.0, 1.5)
+    assert total.item() == 3.0
     gathered = [torch.empty_like(total) for _ in range(2)]
     dist.all_gather(gathered, torch.tensor([float(RANK)], device=CARD))
     assert [tensor.item() for tensor in gathered] == [0.0, 1.0]
@@ -53,12 +52,23 @@ def check_collectives() -> None:
     dist.all_gather_object(objects, {"rank": RANK})
     assert objects == [{"rank": 0}, {"rank": 1}]
     dist.barrier()
-    try:
-        dist.all_reduce(torch.ones(1))
-    except RuntimeError as error:
-        assert "device type cpu" in str(error)
-    else:
-        raise AssertionError("HCCL took a CPU tensor")
+    pictures = torch.ones(2, 3, 4, 5, device=CARD)
+    dist.all_reduce(pictures.contiguous(memory_format=torch.channels_last))
+    square = torch.ones(3, 3, device=CARD)
+    refused = (
+        ("device type cpu", lambda: dist.all_reduce(torch.ones(1))),
+        ("ReduceOp.AVG", lambda: dist.all_reduce(total, op=dist.ReduceOp.AVG)),
+        ("must be contiguous", lambda: dist.broadcast(square.T, src=0)),
+        ("must be contiguous", lambda: dist.all_reduce(square[:, 1])),
+        ("must be contiguous", lambda: dist.all_gather([square.T, square], square)),
+    )
+    for words, collective in refused:
+        try:
+            collective()
+        except (RuntimeError, ValueError) as error:
+            assert words in str(error), error
+        else:
+            raise AssertionError(f"HCCL's {words} was not heard")
 
 
 def check_ddp() -> None:

@@ -30,16 +30,11 @@ class HcclOverGloo(dist.ProcessGroup):
         return [torch.device("npu")]
 
     def allreduce(self, tensors: Any, opts: Any = None) -> dist.Work:
-        """Reduce to every rank; HCCL knows the mean, gloo only the sum."""
+        """Reduce to every rank."""
         opts = opts or dist.AllreduceOptions()
-        mean = opts.reduceOp == dist.ReduceOp.AVG
-        if mean:
-            opts.reduceOp = dist.ReduceOp.SUM
-        work = self._run("allreduce", tensors, _host(tensors), opts)
-        if mean:
-            for tensor in tensors:
-                tensor.div_(self.size())
-        return work
+        if opts.reduceOp == dist.ReduceOp.AVG:
+            raise RuntimeError("Cannot use ReduceOp.AVG with HCCL")
+        return self._run("allreduce", tensors, _host(tensors), opts)
 
     def broadcast(self, tensors: Any, opts: Any = None) -> dist.Work:
         """Send from one rank to all."""
@@ -75,6 +70,9 @@ def _host(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
     for tensor in tensors:
         if not is_npu(tensor):
             raise RuntimeError(f"No backend type associated with device type {tensor.device.type}")
+        last = tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
+        if not (tensor.is_contiguous() or last):
+            raise RuntimeError("Tensors must be contiguous")
     return [alias(tensor) for tensor in tensors]
 
 
