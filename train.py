@@ -117,6 +117,7 @@ def set_up(
     whole_images = has_whole_images(args.data_path, args.scale)
     recipe = apply_overrides(RECIPES[args.recipe], vars(args), world.size, whole_images)
     resumed = checkpoint.find(args.resume, folder)
+    checkpoint.check_together(resumed, world)
     wanted = checkpoint.same_precision(resumed, args.precision)
     choice = choose_precision(
         wanted,
@@ -153,7 +154,6 @@ def set_up(
     options = deciding_options(args, state)
     if resumed:
         checkpoint.restore(resumed, options, state)
-    checkpoint.check_together(state)
     results = None
     if world.is_main:
         results = Results(folder, options, args.save_every, args.tensorboard, resumed)

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from inference.weights import load_weights
+from runtime.distributed import World
 from runtime.errors import UserError, printable
 from runtime.files import load_tensors, write_bytes
 
@@ -190,9 +191,10 @@ def restore(resumed: dict[str, Any], options: dict[str, Any], state: "TrainingSt
         raise UserError("--resume: the checkpoint is of another kind of run") from None
 
 
-def check_together(state: "TrainingState") -> None:
+def check_together(resumed: dict[str, Any] | None, world: World) -> None:
     """Fail on all processes when not all found the same checkpoint, or none."""
-    first, last = state.world.lowest(state.step), state.world.highest(state.step)
+    step = resumed["training"].get("step", 0) if resumed else 0
+    first, last = world.lowest(step), world.highest(step)
     if first != last:
         raise UserError(
             f"--resume: processes start from steps {first} to {last}; "
