@@ -156,7 +156,10 @@ def set_up(
         checkpoint.restore(resumed, options, state)
     results = None
     if world.is_main:
-        results = Results(folder, options, args.save_every, args.tensorboard, resumed)
+        results = Results(
+            folder, options, args.save_every, args.tensorboard, resumed,
+            elsewhere=checkpoint.is_elsewhere(args.resume, folder),
+        )  # fmt: skip
         results.recorder.describe(
             vars(args),
             device=str(world.device),

@@ -124,6 +124,11 @@ def find(wanted: str | None, folder: Path) -> dict[str, Any] | None:
     return found[1]
 
 
+def is_elsewhere(wanted: str | None, folder: Path) -> bool:
+    """Tell whether --resume names a file outside the run's folder."""
+    return wanted not in (None, "auto") and Path(wanted).parent.resolve() != folder.resolve()
+
+
 def _refuse_weights(path: str) -> None:
     """Say it where what should be a checkpoint is a file of weights."""
     try:

@@ -26,7 +26,7 @@ LOCK = ".lock"
 
 
 class Results:
-    """Keeps a run's folder. A run that starts anew renames what an earlier one left there.
+    """Keeps a run's folder. A run that did not begin there renames what an earlier one left.
 
     One that is resumed, in its own folder or in another, has the best weights so far there.
 
@@ -36,6 +36,7 @@ class Results:
         save_every: epochs between two files epoch_{n}.pth.
         tensorboard: write TensorBoard events, too.
         resumed: the checkpoint to go on from, or None.
+        elsewhere: it is not from this folder; what is here is of another run.
 
     Raises:
         UserError: another run writes there.
@@ -49,12 +50,14 @@ class Results:
         save_every: int = 1,
         tensorboard: bool = False,
         resumed: dict[str, Any] | None = None,
+        elsewhere: bool = False,
     ) -> None:
         self.folder, self.options, self.save_every = folder, options, save_every
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self.lock = _lock(folder)
-            if not resumed and (aside := _move_earlier_aside(folder)):
+            anew = not resumed or elsewhere
+            if anew and (aside := _move_earlier_aside(folder)):
                 print(f"earlier results are now in {printable(aside)}")
                 folder.mkdir()
                 self.lock = _lock(folder)

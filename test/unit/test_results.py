@@ -92,8 +92,10 @@ def test_a_worse_epoch_leaves_the_best_weights(tmp_path: Path) -> None:
     assert not list(tmp_path.parent.glob(f"{tmp_path.name}.*"))
 
 
-def test_a_run_that_goes_on_elsewhere_has_its_best_weights_there(tmp_path: Path) -> None:
-    """And none of another run, as if no later epoch were better."""
+def test_a_run_that_goes_on_elsewhere_has_its_best_weights_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And none of another run, whose results are moved aside as by a run that starts anew."""
     state = new_state(REFERENCE, 6)
     made = Results(tmp_path / "one", {})
     add_epoch(made, state, 2)
@@ -101,9 +103,17 @@ def test_a_run_that_goes_on_elsewhere_has_its_best_weights_there(tmp_path: Path)
     made._wait()
     resumed = checkpoint.load_newest(tmp_path / "one")[1]
     (tmp_path / "two").mkdir()
-    save_weights(tmp_path / "two/best.pth", network())
-    Results(tmp_path / "two", {}, resumed=resumed)
+    for name in ("best.pth", "checkpoint_1.pt", "metrics.csv"):
+        (tmp_path / "two" / name).write_text("another run's")
+    made = Results(tmp_path / "two", {}, resumed=resumed, elsewhere=True)
     assert epoch_of(tmp_path / "two/best.pth") == 2
+    (aside,) = tmp_path.glob("two.*")
+    assert capsys.readouterr().out == f"earlier results are now in {aside}\n"
+    for name in ("best.pth", "checkpoint_1.pt", "metrics.csv"):
+        assert (aside / name).read_text() == "another run's"
+    add_epoch(made, state, 0)
+    made._wait()
+    assert sorted(path.name for path in (tmp_path / "two").glob("*.pt")) == ["checkpoint_6.pt"]
 
 
 def test_checkpoints_of_a_branch_that_is_left_make_room(

@@ -388,6 +388,28 @@ def test_auto_goes_on_in_the_precision_of_the_checkpoint(
     assert "precision: bf16 (as in the interrupted run)\n" in capsys.readouterr().out
 
 
+def test_a_file_of_another_run_does_not_write_over_what_is_there(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of the same folder, by whichever name, goes on there."""
+    folders = [tmp_path / name for name in ("one", "two")]
+    for folder, step in zip(folders, (9, 5), strict=True):
+        state, _, _, results, _ = set_up(World(CPU), dataset, folder, "--precision=fp32")
+        state.step = step
+        results.save_checkpoint(state)
+        os.close(results.lock)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to(folders[0])
+    for name, aside in (("one/x3", 0), ("link/x3", 0), ("two/../one/x3", 0), ("two/x3", 1)):
+        file = next(Path(name).glob("checkpoint_*.pt"))
+        *_, results, _ = set_up(
+            World(CPU), dataset, folders[0], "--precision=fp32", f"--resume={file}"
+        )
+        os.close(results.lock)
+        assert len([*folders[0].glob("x3.*/checkpoint_9.pt")]) == aside
+        assert (folders[0] / "x3/checkpoint_9.pt").exists() == (not aside)
+
+
 class AnotherAtTheStart(World):
     """One of two processes, the other of which has found no checkpoint."""
 
