@@ -141,11 +141,14 @@ last_field() { # PATTERN < LOG: the last matching line's field, counted from the
 #   CompileTime        s that the first steps took, compilation and warm-up; n/a when not logged
 report() { # LOG SECONDS
     local log=$1 seconds=$2 name case_name epochs figures fps step_time step_ms loss psnr last
+    local batch_size # what train.py took, as its options may be others than the script's
+    batch_size=$(LC_ALL=C sed -n 's/^recipe: .* steps of \([0-9]*\) samples .*/\1/p' "$log" | tail -n 1)
     name=${ROOT##*/}
     case_name=${name}_bs${batch_size}_${RANK_SIZE}p_$kind
     epochs=$(epoch_lines <"$log")
     psnr=$(last_field '^best epoch: [0-9]+, psnr: ' 5 <"$log")
-    [[ -n $epochs && -n $psnr ]] || fail 1 "$log holds no figures: no line of an epoch or no best epoch"
+    [[ -n $batch_size && -n $epochs && -n $psnr ]] ||
+        fail 1 "$log holds no figures: no line of the recipe, of an epoch or of the best epoch"
     figures=$(LC_ALL=C awk -v patches=$((batch_size * RANK_SIZE)) '
         { sum += $2; loss = $1 }
         END { if (sum > 0) printf "%.2f %.5f %.2f %s", patches * NR / sum, sum / NR,

@@ -3,6 +3,7 @@
 Each start appends a line to $RECORD: the arguments, the working directory, the environment.
 """
 
+import argparse
 import json
 import os
 import signal
@@ -49,6 +50,10 @@ kind = "npu:0" if FAKE == "npu" else "cpu"
 print(f"device: {kind} (auto), precision: fp32 (as asked)")
 if FAKE == "silent":
     sys.exit(0)
+parser = argparse.ArgumentParser()
+parser.add_argument("--batch-size", default="n/a")
+print(f"recipe: reference, 1,500 steps of {parser.parse_known_args()[0].batch_size} samples "
+      f"on 1 process(es), adam, learning rate 0.0001")  # fmt: skip
 print("first 5 steps: 1.234567 s (compilation and warm-up, not in each_step_time)")
 step = 0.0 if FAKE == "zero" else 0.002
 better = int(os.environ.get("BETTER", "0"))  # dB, and half the loss for each

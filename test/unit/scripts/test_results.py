@@ -58,6 +58,15 @@ def test_performance_run(repository):
     assert "TrainAccuracy" not in figures
 
 
+@pytest.mark.parametrize("words", [["--batch-size", "4"], ["--batch-size=4"], ["--batch", "4"]])
+def test_figures_are_of_the_batch_that_train_py_took(repository, words: list[str]):
+    done = repository.run("performance_1p", "--batch_size=8", "--", *words)
+    assert done.returncode == 0, done.stderr
+    figures = repository.figures("bs4_1p_perf")
+    assert (figures["BatchSize"], figures["ActualFPS"]) == ("4", "1000.00")
+    assert repository.final(done.stdout).group(1) == "1000.00"
+
+
 def test_failed_training_ends_with_its_status_and_last_lines(repository):
     done = repository.run("full_1p", FAKE="fail")
     assert done.returncode == 7
