@@ -13,6 +13,7 @@ from runtime.errors import printable
 from training.precision import Precision
 from training.state import TrainingState
 
+SAMPLES = 64  # that the network is given at a time; held-out patches are many
 BELOW_BICUBIC_AFTER = 3  # epochs after which a PSNR below bicubic's is worth a warning
 
 
@@ -102,6 +103,8 @@ def mean_psnr(model: nn.Module, pairs: list[Pair], world: World) -> float:
     """
     total = torch.zeros((), device=world.device)
     for lr, hr in pairs[world.rank :: world.size]:
-        error = (model(lr).clamp(0.0, 1.0) - hr).square().mean()
+        error = torch.zeros_like(total)
+        for low, high in zip(lr.split(SAMPLES), hr.split(SAMPLES), strict=True):
+            error += (model(low).clamp(0.0, 1.0) - high).square().mean() * (len(low) / len(lr))
         total += -10.0 * torch.log10(error)
     return world.sum(total).item() / len(pairs)

@@ -83,6 +83,18 @@ def test_the_processes_share_the_pictures(eval_set: EvalDataset, size: int) -> N
         assert parts[1] == pytest.approx(alone.item() / 3, abs=1e-4)
 
 
+def test_many_patches_do_not_go_through_the_network_at_once() -> None:
+    """A twentieth of a large set would take gigabytes; it is measured as one all the same."""
+    rng, model, seen = torch.Generator().manual_seed(3), network(), []
+    model.conv1.register_forward_hook(lambda *call: seen.append(len(call[-1])))
+    lr, hr = (torch.rand(150, 1, 9, 12, generator=rng) for _ in range(2))
+    hr[140:] += 1  # of the last block, which is a smaller one
+    pairs = [(lr, hr), (lr[:1], hr[:1])]
+    expected = plain_psnr(network(), pairs)
+    assert mean_psnr(model, pairs, World(CPU)) == pytest.approx(expected, abs=1e-4)
+    assert seen == [64, 64, 22, 1]
+
+
 class Noting(Autocast):
     """Notes when another network than the trained one computes."""
 
