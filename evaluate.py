@@ -30,16 +30,14 @@ from inference.samples import Sample, read_dataset, read_folder
 from runtime.errors import RunError, check_memory_limit, run_main
 from runtime.files import check_writable, write_text
 from runtime.numbers import COUNT
-from runtime.options import add_device
+from runtime.options import Parser, add_device
 
 FIGURES = ("bicubic_psnr", "srcnn_psnr", "bicubic_ssim", "srcnn_ssim")
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(__doc__)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--images-dir", type=Path, help="folder with the original images")
     source.add_argument("--data-path", type=Path, help="dataset folder; its val/*.h5 is measured")

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 from runtime.errors import RunError, UserError, check_memory_limit, run_main
 from runtime.files import check_writable, write_bytes
 from runtime.numbers import COUNT
+from runtime.options import Parser
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,9 +36,7 @@ TOLERANCE = {"fp32": 1e-4, "fp16": 0.5 / 255}  # from PyTorch in fp32; half a gr
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(__doc__)
     parser.add_argument("--weights", type=Path, help="state dict (default: the shipped one)")
     parser.add_argument("--scale", type=COUNT, default=3, help="enlargement factor (default: 3)")
     parser.add_argument("--output", type=Path, help="default: srcnn_x{scale}.onnx")
@@ -72,14 +71,14 @@ def photographs(scale: int, size: list[int] | None) -> Iterator[tuple[str, "np.n
 def main(argv: Sequence[str] | None = None) -> None:
     """Build, check and write the ONNX file."""
     args = parse_args(argv)
+    check_memory_limit()
+    from inference.weights import load_weights, shipped_weights
+
     missing = [name for name in ("onnx", "onnxruntime") if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(f"export needs {' and '.join(missing)}; pip install {' '.join(missing)}")
     check_writable(args.output)
-    check_memory_limit()
-
     from inference.onnx_graph import build, largest_difference
-    from inference.weights import load_weights, shipped_weights
 
     weights = args.weights or shipped_weights(args.scale)
     model = load_weights(weights)

@@ -34,6 +34,7 @@ from preparing.pairs import pair_size
 from runtime.errors import UserError, run_main
 from runtime.files import check_writable
 from runtime.numbers import COUNT
+from runtime.options import Parser
 
 Whole = tuple[float, ...]  # the sizes in which whole images are written; patches have one
 SIZES = (1.0, 0.9, 0.8, 0.7, 0.6)  # augmentation of Dong et al., 2016 (arXiv:1608.00367)
@@ -41,9 +42,7 @@ SIZES = (1.0, 0.9, 0.8, 0.7, 0.6)  # augmentation of Dong et al., 2016 (arXiv:16
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(__doc__)
     add = parser.add_argument
     add("--images-dir", type=Path, help="folder with the images of one file")
     add("--output-path", type=Path, help="that file")

@@ -27,16 +27,14 @@ from imaging.album import STREAM, Place, Plan, plan, unwritable
 from imaging.kinds import PictureError
 from runtime.errors import RunError, UserError, printable, run_main
 from runtime.numbers import COUNT, number
-from runtime.options import add_device
+from runtime.options import Parser, add_device
 
 SCALE = number(int, 2)
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(__doc__)
     parser.add_argument("pictures", nargs="*", type=path_or_stream, help="files, folders, or -")
     parser.add_argument("--scale", type=SCALE, help="enlargement factor (default: 3)")
     parser.add_argument(

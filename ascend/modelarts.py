@@ -18,6 +18,7 @@ from types import ModuleType
 
 from runtime.errors import RunError, UserError, printable
 from runtime.numbers import from_environment
+from runtime.options import Parser
 
 ROOT = Path(__file__).resolve().parent.parent
 OUTPUT = ROOT / "test" / "output"
@@ -75,8 +76,8 @@ def run(kind: str, argv: Sequence[str] | None = None) -> int:
 
 def parse_args(kind: str, argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the platform's options; those that mean nothing here are named in a warning."""
-    parser = argparse.ArgumentParser(
-        description=f"Start test/train_{kind}_1p.sh (8p on several cards) as a ModelArts job.",
+    parser = Parser(
+        f"Start test/train_{kind}_1p.sh (8p on several cards) as a ModelArts job.",
         allow_abbrev=False,
     )
     home = "/home/ma-user/modelarts"

@@ -8,7 +8,6 @@ Prints patches a second, what the published 500 epochs (341,500 steps of 32) wou
 share of the rate at which this device multiplies matrices in the same type.
 """
 
-import argparse
 import sys
 import time
 from collections.abc import Callable
@@ -23,7 +22,7 @@ from model import SRCNN
 from runtime.device import choose_device, describe, module, synchronize
 from runtime.errors import run_main
 from runtime.numbers import COUNT, POSITIVE
-from runtime.options import add_device
+from runtime.options import Parser, add_device
 from train import training_step
 from training.precision_choice import choose_precision
 
@@ -84,9 +83,7 @@ WAYS: dict[str, Callable[[torch.device, int], Callable[[], object]]] = {
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(__doc__)
     add_device(parser.add_argument)
     parser.add_argument("--batch", type=COUNT, nargs="+", default=[BATCH, 512])
     parser.add_argument("--seconds", type=POSITIVE, default=3.0, help="per measurement")

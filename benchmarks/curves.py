@@ -5,7 +5,6 @@
 Reads the metrics.csv and timing.csv of each run's folder; evaluation time is not counted.
 """
 
-import argparse
 import csv
 import sys
 from itertools import accumulate
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from report.curves import Panel, draw
 from runtime.errors import UserError, run_main
+from runtime.options import Parser
 
 PUBLISHED = 33.27  # dB, the page of ID3003
 
@@ -27,9 +27,7 @@ def column(path: Path, name: str) -> list[float]:
 
 def main() -> None:
     """Draw the runs that are named."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(__doc__)
     parser.add_argument("runs", nargs="+", metavar="NAME=FOLDER")
     parser.add_argument("--output", type=Path, required=True, help="PNG file")
     args = parser.parse_args()

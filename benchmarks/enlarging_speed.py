@@ -7,7 +7,6 @@ load of a machine changes. `plain` and `onnxruntime` see the whole picture at on
 PSNR is of the photographs (scikit-image's, or those in --images-dir), protocol modelzoo.
 """
 
-import argparse
 import sys
 import time
 from collections.abc import Callable
@@ -30,6 +29,7 @@ from inference.weights import load_weights, shipped_weights
 from runtime.device import has_bf16, set_up_cpu
 from runtime.errors import run_main
 from runtime.numbers import COUNT
+from runtime.options import Parser
 
 WHOLE = 10**6  # no tiles
 CPU = torch.device("cpu")
@@ -100,9 +100,7 @@ def compare_quality(weights: Path, scale: int, paths: list[Path]) -> None:
 
 def main() -> None:
     """Print both comparisons."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(__doc__)
     parser.add_argument("--weights", type=Path, help="state dict (default: the shipped one)")
     parser.add_argument("--scale", type=COUNT, default=3)
     parser.add_argument("--threads", type=COUNT, default=2)

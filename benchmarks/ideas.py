@@ -7,7 +7,6 @@ which choices are made by, and on Set5, which is reported only; and the millisec
 One seed a line: differences below about 0.02 dB mean little.
 """
 
-import argparse
 import math
 import sys
 from dataclasses import asdict, dataclass, field
@@ -24,6 +23,7 @@ from runtime.device import set_up_cpu
 from runtime.distributed import World
 from runtime.errors import run_main
 from runtime.numbers import COUNT, SEED
+from runtime.options import Parser
 from train import train_epoch
 from training.evaluation import Evaluator
 from training.muon import MuonAdam
@@ -152,9 +152,7 @@ def measure(name: str, data_path: Path, steps: int, seed: int) -> None:
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(__doc__)
     parser.add_argument("--data-path", type=Path, required=True, help="with T91 at ×3")
     parser.add_argument("--steps", type=COUNT, default=2500)
     parser.add_argument("--seed", type=SEED, default=1)

@@ -6,7 +6,6 @@ In a process of its own the picture is opened, enlarged by 3 and saved; the netw
 thread) is left out, as the tiles are bicubic. Linux only.
 """
 
-import argparse
 import sys
 import tempfile
 from pathlib import Path
@@ -19,6 +18,7 @@ from imaging import memory
 from imaging.enlarge import bicubic_only, enlarge
 from imaging.photo import open_photo
 from runtime.errors import run_main
+from runtime.options import Parser
 
 SIDE = 4714  # pixels; three times as many are 200 megapixels
 
@@ -31,9 +31,7 @@ def peak() -> float:
 
 def main() -> None:
     """Print the peaks."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(__doc__)
     parser.add_argument("--format", default="PNG", choices=["PNG", "JPEG", "TIFF", "WEBP", "BMP"])
     kind = parser.parse_args().format
     with tempfile.TemporaryDirectory() as folder:

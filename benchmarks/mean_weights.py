@@ -7,7 +7,6 @@ Each of them misses the best weights in its own direction, a mean misses them by
 nothing in common that a mean would keep.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,14 +16,13 @@ import torch
 from inference.weights import load_weights
 from runtime.errors import UserError, run_main
 from runtime.files import write_bytes
+from runtime.options import Parser
 from training.checkpoint import pack_weights
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Write the mean of the files that are named."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(__doc__)
     parser.add_argument("weights", nargs="+", type=Path, help="state dicts, which count alike")
     parser.add_argument("--output", type=Path, required=True, help="state dict to write")
     args = parser.parse_args(argv)

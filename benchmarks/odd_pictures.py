@@ -7,7 +7,6 @@ Enlarged (benchmarks/pictures.py), none may crash, and none be refused. Tests ma
 same functions.
 """
 
-import argparse
 import io
 import random
 import struct
@@ -22,6 +21,7 @@ from PIL import Image
 
 from runtime.errors import UserError, run_main
 from runtime.numbers import COUNT
+from runtime.options import Parser
 
 SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}
 # Tags that programs read: size, orientation, resolution, texts, exposure, dates, maker's note, GPS.
@@ -117,9 +117,7 @@ def fuzzed_exif(seed: int) -> bytes:
 
 def main() -> None:
     """Write them."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(__doc__)
     parser.add_argument("folder", type=Path, help="is made")
     parser.add_argument("--count", type=COUNT, default=6000, help="of files (default: 6000)")
     args = parser.parse_args()

@@ -7,7 +7,6 @@ tried here, not the network. Folders of odd pictures: that of benchmarks/odd_pic
 Tests/images of Pillow's source distribution.
 """
 
-import argparse
 import io
 import sys
 import warnings
@@ -23,6 +22,7 @@ from imaging.enlarge import bicubic_only, enlarge
 from imaging.kinds import FORMATS, PictureError
 from imaging.photo import open_photo
 from runtime.errors import UserError, run_main
+from runtime.options import Parser
 
 SCALE = 3
 
@@ -60,9 +60,7 @@ def inputs(folders: list[Path]) -> Iterator[tuple[str, str, bytes]]:
 
 def main() -> None:
     """Print a line for each kind of input, and with --verbose one for each file."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(__doc__)
     parser.add_argument("folders", nargs="+", type=Path)
     parser.add_argument("--verbose", action="store_true", help="a line for each file")
     args = parser.parse_args()

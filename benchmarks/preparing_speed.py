@@ -9,7 +9,6 @@ bit by bit, and `writing` that many bytes are parts of both. Each figure is the 
 processes.
 """
 
-import argparse
 import contextlib
 import io
 import math
@@ -35,6 +34,7 @@ from imaging.sources import folder_images
 from preparing.pairs import modelzoo_pairs, pair_size, patch_blocks, patch_grid
 from runtime.errors import run_main
 from runtime.numbers import COUNT
+from runtime.options import Parser
 
 SIZE, STRIDE = 33, 14
 CORES = sorted(os.sched_getaffinity(0))
@@ -133,7 +133,7 @@ def measure(function: Callable, cores: int, folder: Path, scale: int) -> tuple[f
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(__doc__)
     parser.add_argument("--images-dir", type=Path, required=True)
     parser.add_argument("--scale", type=COUNT, default=3)
     parser.add_argument("--repeats", type=COUNT, default=5)

@@ -9,7 +9,6 @@ shared pages once. Then 1, 2 and 4 processes, each with one thread and its own b
 `efficiency` is what a core gives, compared with one process on one core.
 """
 
-import argparse
 import csv
 import os
 import subprocess
@@ -25,6 +24,7 @@ from benchmarks.soak import use
 from datasets import find_file
 from runtime.errors import run_main
 from runtime.numbers import COUNT
+from runtime.options import Parser
 
 ROOT = Path(__file__).resolve().parents[1]
 STEPS = 200
@@ -130,9 +130,7 @@ def against_processes(source: Path, processes: list[int]) -> None:
 
 def main() -> None:
     """Print both tables."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(__doc__)
     parser.add_argument("--data-path", type=Path, required=True, help="with T91 at ×3")
     parser.add_argument("--times", type=COUNT, nargs="*", default=[1, 10, 50])
     parser.add_argument("--processes", type=COUNT, nargs="*", default=[1, 2, 4])

@@ -9,7 +9,6 @@ with the first; ends with status 1 when the second half needed 5 % more memory o
 at its peak. Ends early when the run does.
 """
 
-import argparse
 import contextlib
 import sys
 import time
@@ -18,6 +17,7 @@ from typing import NamedTuple
 
 from runtime.errors import run_main
 from runtime.numbers import COUNT, POSITIVE
+from runtime.options import Parser
 
 MAY_GROW = 1.05
 ALLOCATED = ("Pss_Anon:", "Pss_Shmem:")  # a page that several share counts once in all
@@ -75,9 +75,7 @@ def watch(pid: int, minutes: float) -> list[Use]:
 
 def main() -> int:
     """Watch, compare, return the exit status."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(__doc__)
     parser.add_argument("pid", type=COUNT, help="process to watch")
     parser.add_argument("--minutes", type=POSITIVE, default=60.0, help="default: %(default)s")
     args = parser.parse_args()

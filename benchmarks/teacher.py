@@ -9,7 +9,6 @@ training. Each image is there three times: as prepare.py made it, and twice neve
 time the small picture is larger, half of the image at ×3, and only the teacher knows an answer.
 """
 
-import argparse
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -33,6 +32,7 @@ from runtime.distributed import World
 from runtime.errors import UserError, run_main
 from runtime.files import whole_file
 from runtime.numbers import COUNT, SEED
+from runtime.options import Parser
 from train import train_epoch
 from training.batches import BatchPlan
 from training.evaluation import mean_psnr
@@ -231,9 +231,7 @@ def write_taught(
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Train a teacher and write what it teaches."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(__doc__)
     parser.add_argument("--data-path", type=Path, required=True, help="as prepare.py fills it")
     parser.add_argument("--output-path", type=Path, required=True, help="dataset folder to write")
     parser.add_argument("--scale", type=COUNT, default=3)

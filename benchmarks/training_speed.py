@@ -9,7 +9,6 @@ published way: a DataLoader with 8 workers, the HDF5 file opened for every sampl
 all that this process may use.
 """
 
-import argparse
 import itertools
 import math
 import multiprocessing
@@ -39,6 +38,7 @@ from runtime.device import has_bf16, set_up_cpu
 from runtime.distributed import World
 from runtime.errors import run_main
 from runtime.numbers import COUNT, POSITIVE
+from runtime.options import Parser
 from train import train_epoch, training_step
 from training import checkpoint
 from training.batches import BatchPlan
@@ -234,9 +234,7 @@ def measure(data_path: Path, cores: int, seconds: float) -> None:
 
 def main() -> None:
     """Measure on the dataset that is named, or on random patches; each number of cores afresh."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(__doc__)
     parser.add_argument("--data-path", type=Path, help="default: random patches")
     parser.add_argument("--cores", type=COUNT, nargs="+", help="default: 1 and all")
     parser.add_argument("--seconds", type=POSITIVE, default=4.0, help="per measurement")

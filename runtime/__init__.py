@@ -2,12 +2,32 @@
 
 import os
 import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from types import TracebackType
 
 # Every command imports this first. It and the commands' own files keep to what Python 3.7 reads.
 if sys.version_info < (3, 10):  # noqa: UP036 - here it is found out
     found = ".".join(map(str, sys.version_info[:2]))
     sys.stderr.write(f"error: this is Python {found}; 3.10 or newer is needed\n")
     sys.exit(2)
+
+
+def say_what_is_missing(
+    kind: "type[BaseException]", error: BaseException, trace: "TracebackType | None"
+) -> None:
+    """Tell in one line, where an import fails, what a Python that lacks the packages needs."""
+    if issubclass(kind, ModuleNotFoundError):
+        sys.stderr.write(f"error: {error} (for {sys.executable}); run `. .venv/bin/activate` "
+                         f"first, or pip install -r requirements.txt\n")  # fmt: skip
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+if Path(sys.argv[0]).resolve().is_relative_to(Path(__file__).resolve().parents[1]):
+    sys.excepthook = say_what_is_missing  # not in other people's programs
 
 # Where torch_npu is installed but CANN is not, `import torch` itself would fail on loading it.
 # runtime.device imports torch_npu when an NPU is wanted, and explains what is missing.

@@ -1,6 +1,22 @@
 """Options that several commands have alike. Imports nothing heavy, as --help is to be quick."""
 
+import argparse
 from collections.abc import Callable
+from typing import NoReturn
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose help shows the description as it is written, and whose errors are one line."""
+
+    def __init__(self, description: "str | None", allow_abbrev: bool = True) -> None:
+        super().__init__(
+            description=description,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=allow_abbrev,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}\n")
 
 
 def add_device(add_argument: Callable) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from runtime.errors import UserError
 from runtime.numbers import COUNT, NATURAL, POSITIVE, SEED, number
-from runtime.options import add_device
+from runtime.options import Parser, add_device
 from training.recipes import POLISH, RECIPES
 
 # What ModelArts adds to the command line of a job, and what it sets in its environment.
@@ -27,11 +27,7 @@ def loss_scale(value: str) -> float | str:
 # fmt: off
 def parse_args(description: str | None, argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line; ends the process on --help and on wrong options."""
-    parser = argparse.ArgumentParser(
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser(description, allow_abbrev=False)
     add = parser.add_argument_group("data and results").add_argument
     add("--data_url", "--data-path", dest="data_path", type=Path, metavar="D",
         help="dataset folder that prepare.py filled: train/T91_x3.h5, val/Set5_x3.h5")

@@ -48,9 +48,10 @@ def wait_until(happened: Callable[[], object], process: subprocess.Popen) -> Non
 def assert_one_line_error(
     result: subprocess.CompletedProcess, *parts: str, status: int = 2
 ) -> None:
-    """The last line of standard error tells what is wrong, and there is no traceback."""
+    """The last line of standard error tells what is wrong; no traceback, no usage."""
     assert result.returncode == status, result.stderr
     assert "Traceback" not in result.stderr
+    assert "usage:" not in result.stderr
     last = result.stderr.strip().splitlines()[-1]
     assert "error: " in last
     for part in parts:

@@ -1,6 +1,7 @@
 """How commands begin and end: in any locale, from any path, into a closed pipe, without room."""
 
 import os
+import re
 import resource
 import shutil
 import signal
@@ -27,6 +28,35 @@ sys.path = [folder for folder in sys.path if folder and not Path(folder, "train.
 sys.argv = [sys.argv[1], "--help"]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
+
+
+@pytest.mark.parametrize("program", [*STAGES, "modelarts_entry_acc", "benchmarks/curves"])
+def test_an_option_that_is_wrong_is_one_line(program: str) -> None:
+    result = run(f"{program}.py", "--output", "--scale=x", "--data_url")
+    assert result.returncode == 2
+    assert re.fullmatch(r"error: argument .*\n", result.stderr), result.stderr
+
+
+WORDS = {
+    "train": ["--data_url=d"],
+    "prepare": ["--data-path=d", "--sample"],
+    "evaluate": ["--images-dir=d"],
+    "upscale": ["picture.png", "--output=o"],
+    "export": [],
+}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_package_that_is_missing_is_one_line(stage: str, tmp_path: Path) -> None:
+    """As where .venv was made and not activated: here Python does without its packages."""
+    command = [sys.executable, "-S", ROOT / f"{stage}.py", *WORDS[stage]]
+    result = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=HANG
+    )
+    mend = "run `. .venv/bin/activate` first, or pip install -r requirements.txt"
+    line = rf"error: No module named '\w+' \(for {sys.executable}\); {re.escape(mend)}\n"
+    assert re.fullmatch(line, result.stderr), result.stderr
+    assert (result.returncode, list(tmp_path.iterdir())) == (1, [])
 
 
 @pytest.mark.parametrize("encoding", ["", "ascii:strict"])
