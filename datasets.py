@@ -210,6 +210,11 @@ class EvalDataset(ImageDataset):
         return self.pairs[index]
 
 
+def identity(dataset: TrainDataset | ImageDataset) -> str:
+    """Return what tells a set from others, wherever its folder lies."""
+    return f"{dataset.path.name} ({len(dataset):,} samples, {dataset.nbytes:,} bytes)"
+
+
 def _is_plain(name: str) -> bool:
     """Whether a name from a file may become part of a file's name, and be printed."""
     return name.isprintable() and not {"/", "\\"} & set(name) and 0 < len(name.encode()) <= 200

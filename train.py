@@ -97,7 +97,7 @@ def set_up(
     """Return what trains on what, and where results go; say so in the log."""
     import torch
 
-    from datasets import EvalDataset, find_file
+    from datasets import EvalDataset, find_file, identity
     from runtime.device import describe
     from training import checkpoint
     from training.evaluation import Evaluator
@@ -151,7 +151,7 @@ def set_up(
     print(f"evaluation set: {evaluator.description}")
     print(f"recipe: {state.description}")
 
-    options = deciding_options(args, state)
+    options = deciding_options(args, state, data.identity, identity(eval_set))
     if resumed:
         checkpoint.restore(resumed, options, state)
     results = None
@@ -188,10 +188,16 @@ def load_data(args: argparse.Namespace, recipe: Recipe, world: World) -> Trainin
     return load_training_data(args.data_path, args.scale, recipe, plan, place, hold_out=hold_out)
 
 
-def deciding_options(args: argparse.Namespace, state: TrainingState) -> dict[str, Any]:
-    """Return what decides the mathematics of a run, for its checkpoints."""
+def deciding_options(
+    args: argparse.Namespace, state: TrainingState, training_set: str, evaluation_set: str
+) -> dict[str, Any]:
+    """Return what decides the figures of a run, for its checkpoints."""
+    recipe = asdict(state.recipe)
     return {
-        **asdict(state.recipe),
+        "recipe": recipe.pop("name"),
+        **recipe,
+        "training set": training_set,
+        "evaluation set": evaluation_set,
         "init_weights": args.init_weights and str(args.init_weights),
         "scale": args.scale,
         "seed": args.seed,

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from datasets import BLOCK, ImageDataset, Pair, TrainDataset, find_file
+from datasets import BLOCK, ImageDataset, Pair, TrainDataset, find_file, identity
 from runtime.errors import UserError, printable
 from training.batches import Batches, BatchPlan, PatchBatches
 from training.crops import CropBatches, RandomCrops
@@ -18,11 +18,12 @@ HELD_OUT = 20  # with --select held-out, one of so many images or patches is kep
 
 
 class TrainingData(NamedTuple):
-    """Batches to train on, the pairs held out (n×1×H×W each), and a line for the log."""
+    """Batches to train on, the pairs held out (n×1×H×W each), a line for the log, which set."""
 
     batches: Batches
     held_out: list[Pair]
     description: str
+    identity: str
 
 
 class Place(NamedTuple):
@@ -146,7 +147,8 @@ def _crops(
             f"{printable(images.path)}, {where}")  # fmt: skip
     held_out = [images[i] for i in range(images.images) if not kept[i]]
     pairs = [(lr.unsqueeze(0), hr.unsqueeze(0)) for lr, hr in held_out]
-    return TrainingData(batches, pairs, text + _held_out_text(pairs, "images"))
+    text += _held_out_text(pairs, "images")
+    return TrainingData(batches, pairs, text, identity(images))
 
 
 def _patches(dataset: TrainDataset, plan: BatchPlan, place: Place, hold_out: bool) -> TrainingData:
@@ -167,7 +169,8 @@ def _patches(dataset: TrainDataset, plan: BatchPlan, place: Place, hold_out: boo
             plan, kept // plan.samples_per_step, place.device, place.num_workers,
         )  # fmt: skip
         text += f", {place.on_disk}"
-    return TrainingData(batches, held_out, text + _held_out_text(held_out, "patches"))
+    text += _held_out_text(held_out, "patches")
+    return TrainingData(batches, held_out, text, identity(dataset))
 
 
 def _read_all(dataset: TrainDataset, count: int, device: torch.device) -> Pair:

@@ -7,12 +7,14 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
+import h5py
 import pytest
 import torch
 from dataset_files import save_dataset
@@ -151,7 +153,11 @@ def test_the_files(dataset: Path, tmp_path: Path) -> None:
     recipe = asdict(REFERENCE) | {"num_epochs": 5, "batch_size": 16, "lr": 1e-3}
     assert environment["recipe"] == recipe
     _, state = checkpoint.load_newest(folder)
+    del recipe["name"]
     assert state["options"] == recipe | {
+        "recipe": "reference",
+        "training set": "T91_x3.h5 (44 samples, 101,376 bytes)",
+        "evaluation set": "Set5_x3.h5 (3 samples, 18,600 bytes)",
         "init_weights": None,
         "scale": 3,
         "seed": 123,
@@ -410,6 +416,31 @@ def test_a_file_of_another_run_does_not_write_over_what_is_there(
         assert (folders[0] / "x3/checkpoint_9.pt").exists() == (not aside)
 
 
+@pytest.mark.parametrize("other", ["train/T91_x3.h5", "val/Set5_x3.h5"])
+def test_a_run_does_not_go_on_with_other_images(dataset: Path, tmp_path: Path, other: str) -> None:
+    """Its table and its best epoch would compare PSNR of different pictures. Folders may move."""
+    moved = shutil.copytree(dataset, tmp_path / "moved")
+    words = ("--precision=fp32", "--num-steps=9")
+    state, _, _, results, _ = set_up(World(CPU), dataset, tmp_path / "out", *words)
+    results.save_checkpoint(state)
+    os.close(results.lock)
+    *_, results, _ = set_up(World(CPU), moved, tmp_path / "out", *words, "--resume")
+    os.close(results.lock)
+    with h5py.File(moved / other, "a") as file:
+        if other.startswith("val"):
+            del file["lr/2"], file["hr/2"]
+        else:
+            for name in ("lr", "hr"):
+                values = file[name][1:]
+                del file[name]
+                file[name] = values
+    which = "evaluation set" if other.startswith("val") else "training set"
+    with pytest.raises(UserError) as error:
+        set_up(World(CPU), moved, tmp_path / "out", *words, "--resume")
+    assert str(error.value).startswith(f"--resume: {which} is {Path(other).name} (")
+    assert str(error.value).endswith("; use the same, or start anew without --resume")
+
+
 class AnotherAtTheStart(World):
     """One of two processes, the other of which has found no checkpoint."""
 
@@ -445,7 +476,7 @@ def test_the_fast_recipe_averages_and_evaluates_in_half_precision_if_asked(
     assert not evaluator.held_out
     assert "random crops of 27×27 from 3 whole images" in data.description
     assert results.recorder.events is not None
-    assert (results.options["name"], results.options["decay_share"]) == ("fast", 0.4)
+    assert (results.options["recipe"], results.options["decay_share"]) == ("fast", 0.4)
     os.close(results.lock)
     *_, evaluator, _, _ = set_up(World(CPU), dataset, tmp_path, *words[:2])
     assert evaluator.half is None
