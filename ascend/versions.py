@@ -76,7 +76,7 @@ def find_release(torch_npu: str) -> Release | None:
 def suggest(torch: str, cann: str) -> str:
     """Name the torch_npu for this torch: released for this CANN, else one that works with it."""
     candidates = [
-        (order(release.cann) == order(cann), _work_together(release, cann), order(version), version)
+        (order(release.cann) == order(cann), _work_together(release, cann), order(version))
         for release in RELEASES
         for version in release.torch_npu
         if order(version).base_version == order(torch).base_version

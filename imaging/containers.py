@@ -110,7 +110,7 @@ def _jpeg(data: bytes, carried: Carried) -> bytes:
         if marker == 0xFF:  # a fill byte
             place += 1
             continue
-        if marker == 0xDA or not 0xC0 <= marker <= 0xFE or 0xD0 <= marker <= 0xD9:
+        if not 0xC0 <= marker <= 0xFE or 0xD0 <= marker <= 0xDA:
             break
         end = place + 2 + int.from_bytes(data[place + 2 : place + 4], "big")
         segment, body = data[place:end], data[place + 4 : end]

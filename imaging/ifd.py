@@ -138,12 +138,12 @@ def swapped(directory: Directory) -> Directory:
     """Return a directory with the numbers in the other byte order."""
     result = {}
     for tag, entry in directory.items():
-        data = entry.data
-        if isinstance(data, dict):
-            result[tag] = Entry(entry.kind, swapped(data))
-            continue
-        size = NUMBERS[entry.kind]
-        turned = b"".join(data[i : i + size][::-1] for i in range(0, len(data), size))
+        size, data = NUMBERS[entry.kind], entry.data
+        turned: bytes | Directory = (
+            swapped(data)
+            if isinstance(data, dict)
+            else b"".join(data[i : i + size][::-1] for i in range(0, len(data), size))
+        )
         result[tag] = Entry(entry.kind, turned)
     return result
 

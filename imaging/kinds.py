@@ -94,12 +94,12 @@ def saved_as(kind: str) -> str:
     return "PNG" if kind == "GIF" else kind
 
 
-def saved_suffix(name: str, head: bytes = b"") -> str:
+def saved_suffix(name: str, head: bytes) -> str:
     """Return the suffix of the enlarged picture: its own, or that of its content.
 
     Args:
         name: of the file.
-        head: its first bytes; without them, the name is believed.
+        head: its first bytes; where there are none, the name is believed.
     """
     suffix = Path(name).suffix
     named = FORMATS.get(suffix.lower())

@@ -4,7 +4,6 @@ import io
 import mmap
 import struct
 import zlib
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -90,8 +89,7 @@ def _png_metadata(carried: Carried, info: dict) -> dict:
         elif body[:4] != body[4:8]:
             carried.notes.append(ASPECT)
     for comment in carried.comments:
-        with suppress(ValueError):
-            chunks.add_text("Comment", comment.decode("utf-8", "replace"))
+        chunks.add_text("Comment", comment.decode("utf-8", "replace"))
     if carried.xmp:
         chunks.add(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + carried.xmp)
     return wanted | {"pnginfo": chunks if chunks.chunks else None}
@@ -175,7 +173,6 @@ def _tiff(pixels: np.ndarray, file: Path | BinaryIO, options: dict) -> None:
         file,
         pixels,
         bigtiff=pixels.nbytes > BIGGEST_TIFF,
-        byteorder="<",
         photometric="rgb" if channels > 2 else "minisblack",
         extrasamples=["unassalpha"] if channels in (2, 4) else None,
         compression=None if options["compression"] == "raw" else "zlib",

@@ -149,7 +149,7 @@ def download_images(folder: Path) -> tuple[list[Path], list[Path]]:
     from requests.exceptions import RequestException  # noqa: PLC0415
     from tqdm import tqdm  # noqa: PLC0415
 
-    base = os.environ.get(MIRROR, PUBLIC_IMAGES).rstrip("/") + "/"
+    base = os.environ.get(MIRROR, PUBLIC_IMAGES)
     pooch.get_logger().setLevel("WARNING")
     public = pooch.create(folder, base, registry=public_registry(), retry_if_failed=1)
     downloader = pooch.HTTPDownloader(timeout=(CONNECT_SECONDS, READ_SECONDS))
@@ -183,7 +183,7 @@ def download_images(folder: Path) -> tuple[list[Path], list[Path]]:
 def public_registry() -> dict[str, str]:
     """Return the SHA-256 of each public image by its path in the source."""
     lines = Path(__file__).with_name("public_images.sha256").read_text("utf-8").splitlines()
-    return {name: digest for digest, name in (line.split(maxsplit=1) for line in lines)}
+    return {name: digest for digest, name in (line.split() for line in lines)}
 
 
 def _check_network(base: str) -> None:
@@ -206,6 +206,6 @@ def _reason(error: Exception) -> str:
     response = getattr(error, "response", None)
     if response is not None:
         return f"the server answers {response.status_code} {response.reason}"
-    if "SHA256" in str(error).upper().replace("-", ""):
+    if "SHA256" in str(error):
         return "the file has another SHA-256 than it should"
     return type(error).__name__

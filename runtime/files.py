@@ -77,8 +77,7 @@ def _flush_name(folder: Path) -> None:
 
 def write_text(path: Path | str, text: str) -> None:
     """Write a UTF-8 file as a whole, or raise RunError; names that are not UTF-8 are escaped."""
-    with whole_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+    write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def write_bytes(path: Path | str, data: bytes) -> None:
