@@ -31,7 +31,7 @@ def _of_process() -> int:
 def _of_container() -> int:
     """What the control groups leave, of version 2 or 1; file caches count as free."""
     least = 2**63
-    own = OWN_CGROUPS.read_text(encoding="utf-8") if OWN_CGROUPS.exists() else ""
+    own = os.fsdecode(OWN_CGROUPS.read_bytes()) if OWN_CGROUPS.exists() else ""
     for line in own.splitlines():
         number, controllers, path = line.split(":", 2)
         if number == "0":
@@ -49,8 +49,8 @@ def _of_group(root: Path, path: str, limit: str, usage: str) -> int:
         if root not in (group, *group.parents):
             break
         with suppress(OSError, ValueError, IndexError):  # no such group, or "max"
-            most = int((group / limit).read_text(encoding="ascii"))
-            used = int((group / usage).read_text(encoding="ascii"))
-            caches = (group / "memory.stat").read_text(encoding="ascii").split("inactive_file ")
+            most = int((group / limit).read_bytes())
+            used = int((group / usage).read_bytes())
+            caches = (group / "memory.stat").read_bytes().split(b"inactive_file ")
             least = min(least, most - used + int(caches[1].split()[0]))
     return least

@@ -17,9 +17,9 @@ def cuda_version() -> str:
     spec = importlib.util.find_spec("torch")
     for folder in (spec and spec.submodule_search_locations) or ():
         file = Path(folder) / "version.py"
-        text = file.read_text(encoding="utf-8") if file.is_file() else ""
-        if line := re.search(r"^cuda\b.*=\s*['\"](.+)['\"]", text, re.MULTILINE):
-            return line[1]
+        text = file.read_bytes() if file.is_file() else b""
+        if line := re.search(rb"^cuda\b.*=\s*['\"](.+)['\"]", text, re.MULTILINE):
+            return line[1].decode()
     return ""
 
 

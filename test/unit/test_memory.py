@@ -1,5 +1,6 @@
 """How much memory there is: the machine's, a container's, what `ulimit -v` leaves."""
 
+import os
 import resource
 from pathlib import Path
 
@@ -42,6 +43,20 @@ def test_a_container_that_sees_its_name_on_the_host(groups: Path) -> None:
     memory.OWN_CGROUPS.write_text("0::/docker/4f2a\n")
     version_2(groups, str(8 * GIGABYTE), 3 * GIGABYTE)
     assert memory.available_memory() == 5 * GIGABYTE
+
+
+def test_the_name_of_a_group_may_be_any_bytes(groups: Path) -> None:
+    memory.OWN_CGROUPS.write_bytes(b"0::/J\xf6rg\n")
+    version_2(groups / os.fsdecode(b"J\xf6rg"), str(8 * GIGABYTE), 3 * GIGABYTE)
+    assert memory.available_memory() == 5 * GIGABYTE
+
+
+def test_without_proc_it_is_all_that_the_machine_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> None:
+        raise FileNotFoundError("/proc/meminfo")
+
+    monkeypatch.setattr(psutil, "virtual_memory", missing)
+    assert memory.available_memory() > GIGABYTE / 2
 
 
 def test_the_tightest_of_nested_groups_counts(groups: Path) -> None:
