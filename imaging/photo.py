@@ -49,7 +49,7 @@ class Photo:
                 tags = self.carried.exif or ifd.Tiff("<")
                 saving.add_tags(file, tags, self.carried.xmp)
         except (OSError, MemoryError) as error:
-            if getattr(error, "errno", None) is not None or isinstance(error, MemoryError):
+            if isinstance(error, MemoryError) or error.errno is not None:
                 raise
             raise PictureError(f"cannot be saved as {self.format} ({one_line(error)})") from None
         except Exception as error:
@@ -112,15 +112,16 @@ def _bytes(source: Path | BinaryIO) -> bytes:
 def _check(
     image: ImageFile.ImageFile, kind: str, scale: int, most_pixels: int, room: int | None
 ) -> None:
-    kept, megapixels = saved_as(kind), image.width * image.height / 1e6
+    kept, count = saved_as(kind), image.width * image.height
+    megapixels = count / 1e6
     if why := several(image):
         raise PictureError(why)
-    if most_pixels and megapixels * 1e6 > most_pixels:
+    if most_pixels and count > most_pixels:
         raise TooLarge(f"{megapixels:.1f} megapixels; at most {most_pixels / 1e6:.1f} here")
-    if max(image.size) * scale > LONGEST_SIDE.get(kept, 2**31 - 1):
+    side, longest = max(image.size) * scale, LONGEST_SIDE.get(kept, 2**31 - 1)
+    if side > longest:
         raise PictureError(
-            f"{kept} holds {LONGEST_SIDE.get(kept, 2**31 - 1)} pixels a side, x{scale} needs "
-            f"{max(image.size) * scale}; save it as PNG first"
+            f"{kept} holds {longest} pixels a side, x{scale} needs {side}; save it as PNG first"
         )
     deep = len(image.getbands()) if ";16" in decoding.rawmode(image) else 0
     need = memory.needed(*image.size, scale, kept, deep)

@@ -9,12 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image, ImageCms, PngImagePlugin
 from samples import coffee, pixels, through
 
+from imaging.decoding import is_deep_avif
 from imaging.enlarge import bicubic_only, enlarge
-from imaging.kinds import FORMATS, saved_suffix
-from imaging.photo import PictureError, open_photo
+from imaging.kinds import FORMATS, by_content, saved_suffix
+from imaging.memory import needed
+from imaging.photo import PictureError, TooLarge, open_photo
 
 ORIENTATION, EXIF_IFD, GPS_IFD, MAKE = 0x0112, 0x8769, 0x8825, 0x010F
 WIDTH_TAG, HEIGHT_TAG, DATE_TAG = 0xA002, 0xA003, 0x9003
@@ -158,6 +161,7 @@ def refused() -> dict[str, tuple[str, bytes, str]]:
         "text": ("a.jpg", b"hello", "not a picture"),
         "bomb": ("a.png", png(90000, 90000, 8, 2, b""), "8100.0 megapixels enlarged need about 4"),
         "gif bomb": ("a.gif", written(image, "GIF").replace(b"\x28\0\x1e\0", b"\xff" * 4), "need"),
+        "png long": ("a.png", png(2**31 // 3 + 1, 1, 8, 2, b""), "PNG holds 2147483647 pixels"),
         "long": ("a.jpg", written(Image.new("L", (22000, 1)), "JPEG"), "JPEG holds 65500 pixels"),
         "webp long": ("a.webp", written(Image.new("L", (6000, 1)), "WEBP"), "WEBP holds 16383"),
     }
@@ -206,6 +210,67 @@ def test_the_content_decides(name: str, kind: str, suffix: str) -> None:
     assert photo.note == ("" if FORMATS.get(Path(name).suffix.lower()) == kind else told)
 
 
+@pytest.mark.parametrize(
+    ("brands", "kind"),
+    [
+        (b"avif", "AVIF"),
+        (b"heic", "HEIF"),
+        (b"mif1....avifmiaf", "AVIF"),
+        (b"mif1....mif1heic", "HEIF"),
+        (b"isom....mp42heic", "HEIF"),
+        (b"isom....mp42", None),
+    ],
+)
+def test_brands_tell_the_kind(brands: bytes, kind: str | None) -> None:
+    """The first, and behind four bytes those that go with it: a film has others."""
+    assert by_content(b"\0\0\0\x18ftyp" + brands) == kind
+
+
+@pytest.mark.parametrize(
+    ("data", "deep"),
+    [
+        (b"av1C\x81\x20\x4c\0", True),
+        (b"..av1C\x81\x20\x4c", True),
+        (b"av1C\x81\x20\x0d\0", False),
+        (b"av1C\x81\x20", False),
+        (b"a picture without", False),
+    ],
+)
+def test_an_avif_of_more_than_8_bits_is_told(
+    monkeypatch: pytest.MonkeyPatch, data: bytes, deep: bool
+) -> None:
+    assert is_deep_avif(data) == deep
+    monkeypatch.setattr("imaging.decoding.is_deep_avif", lambda _: deep)
+    note = open_photo(io.BytesIO(written(coffee(40, 30), "AVIF")), "a.avif", 2).note
+    assert note == ("10 or 12 bits per channel are read as 8" if deep else "")
+
+
+def test_channels_beside_the_colours_are_left_out() -> None:
+    file, levels = io.BytesIO(), np.zeros((5, 5, 4), np.uint8)
+    tifffile.imwrite(file, levels, photometric="rgb", extrasamples=["unspecified"], metadata=None)
+    photo = open_photo(file, "a.tif", 2)
+    assert (photo.note, photo.image.mode) == ("left out: channels beside red, green, blue", "RGB")
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), OSError(28, "No space left on device"), OSError("encoder error -2")]
+)
+def test_what_is_no_fault_of_the_picture_goes_through(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    photo = open_photo(io.BytesIO(written(coffee(40, 30), "PNG")), "a.png", 2)
+    monkeypatch.setattr("imaging.saving.write", fail)
+    encoders = error.args == ("encoder error -2",)
+    with pytest.raises(PictureError if encoders else type(error)) as caught:
+        photo.save(photo.image, io.BytesIO())
+    assert str(caught.value) == (
+        "cannot be saved as PNG (encoder error -2)" if encoders else str(error)
+    )
+
+
 def test_big_tiff() -> None:
     photo = open_photo(io.BytesIO(written(coffee(40, 30), "TIFF", big_tiff=True)), "a.tif", 2)
     assert (pixels(photo.image) == pixels(coffee(40, 30))).all()
@@ -235,6 +300,25 @@ def test_cmyk_with_a_profile_that_is_none() -> None:
     photo = open_photo(io.BytesIO(data), "a.jpg", 2)
     assert "its colour profile cannot be used; CMYK without" in photo.note
     assert "icc_profile" not in photo.metadata
+
+
+def test_a_picture_of_just_as_many_pixels_as_are_taken() -> None:
+    data = png(41, 3, 8, 2, zlib.compress(b""))
+    for most in (0, 123):
+        with pytest.raises(PictureError, match="truncated"):  # so it was to be decoded
+            open_photo(io.BytesIO(data), "a.png", 2, most)
+    with pytest.raises(TooLarge):
+        open_photo(io.BytesIO(data), "a.png", 2, 122)
+
+
+@pytest.mark.parametrize(
+    ("kind", "channels", "result"), [("PNG", (), 5), ("WEBP", (0,), 14), ("TIFF", (3,), 12)]
+)
+def test_the_memory_for_a_pixel_and_what_becomes_of_it(
+    kind: str, channels: tuple[int, ...], result: int
+) -> None:
+    source = 8 + 6 * sum(channels)
+    assert needed(10, 5, 3, kind, *channels) == 50 * (source + 9 * result)
 
 
 def test_memory_is_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
