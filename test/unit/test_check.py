@@ -1,6 +1,8 @@
 """train.py --check, run: its trial of a step, and what it says where something is missing."""
 
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,6 +10,7 @@ from commands import assert_one_line_error, run
 
 from ascend import trial
 from ascend.check import check
+from ascend.installed import Cann, Found
 from runtime.device import Choice
 from train import training_step
 from training.precision import Precision
@@ -26,6 +29,29 @@ def test_a_right_step_is_within_the_tolerance(
     assert f"precision  {precision} (as asked)" in output
     assert "one step   loss 0." in output
     assert "problem" not in output
+
+
+@pytest.mark.parametrize(("recipe", "apex"), [("reference", True), ("fast", False)])
+def test_it_tries_what_a_run_would_take(
+    monkeypatch: pytest.MonkeyPatch, recipe: str, apex: bool
+) -> None:
+    """The card of this process, of several; apex where the recipe's optimizer can use it."""
+    asked = []
+
+    def choose_device(*words: object) -> Choice:
+        asked.append(words)
+        return Choice(trial.CPU, "auto")
+
+    def choose_precision(*_: object, apex_wanted: bool, **__: object) -> Choice:
+        asked.append(apex_wanted)
+        return Choice(Precision(), "auto")
+
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    monkeypatch.setattr(trial, "choose_device", choose_device)
+    monkeypatch.setattr(trial, "choose_precision", choose_precision)
+    _, summary = trial.compare(training_step, RECIPES[recipe], "auto", "auto", 32.0)
+    assert asked == [("auto", 3), apex]
+    assert summary.endswith(" in fp32, as this machine has no NPU and no GPU that can be used")
 
 
 def test_other_machines_are_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,6 +100,140 @@ def test_an_overflow_is_tried_again() -> None:
     assert precision.skipped == 2
     assert loss == expected_loss
     assert torch.equal(change, expected)
+
+
+def test_the_weights_that_an_optimizer_holds_are_compared() -> None:
+    """With apex O2 those in fp32 are there alone."""
+
+    class Masters(Precision):
+        def master_params(
+            self, _: object, optimizer: torch.optim.Optimizer
+        ) -> dict[str, torch.Tensor]:
+            held = (weight for group in optimizer.param_groups for weight in group["params"])
+            return {str(number): weight.detach() for number, weight in enumerate(held)}
+
+    loss, change = trial.take_step(training_step, RECIPES["reference"], Masters())
+    expected_loss, expected = trial.take_step(training_step, RECIPES["reference"], Precision())
+    assert loss == expected_loss
+    assert torch.equal(change, expected)
+
+
+def checked(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    found: Found,
+    modules: dict[str, object] | Exception,
+) -> tuple[int, list[str]]:
+    """Return the status of a check where that is found, and the lines that follow it.
+
+    The modules stand for what is imported for the trial of a step.
+    """
+
+    def import_module(name: str) -> object:
+        if isinstance(modules, Exception):
+            raise modules
+        return modules[name]
+
+    monkeypatch.setattr("ascend.check.find", lambda: found)
+    monkeypatch.setattr("ascend.check.importlib", SimpleNamespace(import_module=import_module))
+    status = check(training_step, RECIPES["reference"], "cpu", "fp32", 32.0)
+    output = capsys.readouterr().out
+    assert output.startswith(f"{found}\n")
+    return status, output.removeprefix(f"{found}\n").splitlines()
+
+
+NO_CANN = Found("2.13.0", "2.13.0")
+BACKEND = RuntimeError("Failed to load the backend extension: torch_npu.\nYou can disable it")
+BACKEND.__cause__ = ImportError("libhccl.so: cannot open shared object file")
+
+
+@pytest.mark.parametrize(
+    ("found", "modules", "starts"),
+    [
+        (
+            NO_CANN._replace(torch_cuda="13.0"),
+            {},
+            ["problem    torch_npu 2.13.0 aborts beside a", "problems: 1, see above"],
+        ),
+        (
+            NO_CANN,
+            BACKEND,
+            [
+                "problem    training cannot be imported: Failed to load the backend extension: t",
+                "problem    torch_npu cannot be loaded (libhccl.so: cannot open shared object",
+                "           Elsewhere a plain `import torch` fails, too: ",
+                "           With an NPU: install CANN 9.2.0, ",
+                "           Without one: pip uninstall torch_npu",
+                "problems: 2, see above",
+            ],
+        ),
+        (
+            NO_CANN,
+            ModuleNotFoundError("No module named 'torch'"),
+            [
+                "problem    training cannot be imported: No module named 'torch'",
+                "problems: 1, see above",
+            ],
+        ),
+    ],
+    ids=["torch for CUDA", "a torch_npu that torch loads", "no torch"],
+)
+def test_what_keeps_training_from_being_imported(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    found: Found,
+    modules: dict[str, object] | Exception,
+    starts: list[str],
+) -> None:
+    status, lines = checked(monkeypatch, capsys, found, modules)
+    assert status == 1
+    assert len(lines) == len(starts)
+    for line, start in zip(lines, starts, strict=True):
+        assert line.startswith(start)
+
+
+def test_a_machine_without_what_versions_are_compared_with(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "ascend.judge", None)  # importing it fails
+    assert checked(monkeypatch, capsys, Found(missing=["packaging", "tqdm"]), {}) == (
+        1,
+        [
+            "problem    not installed: packaging, tqdm; pip install -r requirements.txt",
+            "problems: 1, see above",
+        ],
+    )
+
+
+@pytest.mark.parametrize(
+    ("why", "chip", "agrees", "end"),
+    [
+        ("", "Ascend910_9382", True, "fine: a sentence"),
+        ("", "Ascend910A", True, "problems: 2, see above"),
+        ("torch_npu finds no card", "unknown", True, "fine: a sentence"),
+        ("", "Ascend910_9382", False, "problems: 1, see above"),
+    ],
+)
+def test_an_npu_is_judged_by_the_name_that_it_tells(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    why: str,
+    chip: str,
+    agrees: bool,
+    end: str,
+) -> None:
+    """With CANN 9.2 and its torch_npu, both too new for a chip of the first generation."""
+    device = SimpleNamespace(
+        why_no_npu=lambda: why,
+        describe={"npu:0": chip}.__getitem__,
+        torch=SimpleNamespace(device=lambda kind, number: f"{kind}:{number}"),
+    )
+    step = SimpleNamespace(compare=lambda *_: (agrees, "a sentence"))
+    modules = {"runtime.device": device, "ascend.trial": step}
+    found = NO_CANN._replace(cann=Cann(Path("/opt/cann"), "9.2.0", True))
+    status, lines = checked(monkeypatch, capsys, found, modules)
+    assert (status, lines[-1]) == (int("problems" in end), end)
+    assert (f"note       {why}" in lines) == bool(why)
 
 
 def test_a_machine_with_a_cpu_alone_passes_and_is_told_so() -> None:
