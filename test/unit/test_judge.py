@@ -1,14 +1,17 @@
 """What is found on a machine, and what of it does not fit."""
 
+import platform
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from ascend import installed
-from ascend.installed import Cann, Found, find_apex, find_cann
+from ascend.installed import Cann, Found, find, find_apex, find_cann
 from ascend.judge import judge
 from ascend.versions import RELEASES, order
+from runtime import torch_build
 
 HOME = Path("/opt/cann")
 NO_LIBRARY = (
@@ -39,6 +42,37 @@ def test_packages_that_are_missing_are_named() -> None:
         "not installed: h5py, tqdm; pip install -r requirements.txt"
     ]
     assert "torch" in installed._required()
+
+
+def test_what_is_found_and_how_it_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ASCEND_HOME_PATH", str(tmp_path))
+    monkeypatch.setattr(installed, "_version", lambda name: "" if name == "h5py" else f"{name}'s")
+    monkeypatch.setattr(installed, "cuda_version", lambda: "13.0")
+    monkeypatch.setattr(installed, "find_apex", lambda: "0.1 (Ascend's)")
+    monkeypatch.setattr(installed, "find_chip", lambda: "910B4")
+    found = find()
+    cann, cann_missing = Cann(tmp_path, "", True), ["protobuf==3.20.*"]
+    assert found == Found(
+        *("torch's", "torch_npu's", cann, "0.1 (Ascend's)", ["h5py"], "13.0", "numpy's"),
+        *(cann_missing, "910B4"),
+    )
+    assert str(found).splitlines() == [
+        f"python     {platform.python_version()}",
+        "torch      torch's, for CUDA 13.0",
+        "torch_npu  torch_npu's",
+        f"CANN       version not found ({tmp_path})",
+        "apex       0.1 (Ascend's)",
+        "numpy      numpy's",
+        "NPU        910B4",
+    ]
+    assert str(Found()).splitlines()[1:] == [
+        "torch      not installed",
+        "torch_npu  not installed",
+        "CANN       not found",
+        "apex       not installed",
+        "numpy      not installed",
+        "NPU        npu-smi shows none",
+    ]
 
 
 def with_cann(version: str, **more: object) -> Found:
@@ -109,6 +143,32 @@ def test_torch_for_cuda_beside_torch_npu(torch_npu: str, mend: str) -> None:
     assert not problems(found._replace(torch_cuda=""))
 
 
+def test_torch_npu_of_every_build_aborts() -> None:
+    assert torch_build.aborts("2.13.0+git1234567", "13.0")
+    assert not torch_build.aborts("2.13.0+git1234567", "")
+
+
+@pytest.mark.parametrize(
+    ("version_file", "cuda"),
+    [
+        ("__version__ = '2.13.0+cu130'\ncuda: Optional[str] = '13.0'\nhip = None\n", "13.0"),
+        ('cuda = "12.6"\n', "12.6"),
+        ("cuda: Optional[str] = None\nhip: Optional[str] = '6.3'\n", ""),
+        (None, ""),
+    ],
+)
+def test_the_cuda_of_torch_is_read_from_its_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version_file: str | None, cuda: str
+) -> None:
+    if version_file is not None:
+        (tmp_path / "version.py").write_text(version_file)
+    specs = {"torch": SimpleNamespace(submodule_search_locations=[str(tmp_path)])}
+    monkeypatch.setattr("importlib.util.find_spec", specs.get)
+    assert torch_build.cuda_version() == cuda
+    specs.clear()
+    assert torch_build.cuda_version() == ""
+
+
 CHIPS = {  # as torch_npu and npu-smi name them, and whether they are of the first generation
     "Ascend910A": True, "910ProA": True, "Ascend910PremiumA": True, "Ascend910B": True,
     "910B4": False, "Ascend910B2C": False, "Ascend910_9382": False, "Ascend910": False,
@@ -161,12 +221,15 @@ def test_cann_without_torch_npu() -> None:
     assert "torch_npu is not: pip install torch_npu==2.12.0.post2" in problem
 
 
-def test_torch_npu_without_cann_is_explained() -> None:
-    (problem,) = problems(Found("2.13.0", "2.13.0"), NO_LIBRARY)
+@pytest.mark.parametrize(
+    ("torch_npu", "cann"), [("2.13.0", "9.2.0"), ("2.9.0", "8.5.0"), ("2.99.0", "9.2.0")]
+)
+def test_torch_npu_without_cann_is_explained(torch_npu: str, cann: str) -> None:
+    (problem,) = problems(Found(torch_npu, torch_npu), NO_LIBRARY)
     assert "(libhccl.so: cannot open shared object file: No such file or directory)." in problem
     assert "plain `import torch` fails" in problem
     assert "TORCH_DEVICE_BACKEND_AUTOLOAD=0" in problem
-    assert "install CANN 9.2.0, then source its set_env.sh" in problem
+    assert f"install CANN {cann}, then source its set_env.sh" in problem
     assert "pip uninstall torch_npu" in problem
 
 
@@ -185,7 +248,7 @@ def test_cann_that_is_not_sourced_is_named(tmp_path: Path) -> None:
 )
 def test_cann_is_found_by_its_files(tmp_path: Path, file: str) -> None:
     (tmp_path / file).parent.mkdir(exist_ok=True)
-    (tmp_path / file).write_text("package_name=CANN\nversion=8.3.RC1\ninnerversion=V100\n")
+    (tmp_path / file).write_bytes(b"package_name=\xff\nversion=8.3.RC1\ninnerversion=V100\n")
     expected = Cann(tmp_path, "8.3.RC1", True)
     assert find_cann({"ASCEND_HOME_PATH": str(tmp_path)}) == expected
     assert find_cann({"ASCEND_TOOLKIT_HOME": str(tmp_path)}) == expected
@@ -219,9 +282,11 @@ def test_whose_apex_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, maker
         file = tmp_path / "apex" / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
+    (tmp_path / "apex-0.1.dist-info").mkdir()
+    (tmp_path / "apex-0.1.dist-info" / "METADATA").write_text("Name: apex\nVersion: 0.1\n")
     monkeypatch.syspath_prepend(tmp_path)
     apex = find_apex()
-    assert maker in apex
+    assert apex.startswith(f"0.1 ({maker}")
     assert "apex" not in sys.modules
     with_npu = problems(Found("2.13.0", "2.13.0", Cann(HOME, "9.2.0", True), apex))
     assert len(with_npu) == (maker != "Ascend's")
