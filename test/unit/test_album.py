@@ -32,7 +32,10 @@ def test_only_sources_of_one_result_are_refused(tmp_path: Path) -> None:
     assert made.work == {out / "y_x2.png": b / "y.png"}
     assert set(made.refused) == {a / "x.png", b / "x.png"}
     assert "would all become" in made.refused[a / "x.png"]
-    assert album.plan([a, a / "x.png"], out, "_x2").work == {out / "x_x2.png": a / "x.png"}
+    for again in (a / "x.png", tmp_path / "b" / ".." / "a" / "x.png"):
+        made = album.plan([a, again], out, "_x2")
+        assert made.work == {out / "x_x2.png": a / "x.png"}
+        assert not made.refused
 
 
 def test_what_would_overwrite_a_picture_is_refused(tmp_path: Path) -> None:
@@ -78,6 +81,7 @@ def test_a_folder_is_mirrored_and_what_is_skipped_is_named(tmp_path: Path) -> No
     made = album.plan([folder], out, "_x2", recursive=True)
     assert set(made.work) == {out / "a_x2.png", out / "more/a_x2.png", out / "more/b_x2.png"}
     assert not made.refused
+    assert "not entered" not in str(made.notes)
     empty = tmp_path / "empty"
     empty.mkdir()
     assert "no pictures in it" in album.plan([empty], out, "").refused[empty]
@@ -97,6 +101,18 @@ def test_a_folder_without_permission(tmp_path: Path, monkeypatch: pytest.MonkeyP
     made = album.plan([tmp_path / "in"], tmp_path / "out", "", recursive=True)
     assert list(made.work.values()) == [tmp_path / "in/a.png"]
     assert made.refused == {tmp_path / "in/locked": "cannot be read (Permission denied)"}
+
+
+def test_a_folder_of_one_picture_to_a_stream(tmp_path: Path) -> None:
+    picture = save(tmp_path / "a.png")
+    assert album.plan([tmp_path], album.STREAM, "").work == {album.STREAM: picture}
+
+
+def test_a_path_that_is_too_long_is_told(tmp_path: Path) -> None:
+    picture = save(tmp_path / "a.png")
+    made = album.plan([picture], tmp_path.joinpath(*["x" * 200] * 25), "_x3")
+    why = "would become a_x3.png (File name too long); name another --output"
+    assert made.refused == {picture: why}
 
 
 def test_names_of_every_length(tmp_path: Path, weights: Path) -> None:
