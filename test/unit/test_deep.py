@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from samples import coffee, network, pixels
 
-from benchmarks.odd_pictures import directory, png_file
+from benchmarks.odd_pictures import chunk, directory, exif_block, png_file
 from imaging.enlarge import bicubic_only, enlarge
 from imaging.metrics import psnr
 from imaging.photo import open_photo
@@ -38,14 +38,15 @@ def tiff_16(levels: np.ndarray, **options: object) -> bytes:
 
 
 def read_back(photo, picture: np.ndarray) -> np.ndarray:
-    """Save a result; return what tifffile, or Pillow, reads of it."""
+    """Save a result; return what is read of it, which tifffile reads alike."""
     file = io.BytesIO()
     photo.save(picture, file)
-    file.seek(0)
-    if photo.format == "TIFF":
-        return tifffile.imread(file)
-    again = open_photo(file, "a.png", 2)
+    again = open_photo(file, "", 2)
     assert isinstance(again.image, np.ndarray), "16 bits became 8"
+    assert not again.note
+    if photo.format == "TIFF":
+        file.seek(0)
+        assert (tifffile.imread(file).reshape(again.image.shape) == again.image).all()
     return again.image
 
 
@@ -59,6 +60,28 @@ def test_png_of_16_bits_is_read_and_written_whole(channels: int, colour: int) ->
     assert (photo.image == levels).all()
     assert not photo.note
     assert (read_back(photo, levels) == levels).all()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_16_bits_are_turned_as_8_are(orientation: int) -> None:
+    exif = chunk(b"eXIf", exif_block([(0x112, 3, struct.pack("<H", orientation))]))
+    deep, plain = (
+        open_photo(io.BytesIO(png_file(levels, exif)), "a.png", 2).image
+        for levels in (COLOURS[..., :3], (COLOURS[..., :3] >> 8).astype(np.uint8))
+    )
+    assert deep.shape[:2] == ((24, 20) if orientation >= 5 else (20, 24))
+    assert (deep >> 8 == np.asarray(plain)).all()
+
+
+@pytest.mark.parametrize(("channels", "colour"), [(1, 0), (3, 2)])
+def test_a_transparent_colour_of_16_bits_becomes_alpha(channels: int, colour: int) -> None:
+    levels = np.full((4, 5, channels), 300, np.uint16)
+    levels[1, 2, -1] = 301  # by one level in one channel no longer that colour
+    key = chunk(b"tRNS", struct.pack(">H", 300) * channels)
+    image = open_photo(io.BytesIO(png_file(levels, key, colour=colour)), "a.png", 2).image
+    assert (image[..., :-1] == levels).all()
+    assert np.argwhere(image[..., -1] == 65535).tolist() == [[1, 2]]
+    assert (image[..., -1] == 0).sum() == 4 * 5 - 1
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
@@ -76,7 +99,7 @@ def test_tiff_of_16_bits(channels: int, order: str, compression: str | None) -> 
     assert not photo.note
     result = read_back(photo, enlarge(photo.image, 2, bicubic_only, 0))
     assert result.dtype == np.uint16
-    assert (result.reshape(40, 48, -1) == enlarge(levels, 2, bicubic_only, 0)).all()
+    assert (result == enlarge(levels, 2, bicubic_only, 0)).all()
 
 
 def test_colours_are_enlarged_in_16_bits(shipped: Upscaler) -> None:
