@@ -5,6 +5,7 @@ import http.server
 import os
 import shutil
 import socket
+import sys
 import threading
 from pathlib import Path
 
@@ -34,7 +35,11 @@ class Server(http.server.ThreadingHTTPServer):
         self.asked: list[str] = []
         self.cut: set[str] = set()  # names whose connection ends half-way
         self.cut_once: set[str] = set()
+        self.slow: set[str] = set()
         super().__init__(("127.0.0.1", 0), Handler)
+
+    def handle_error(self, *_: object) -> None:
+        """Say nothing of those that do not wait for their answer."""
 
     @property
     def url(self) -> str:
@@ -54,6 +59,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if not path.is_file():
             self.send_error(404)
             return
+        if name in self.server.slow:
+            threading.Event().wait(1)
         content = path.read_bytes()
         self.send_response(200)
         self.send_header("Content-Length", str(len(content)))
@@ -91,7 +98,11 @@ def files(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
-def test_download_gives_every_file_in_order(server: Server, tmp_path: Path) -> None:
+@pytest.mark.parametrize("end", ["", "/"])
+def test_download_gives_every_file_in_order(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    monkeypatch.setenv(sources.MIRROR, server.url + end)
     folder = tmp_path / "images"
     train, evaluation = download_images(folder)
     assert train == [folder / "Train" / f"{name}.bmp" for name in ("t1", "t10", "t2")]
@@ -99,6 +110,22 @@ def test_download_gives_every_file_in_order(server: Server, tmp_path: Path) -> N
     for path in train + evaluation:
         assert path.read_bytes() == (server.folder / path.relative_to(folder)).read_bytes()
     assert files(folder) == files(server.folder)
+
+
+def test_a_person_sees_how_far_it_is(
+    server: Server,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    download_images(tmp_path / "images")
+    assert not capsys.readouterr().err
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    download_images(tmp_path / "images")
+    shown = capsys.readouterr().err.split("\r")
+    assert shown[1].startswith("images:   0%")
+    assert " 0/5 " in shown[1]
+    assert not shown[-2].strip(), "stays behind"
 
 
 def test_a_second_download_asks_for_nothing(server: Server, tmp_path: Path) -> None:
@@ -138,6 +165,7 @@ def test_a_cut_connection_and_the_next_try(server: Server, tmp_path: Path) -> No
     server.cut = {"Test/Set5/b.bmp"}
     with pytest.raises(ImageError, match=r"cannot download .*Test/Set5/b\.bmp"):
         download_images(tmp_path / "images")
+    assert server.asked.count("Test/Set5/b.bmp") == 2
     left = files(tmp_path / "images")
     assert "Test/Set5/b.bmp" not in left
     assert left <= files(server.folder)
@@ -194,9 +222,18 @@ def test_a_silent_server_does_not_hold_for_ever(tmp_path: Path, monkeypatch, ser
             download_images(tmp_path / "images")
 
 
+def test_a_server_that_falls_silent_is_not_waited_for(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "READ_SECONDS", 0.2)
+    server.slow = {"Train/t1.bmp"}
+    with pytest.raises(ImageError, match=r"cannot download Train/t1\.bmp .*: ReadTimeout"):
+        download_images(tmp_path / "images")
+
+
 def test_an_address_that_is_none(tmp_path: Path, monkeypatch, server: Server) -> None:
     monkeypatch.setenv(sources.MIRROR, "mirror")
-    with pytest.raises(ImageError, match="SRCNN_IMAGES_URL is no address"):
+    with pytest.raises(ImageError, match=r"SRCNN_IMAGES_URL is no address .*MissingSchema"):
         download_images(tmp_path / "images")
 
 
@@ -296,6 +333,10 @@ def test_folder_images_are_sorted_files(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     (tmp_path / "folder.png").mkdir()
     assert [path.name for path in folder_images(tmp_path)] == ["a10.png", "a2.png", "b.png"]
+
+
+def test_an_images_name_is_text_whatever_bytes_are_in_it() -> None:
+    assert sources.image_name(Path("a", os.fsdecode(b"J\xf6rg.x.png"))) == "J\ufffdrg.x"
 
 
 def test_a_phones_photo_with_a_preview_behind_it_is_read(tmp_path: Path) -> None:
