@@ -15,10 +15,12 @@ from selenium.webdriver import ActionChains, Chrome
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-from imaging.pictures import most_changed, save_strip, with_luminance
-from report.curves import draw_log
+from imaging.pictures import BOX_COLOUR, most_changed, save_strip, with_luminance
+from inference.samples import Sample
+from report.curves import Panel, draw, draw_log
 from report.page import Report
 from runtime.errors import RunError, UserError
+from runtime.files import write_text
 
 RNG = np.random.default_rng(11)
 NAMES = ["plain", "<b>it's</b> & 100%#?"]
@@ -70,6 +72,18 @@ def test_the_page_stands_alone(folder: Path) -> None:
     assert sorted(p.suffix for p in folder.iterdir()) == [".html", ".png", ".png"]
 
 
+def test_the_page_shows_three_pictures_and_frames_the_region(folder: Path) -> None:
+    page = (folder / "index.html").read_text("utf-8")
+    assert re.findall(r'data-kind="([^"]*)"', page) == list(GREY) * len(NAMES)
+    framed = "left: 50.000%; top: 37.500%; width: 13.333%; height: 20.000%"
+    assert set(re.findall(r'class="region" style="([^"]*)"', page)) == {framed}
+
+
+def test_a_name_that_is_no_utf_8_is_escaped(tmp_path: Path) -> None:
+    write_text(tmp_path / "page", "Größe, 咖啡, J\udcf6rg")
+    assert (tmp_path / "page").read_bytes() == "Größe, 咖啡, J\\udcf6rg".encode()
+
+
 def test_names_are_text_and_not_markup(folder: Path) -> None:
     page = (folder / "index.html").read_text("utf-8")
     assert "<b>" not in page
@@ -110,6 +124,7 @@ def test_curves_show_each_psnr_column(tmp_path: Path) -> None:
     curves = draw_log(log)
     assert list(curves) == ["Loss", "PSNR in dB"]
     assert "held_out_psnr" in curves["PSNR in dB"]
+    assert "psnr" not in curves["Loss"]
     assert all(svg.startswith("<svg") and svg.endswith("</svg>\n") for svg in curves.values())
     assert draw_log(log) == curves, "the same log gives another page"
 
@@ -134,6 +149,13 @@ def test_a_training_log_that_is_none(tmp_path: Path, text: str, words: str) -> N
         draw_log(tmp_path / "nowhere.csv")
 
 
+def test_a_curve_of_one_point_is_seen() -> None:
+    (axes,) = draw(Panel("", {"one": ([1], [2.0]), "two": ([1, 2], [2.0, 3.0])})).axes
+    assert [line.get_marker() for line in axes.lines] == ["o", "None"]
+    drawn = {name for name, spine in axes.spines.items() if spine.get_visible()}
+    assert drawn == {"left", "bottom"}
+
+
 def test_the_most_changed_region_is_found() -> None:
     before, after, _ = pictures()
     assert most_changed(before, np.where(after == 255, 255, before)) == (*CHANGED, 16)
@@ -150,6 +172,35 @@ def test_a_strip_holds_three_panels(tmp_path: Path, shape: tuple[int, ...]) -> N
     for i, grey in enumerate(GREY.values()):
         third = row[len(row) * i // 3 : len(row) * (i + 1) // 3]
         assert np.mean(third == grey) > 0.7
+
+
+def test_a_strip_frames_the_most_changed_region_and_enlarges_it(tmp_path: Path) -> None:
+    """Of pictures of 80×120 pixels, three times as large for the caption above them."""
+    bicubic, output, original = pictures()
+    save_strip(tmp_path / "strip.png", "name", bicubic, output, original)
+    panel = np.asarray(Image.open(tmp_path / "strip.png"))[12:-12, 12 + 360 + 12 :][:, :360]
+    caption, picture, zoom = panel[:28], panel[28:][:240], panel[28 + 240 + 12 :]
+    assert np.ptp(np.argwhere(caption.max(axis=2) < 128)[:, 0]) > 10, "too small to be read"
+    assert zoom.shape == (360, 360, 3)
+    top, left = CHANGED
+    assert (zoom == output[top, left]).all()
+    frame = np.zeros((240, 360), bool)
+    frame[3 * top : 3 * top + 48, 3 * left : 3 * left + 48] = True
+    frame[3 * top + 2 : 3 * top + 46, 3 * left + 2 : 3 * left + 46] = False
+    assert (picture[frame] == BOX_COLOUR).all()
+    assert (picture[~frame] == output.repeat(3, 0).repeat(3, 1)[~frame]).all()
+
+
+@pytest.mark.parametrize(
+    ("level", "brighter", "expected"), [(0, 200.0, 233), (250, 20.0, 255), (5, -20.0, 0)]
+)
+def test_luminance_is_exchanged_within_the_range(
+    level: int, brighter: float, expected: int
+) -> None:
+    rgb, before = np.full((2, 3, 3), level, np.uint8), np.full((2, 3), 16.0)
+    sample = Sample("", before, before, rgb, rgb)
+    assert (sample.visible(before + brighter) == expected).all()
+    assert (with_luminance(rgb, before, before + brighter) == expected).all()
 
 
 def test_exchanging_the_luminance_keeps_the_colour() -> None:
