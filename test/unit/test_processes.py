@@ -39,6 +39,21 @@ def set_all(variables: pytest.MonkeyPatch, **values: str) -> None:
         variables.setenv(name, value)
 
 
+def test_deterministic_algorithms_and_what_libraries_read_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What the user has set stays."""
+    environment, asked, filling = {"HCCL_DETERMINISTIC": "strict"}, [], types.SimpleNamespace()
+    filling.fill_uninitialized_memory = True
+    monkeypatch.setattr(os, "environ", environment)
+    monkeypatch.setattr(torch, "use_deterministic_algorithms", asked.append)
+    monkeypatch.setattr(torch.utils, "deterministic", filling, raising=False)
+    device.be_deterministic()
+    assert environment == {"HCCL_DETERMINISTIC": "strict", "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
+    assert asked == [True]
+    assert not filling.fill_uninitialized_memory
+
+
 def master() -> tuple[str, str]:
     return os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]
 

@@ -1,8 +1,11 @@
 """train.py --profile: a trace of a few steps, and training goes on unchanged."""
 
+import contextlib
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -94,6 +97,7 @@ def test_the_table_is_sorted_by_the_device_where_there_is_one(
 ) -> None:
     print_table([Operator("a", 1, 900.0, 1000.0), Operator("b", 2, 100.0, 3000.0)])
     lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["share", "device", "ms", "host", "ms", "calls", "operator"]
     assert lines[1].split() == ["75.0%", "3.000", "0.100", "2", "b"]
     assert lines[2].split() == ["25.0%", "1.000", "0.900", "1", "a"]
     print_table([])
@@ -112,6 +116,31 @@ def test_operators_of_an_npu_are_read_from_its_table(tmp_path: Path) -> None:
         Operator("aten::conv2d", 2, 2.0, 30.0),
         Operator("aten::relu", 1, 2.0, 0.0),
     ]
+
+
+def test_an_npu_is_watched_by_the_profiler_of_torch_npu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    trace = tmp_path / "host_1_ascend_pt" / "ASCEND_PROFILER_OUTPUT" / "trace_view.json"
+
+    @contextlib.contextmanager
+    def profile(**options: object) -> Iterator[SimpleNamespace]:
+        yield SimpleNamespace(step=lambda: None)
+        assert options["on_trace_ready"] == str(tmp_path)
+        trace.parent.mkdir(parents=True)
+        trace.touch()
+        trace.with_name("operator_details.csv").write_text(
+            "Name,Host Self Duration(us),Device Self Duration(us)\naten::conv2d,1000,2000\n"
+        )
+
+    profiler = SimpleNamespace(profile=profile, schedule=dict, tensorboard_trace_handler=str)
+    monkeypatch.setitem(sys.modules, "torch_npu", SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "torch_npu.profiler", profiler)
+    watched = StepProfiler(tmp_path, SimpleNamespace(type="npu")).watch(range(20), 20)
+    assert list(watched) == list(range(20))
+    first, _, last = capsys.readouterr().out.splitlines()
+    assert first.startswith(f"profile: 5 steps in {trace}; ")
+    assert last.split() == ["100.0%", "2.000", "1.000", "1", "aten::conv2d"]
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
