@@ -15,6 +15,7 @@ from samples import Mischief
 from inference.weights import load_weights, shipped_weights
 from model import SRCNN
 from runtime.errors import UserError
+from runtime.files import load_tensors
 
 
 def save(path: Path, state: object) -> Path:
@@ -164,6 +165,40 @@ def test_files_of_other_kinds(tmp_path: Path, content: bytes) -> None:
         load_weights(path)
     with pytest.raises(UserError, match="no weights file"):
         load_weights(tmp_path / "absent.pth")
+
+
+def test_no_code_is_run_whatever_pytorch_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    with pytest.raises(ValueError, match="it holds more than tensors"):
+        load_tensors(save(tmp_path / "w.pth", Mischief(tmp_path / "executed")))
+    assert not (tmp_path / "executed").exists()
+
+
+def test_weights_that_were_saved_on_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.serialization.location_tag", lambda _: "cuda:0")
+    path = save(tmp_path / "w.pth", torch.ones(3))
+    assert load_tensors(path).device.type == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (RuntimeError("\nwhy\nand more"), "why"),
+        (OSError("x" * 999), "x" * 200),
+        (EOFError(), "EOFError"),
+    ],
+)
+def test_one_line_says_why_a_file_is_none(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(torch, "load", fail)
+    with pytest.raises(ValueError, match=f"^{reason}$"):
+        load_tensors("w.pth")
 
 
 def test_only_scales_with_weights_are_offered() -> None:
