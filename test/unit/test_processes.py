@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import types
+import warnings
 from datetime import timedelta
 from pathlib import Path
 
@@ -52,6 +53,44 @@ def test_deterministic_algorithms_and_what_libraries_read_of_it(
     assert environment == {"HCCL_DETERMINISTIC": "strict", "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
     assert asked == [True]
     assert not filling.fill_uninitialized_memory
+
+
+@pytest.mark.parametrize(
+    ("built", "there", "why"),
+    [
+        (False, True, "this PyTorch was built without CUDA"),
+        (True, False, "PyTorch finds no GPU or no driver"),
+        (True, True, ""),
+    ],
+)
+def test_why_there_is_no_gpu(
+    built: bool,
+    there: bool,
+    why: str,
+    monkeypatch: pytest.MonkeyPatch,
+    recwarn: pytest.WarningsRecorder,
+) -> None:
+    def is_available() -> bool:
+        warnings.warn("The NVIDIA driver on your system is too old", stacklevel=1)
+        return there
+
+    monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: built)
+    monkeypatch.setattr(torch.cuda, "is_available", is_available)
+    assert device.why_no_cuda() == why
+    assert not recwarn
+
+
+@pytest.mark.parametrize(
+    ("units", "bf16"),
+    [({}, False), ({"avx512_bf16": True, "amx_bf16": False}, True), ({"amx_bf16": True}, True)],
+)
+def test_units_of_the_cpu_for_bf16(
+    units: dict[str, bool], bf16: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: units, raising=False)
+    assert device.has_bf16() == bf16
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    assert not device.has_bf16()
 
 
 def master() -> tuple[str, str]:
