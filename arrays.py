@@ -51,12 +51,15 @@ def open_file(path: Path) -> h5py.File:
     """Open an HDF5 file for reading.
 
     Raises:
-        UserError: no such file, another program is writing it, or it is no HDF5 file.
+        UserError: no such file, it may not be read, another program is writing it, or it is no
+            HDF5 file.
     """
     try:
         return h5py.File(path, "r")
     except FileNotFoundError:
         raise UserError(f"no dataset file {path}; prepare.py makes it") from None
+    except PermissionError:
+        raise UserError(f"cannot read {path}: Permission denied") from None
     except OSError as error:
         if "unable to lock file" in str(error) or "already open for write" in str(error):
             raise UserError(

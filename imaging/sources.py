@@ -110,6 +110,8 @@ def open_image(path: Path) -> Image.Image:
 
 def unreadable(path: Path, error: Exception) -> ImageError:
     """Return the error for a file that Pillow does not read."""
+    if isinstance(error, PermissionError):
+        return ImageError(f"cannot read {path}: {error.strerror}")
     return ImageError(f"{path} cannot be read as an image ({error}); mend or remove it")
 
 

@@ -45,7 +45,7 @@ def load_weights(path: Path | str) -> SRCNN:
     and compiled networks name them otherwise. Widths and kernel sizes are read off the weights.
 
     Raises:
-        UserError: no such file, or no such three layers, or NaN within.
+        UserError: no such file, one that cannot be read, or no such three layers, or NaN within.
     """
     found = _read(Path(path))
     state = _layers(path, found)
@@ -76,9 +76,12 @@ def load_luminance_weights(path: Path | str) -> SRCNN:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
+        path.open("rb").close()  # what is told here is no fault of the file's bytes
         state = load_tensors(path)
     except FileNotFoundError:
         raise UserError(f"no weights file {path}") from None
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
     except ValueError as error:
         raise UserError(
             f"{path} is no weights file that can be read safely ({error}); "

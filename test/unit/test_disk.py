@@ -11,14 +11,16 @@ from pathlib import Path
 
 import pytest
 from commands import HANG, ROOT, run
+from expected_files import save_image
 from runs import SMALL, newest_step, start, training, wait_for_epochs
 
 from runtime.errors import RunError
 from training import checkpoint
 from training.results import Results
 
-# Root may write to what is read-only for all others, unless that right is taken from it.
-WITHOUT_OVERRIDE = ["setpriv", "--bounding-set=-dac_override"] if os.geteuid() == 0 else []
+# Root may read and write what others may not, unless these rights are taken from it.
+RIGHTS = "--bounding-set=-dac_override,-dac_read_search"
+WITHOUT_OVERRIDE = ["setpriv", RIGHTS] if os.geteuid() == 0 else []
 
 
 @contextlib.contextmanager
@@ -89,6 +91,21 @@ def test_a_read_only_disk(dataset: Path, tmp_path: Path) -> None:
     why = "Read-only file system" if own else "Permission denied"
     assert process.returncode == 1
     assert errors == f"error: cannot write {tmp_path}/x3/best.pth: {why}\n"
+
+
+@pytest.mark.parametrize("name", ["val/Set5_x3.h5", "w.pth", "images/a.png"])
+def test_a_file_that_may_not_be_read(
+    dataset: Path, weights: Path, tmp_path: Path, name: str
+) -> None:
+    shutil.copytree(dataset / "val", tmp_path / "val")
+    shutil.copy(weights, tmp_path / "w.pth")
+    save_image(tmp_path / "images/a.png", 40, 40)
+    locked = tmp_path / name
+    locked.chmod(0)
+    source = f"--images-dir={tmp_path}/images" if "images" in name else f"--data-path={tmp_path}"
+    words = (ROOT / "evaluate.py", source, f"--weights={tmp_path}/w.pth", "--device=cpu")
+    _, errors = start(*words, wrapper=WITHOUT_OVERRIDE).communicate(timeout=HANG)
+    assert errors == f"error: cannot read {locked}: Permission denied\n"
 
 
 def test_a_folder_that_turns_read_only_during_the_run(dataset: Path, tmp_path: Path) -> None:
