@@ -1,5 +1,6 @@
 """Trained weights, as many kinds of code save them, read without ever running code of the file."""
 
+import zipfile
 from itertools import islice, permutations
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -83,6 +84,10 @@ def _read(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
     except ValueError as error:
+        if "EOF" in str(error) or _is_cut_archive(path):
+            raise UserError(
+                f"{path} is no whole weights file: it is damaged or cut short; copy it again"
+            ) from None
         raise UserError(
             f"{path} is no weights file that can be read safely ({error}); "
             f"expected a state dict saved by torch.save, or safetensors"
@@ -92,6 +97,15 @@ def _read(path: Path) -> dict[str, Any]:
     if not _is_dict(state):
         raise UserError(f"{path} holds a {type(state).__name__}; expected a state dict")
     return state
+
+
+def _is_cut_archive(path: Path) -> bool:
+    """Tell whether a file begins as one of torch.save does, a zip archive, but does not end so."""
+    try:
+        with path.open("rb") as file:
+            return file.read(2) == b"PK" and not zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:
+        return True
 
 
 def _is_dict(value: object) -> TypeGuard[dict[str, Any]]:

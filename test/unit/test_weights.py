@@ -157,7 +157,22 @@ def test_what_is_no_weights_file(
     assert not (tmp_path / "executed").exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"hello", bytes(1000)])
+@pytest.mark.parametrize("new_format", [True, False])
+def test_a_file_that_is_cut_short_is_called_that(tmp_path: Path, new_format: bool) -> None:
+    path = tmp_path / "w.pth"
+    torch.save(SRCNN().state_dict(), path, _use_new_zipfile_serialization=new_format)
+    whole = path.read_bytes()
+    # Of the old format, some releases of torch say no more than that the bytes are wrong.
+    for length in (0, 4, 100, 10_000, len(whole) // 2, len(whole) - 1) if new_format else (0, 100):
+        path.write_bytes(whole[:length])
+        with pytest.raises(UserError) as error:
+            load_weights(path)
+        assert str(error.value) == (
+            f"{path} is no whole weights file: it is damaged or cut short; copy it again"
+        )
+
+
+@pytest.mark.parametrize("content", [b"hello", bytes(1000)])
 def test_files_of_other_kinds(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "w.pth"
     path.write_bytes(content)
