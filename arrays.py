@@ -15,6 +15,7 @@ Member = TypeVar("Member", h5py.Dataset, h5py.Group)
 
 # What h5py raises on a file with wrong bytes.
 DAMAGE = (OSError, RuntimeError, ValueError, KeyError, TypeError, OverflowError, MemoryError)
+AGAIN = "make it again (prepare.py --force)"  # without, prepare.py keeps the files that are there
 MOST_COMPRESSED = 1100  # gzip shrinks no data to less than a thousandth
 SAMPLE = 1024  # patches that tell the range of values
 
@@ -44,7 +45,7 @@ def reading(path: Path) -> Iterator[None]:
         yield
     except DAMAGE as error:
         reason = str(error).split("\n")[0]
-        raise UserError(f"{path} cannot be read ({reason}); it is damaged, make it again") from None
+        raise UserError(f"{path} cannot be read ({reason}); it is damaged, {AGAIN}") from None
 
 
 def open_file(path: Path) -> h5py.File:
@@ -64,9 +65,9 @@ def open_file(path: Path) -> h5py.File:
         if "unable to lock file" in str(error) or "already open for write" in str(error):
             raise UserError(
                 f"{path} is open in another program, or one that wrote it was killed; "
-                f"close that program, or make the file again"
+                f"close that program, or make the file again (prepare.py --force)"
             ) from None
-        raise UserError(f"{path} is no readable HDF5 file ({error}); make it again") from None
+        raise UserError(f"{path} is no readable HDF5 file ({error}); {AGAIN}") from None
 
 
 def members(file: h5py.File, path: Path, kind: type[Member]) -> tuple[Member, Member]:
@@ -118,7 +119,7 @@ class StoredArray:
         if dataset.dtype.kind not in "fui":
             raise UserError(f"{what} holds {dataset.dtype}, expected numbers")
         if dataset.nbytes > MOST_COMPRESSED * dataset.id.get_storage_size():
-            raise UserError(f"{what} claims more values than the file holds; make it again")
+            raise UserError(f"{what} claims more values than the file holds; {AGAIN}")
         square = [axes for axes in fits if shape[axes.index("h")] == shape[axes.index("w")]]
         self.axes = (square or fits)[0]
         self.sizes = {axis: n for axis, n in zip(self.axes, shape, strict=True) if axis != "1"}
@@ -147,9 +148,7 @@ class StoredArray:
         """
         values = torch.from_numpy(self._values(file, part))
         if not torch.isfinite(values).all():
-            raise UserError(
-                f"{self.path}: {self.name} holds values that are not finite; make it again"
-            )
+            raise UserError(f"{self.path}: {self.name} holds values that are not finite; {AGAIN}")
         if unit == 1.0 and values.max() > 2.0:
             raise UserError(
                 f"{self.path}: {self.name} begins with values of 0–1 and goes on with larger ones; "

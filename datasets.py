@@ -9,7 +9,18 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from arrays import IMAGES, PATCHES, WHOLE, Part, StoredPair, member, members, open_file, reading
+from arrays import (
+    AGAIN,
+    IMAGES,
+    PATCHES,
+    WHOLE,
+    Part,
+    StoredPair,
+    member,
+    members,
+    open_file,
+    reading,
+)
 from runtime.errors import UserError
 
 Pair = tuple[torch.Tensor, torch.Tensor]
@@ -163,7 +174,7 @@ class ImageDataset(_FileDataset):
         if self.images < 1 or len(self) % self.images:
             raise UserError(
                 f"{self.path} says that its {len(self)} images are {self.images} in several sizes; "
-                f"make it again"
+                f"{AGAIN}"
             )
         for pair in self.stored:
             pair.units = units
