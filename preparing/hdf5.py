@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from imaging.sources import image_name
@@ -17,18 +17,26 @@ Sizes = dict[Path, tuple[int, int]]
 def hdf5_file(path: Path, libver: str | tuple[str, str] = "earliest") -> Iterator:
     """Open an HDF5 file that gets its name when all is written and on the disk.
 
-    An exception, Ctrl-C included, leaves nothing, and a former file of that name as it was.
+    An exception, Ctrl-C included, leaves nothing, no new folder either, and a former file of that
+    name as it was.
 
     Raises:
         RunError: the place cannot be written, or the disk is full.
     """
     import h5py  # noqa: PLC0415 - `prepare.py --help` does without
 
-    # When the disk is full, HDF5's own driver crashes the interpreter; a Python file does not.
-    with whole_file(path) as temporary, temporary.open("w+b") as raw:
-        with h5py.File(raw, "w", libver=libver) as file:
-            yield file
-        raw.flush()
+    missing = [folder for folder in path.parents if not folder.exists()]
+    try:
+        # When the disk is full, HDF5's own driver crashes the interpreter; a Python file does not.
+        with whole_file(path) as temporary, temporary.open("w+b") as raw:
+            with h5py.File(raw, "w", libver=libver) as file:
+                yield file
+            raw.flush()
+    except BaseException:
+        for folder in missing:
+            with suppress(OSError):  # something else lies in it by now
+                folder.rmdir()
+        raise
 
 
 def write_patches(

@@ -2,6 +2,7 @@
 
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -60,13 +61,43 @@ def test_bad_images(images: Path, tmp_path: Path, case: str, capsys) -> None:
     output = tmp_path / "out" / "file.h5"
     with pytest.raises(UserError, match=message):
         prepare_file(images, output, *options)
-    assert not output.parent.exists() or not list(output.parent.iterdir())
+    assert not output.parent.exists()
 
 
 def test_a_decompression_bomb_is_refused(images: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     with pytest.raises(UserError, match=r"cannot be read.*decompression bomb"):
         prepare_file(images, tmp_path / "train.h5")
+
+
+@pytest.mark.parametrize("which", ["train", "val"])
+@pytest.mark.parametrize("fault", ["truncated", "smaller than the scale"])
+def test_all_images_are_looked_at_before_the_first_file(
+    images: Path, tmp_path: Path, which: str, fault: str
+) -> None:
+    """A training image that is too small is skipped: only evaluation must take all."""
+    folders = {"train": tmp_path / "train images", "val": tmp_path / "val images"}
+    for folder in folders.values():
+        shutil.copytree(images, folder)
+    if fault == "truncated":
+        truncate(folders[which])
+    else:
+        save_image(folders["val"] / "dot.png", 2, 2)
+    words = [f"--train-images={folders['train']}", f"--eval-images={folders['val']}"]
+    data = tmp_path / "new" / "data"
+    with pytest.raises(UserError, match=r"t10\.bmp cannot be read|dot\.png is 2×2, less than"):
+        prepare.main([f"--data-path={data}", *words])
+    assert not data.parent.exists()
+
+
+def test_images_of_files_that_are_kept_are_not_looked_at(images: Path, tmp_path: Path) -> None:
+    whole = tmp_path / "whole"
+    shutil.copytree(images, whole)
+    prepare.main([f"--data-path={tmp_path}", f"--train-images={images}", f"--eval-images={whole}"])
+    (tmp_path / "val/Set5_x3.h5").unlink()
+    truncate(images)
+    prepare.main([f"--data-path={tmp_path}", f"--train-images={images}", f"--eval-images={whole}"])
+    assert h5py.is_hdf5(tmp_path / "val/Set5_x3.h5")
 
 
 def test_missing_and_empty_folders(tmp_path: Path) -> None:
@@ -102,7 +133,7 @@ def test_full_disk_is_one_line(images: Path, tmp_path: Path, room: int, options:
     )
     assert result.returncode == RunError.exit_status, result.stderr
     assert result.stderr == f"error: cannot write {output}: File too large\n"
-    assert not list(output.parent.iterdir())
+    assert not output.parent.exists()
 
 
 @pytest.mark.parametrize("option", ["--scale", "--stride", "--patch-size", "--jobs"])
@@ -178,7 +209,7 @@ def test_an_aborted_run_leaves_nothing(tmp_path: Path, number: int, status: int)
         errors = process.communicate()[1]
     assert process.returncode == status, errors
     assert "Traceback" not in errors
-    assert not list(output.parent.iterdir())
+    assert not output.parent.exists()
 
 
 def test_an_image_error_ends_with_one_line(images: Path, tmp_path: Path, capsys) -> None:
