@@ -21,7 +21,7 @@ from werkzeug.serving import make_server
 from imaging.enlarge import bicubic_only, enlarge
 from imaging.kinds import PictureError, TooLarge, by_content, saved_suffix
 from imaging.photo import one_line, open_photo
-from runtime.errors import RunError
+from runtime.errors import RunError, printable
 
 if TYPE_CHECKING:
     from inference.upscaler import Upscaler
@@ -33,6 +33,7 @@ MOST_PIXELS = 50_000_000  # of a result: about 0.7 GB of memory
 MOST_WAITING = 8  # requests beside the one in work; their pictures wait in memory
 TYPES = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp", "BMP": "image/bmp"}
 TYPES["AVIF"] = "image/avif"
+KINDS = "PNG, JPEG, WebP, AVIF, BMP or GIF"  # GIF comes back as PNG
 SECURITY = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; "
     "script-src 'unsafe-inline'; img-src blob: data:; connect-src 'self'; "
@@ -61,7 +62,8 @@ def create_app(upscalers: "dict[int, Upscaler]") -> Flask:
 
     @app.get("/")
     def page() -> str:
-        return render_template("upload.html", scales=sorted(upscalers), most_bytes=MOST_BYTES)
+        limits = {"kinds": KINDS, "most_bytes": MOST_BYTES}
+        return render_template("upload.html", scales=sorted(upscalers), **limits)
 
     @app.post("/enlarge/<int:scale>/<any(srcnn, bicubic):method>")
     def enlarged(scale: int, method: str) -> Response:
@@ -81,7 +83,7 @@ def create_app(upscalers: "dict[int, Upscaler]") -> Flask:
         except MemoryError:
             abort(503, "There is not enough memory for this picture.")
         except Exception as error:  # whatever a picture does to a decoder or to torch
-            abort(422, f"The picture was not taken: {one_line(error)}.")
+            abort(422, f"{_name()} was not taken: {one_line(error)}.")
         finally:
             places.release()
 
@@ -89,7 +91,7 @@ def create_app(upscalers: "dict[int, Upscaler]") -> Flask:
     def sentence(error: HTTPException) -> Response:
         text = error.description
         if error.code == 413:
-            text = f"The file is larger than {MOST_BYTES // 2**20} MB; python upscale.py takes it."
+            text = f"{_name()} is larger than {MOST_BYTES // 2**20} MB; python upscale.py takes it."
         return Response(text, error.code, mimetype="text/plain")
 
     @app.after_request
@@ -133,6 +135,8 @@ def _enlarged(data: bytes, name: str, upscaler: "Upscaler", method: str) -> Resp
     kind, how = by_content(data), f"python upscale.py FILE --scale {upscaler.scale} --output DIR"
     if kind in ("TIFF", "HEIF"):
         raise PictureError(f"browsers do not show {kind}; {how} enlarges it")
+    if kind is None:
+        raise PictureError(f"not a picture of one of these kinds: {KINDS}")
     start = time.perf_counter()
     most_pixels = MOST_PIXELS // upscaler.scale**2
     try:
@@ -150,6 +154,11 @@ def _enlarged(data: bytes, name: str, upscaler: "Upscaler", method: str) -> Resp
     response.headers["X-Suffix"] = saved_suffix(name, data)
     response.headers["X-Note"] = quote(photo.note)
     return response
+
+
+def _name() -> str:
+    """Return what messages call the file that was sent."""
+    return printable(request.args.get("name", "")) or "The picture"
 
 
 def _drain() -> None:

@@ -50,7 +50,8 @@ const enlarge = async () => {
   const { signal } = running;
   $("result").hidden = true;
   if (file.size > mostBytes) {
-    say(`The file is larger than ${mostBytes / 2 ** 20} MB; python upscale.py takes it.`, "error");
+    const limit = `${mostBytes / 2 ** 20} MB`;
+    say(`${file.name} is larger than ${limit}; python upscale.py takes it.`, "error");
     return;
   }
   say(`Enlarging ${file.name} …`, "busy");

@@ -28,6 +28,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
 from werkzeug.serving import BaseWSGIServer, make_server
 
+from imaging.kinds import FORMATS
 from imaging.photo import Photo
 from imaging.resize import BICUBIC
 from inference.upscaler import Upscaler
@@ -74,10 +75,18 @@ def test_both_enlargements(client, upscalers: dict[int, Upscaler], scale: int) -
 @pytest.mark.parametrize(
     ("name", "data", "words"),
     [
-        ("a.jpg", b"hello", "not a picture"),
-        ("a.png", b"", "not a picture"),
-        ("", b"hello", "not a picture of one of these kinds"),
-        ("a.tif", b"II*\0", "browsers do not show TIFF; python upscale.py FILE --scale 3"),
+        (
+            "two\n.jpg",
+            b"hello",
+            "two\\n.jpg was not taken: not a picture of one of these kinds: PNG",
+        ),
+        ("a.png", b"", "a.png was not taken: "),
+        ("", b"hello", "The picture was not taken: not a picture of one of these kinds: PNG, JPEG"),
+        (
+            "a.tif",
+            b"II*\0",
+            "a.tif was not taken: browsers do not show TIFF; python upscale.py FILE",
+        ),
         ("a.png", png(coffee(60, 40))[:-400], "cannot be read"),
         ("a.png", png(Image.new("1", (2400, 2400))), "5.8 megapixels; at most 5.6 here; python u"),
     ],
@@ -86,6 +95,18 @@ def test_wrong_files(client, name: str, data: bytes, words: str) -> None:
     response = post(client, data, name)
     assert (response.status_code, response.mimetype) == (422, "text/plain")
     assert words in response.text
+    assert ".tif," not in response.text
+
+
+def test_the_kinds_that_the_page_names_are_those_that_it_takes(client) -> None:
+    named = server.KINDS.replace(" or ", ", ").split(", ")
+    Image.init()
+    for kind in [kind for kind in named if kind.upper() in Image.SAVE]:  # AVIF not in each Pillow
+        name = f"a.{kind.lower()}"
+        assert post(client, encoded(coffee(9, 9), kind.upper()), name).status_code == 200
+    assert f"{server.KINDS}, up to" in client.get("/").text
+    accepted = re.search(r'accept="(.*?)"', client.get("/").text).group(1).split(",")
+    assert {FORMATS[suffix] for suffix in accepted} == {kind.upper() for kind in named}
 
 
 def test_wrong_requests(client) -> None:
@@ -96,7 +117,7 @@ def test_wrong_requests(client) -> None:
     large = post(client, bytes(server.MOST_BYTES + 1))
     assert (large.status_code, large.text) == (
         413,
-        "The file is larger than 32 MB; python upscale.py takes it.",
+        "a.png is larger than 32 MB; python upscale.py takes it.",
     )
 
 
