@@ -42,6 +42,7 @@ SAMPLE_EVAL = ("camera.png", "chelsea.png", "coffee.png")
 
 # Lists and notes beside images; Thumbs.db and desktop.ini. (.DS_Store is hidden.)
 NO_IMAGES = {".csv", ".db", ".ini", ".json", ".md", ".txt"}
+NAME_ONE = "name a folder of images that can be read"
 
 UNREADABLE = (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
 
@@ -67,17 +68,15 @@ def folder_images(folder: Path) -> list[Path]:
     try:
         entries = sorted(folder.iterdir())
     except OSError as error:
-        raise ImageError(f"no images in {folder}: {error.strerror}") from None
+        raise ImageError(f"no images in {folder}: {error.strerror}; {NAME_ONE}") from None
     files = [path for path in entries if path.is_file() and not path.name.startswith(".")]
     paths = [path for path in files if path.suffix.lower() not in NO_IMAGES]
     aside = ", ".join(printable(path.name) for path in files if path not in paths)
     if not paths:
         folders = ", ".join(path.name for path in entries if path.is_dir())
-        what = f"only {aside}" if aside else "the folder is empty"
-        raise ImageError(
-            f"no images in {folder}: "
-            + (f"only folders ({folders}), which are not entered; name one" if folders else what)
-        )
+        what = f"only {aside}" if aside else "it is empty"
+        what = f"only folders ({folders}), which are not entered" if folders else what
+        raise ImageError(f"no images in {folder}: {what}; {NAME_ONE}")
     if aside:
         print(f"skipped in {printable(folder)}, as no images: {aside}", file=sys.stderr)
     return paths

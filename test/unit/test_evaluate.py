@@ -276,7 +276,7 @@ def _empty(folder: Path) -> None:
         (_damage, ["colour.png"]),
         (_shrink, ["small.png", "40×16", "18 pixels"]),
         (_deepen, ["deep.png", "8 bits"]),
-        (_empty, ["no images in"]),
+        (_empty, ["no images in", "it is empty; name a folder of images that can be read"]),
     ],
 )
 def test_images_that_cannot_be_measured_are_named(

@@ -101,13 +101,13 @@ def test_images_of_files_that_are_kept_are_not_looked_at(images: Path, tmp_path:
 
 
 def test_missing_and_empty_folders(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"nowhere: No such file"):
+    with pytest.raises(UserError, match=r"nowhere: No such file .*; name a folder of im"):
         prepare_file(tmp_path / "nowhere", tmp_path / "train.h5")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match=r"empty: the folder is empty"):
+    with pytest.raises(UserError, match=r"empty: it is empty; name a folder of images"):
         prepare_file(tmp_path / "empty", tmp_path / "train.h5")
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"file: Not a directory"):
+    with pytest.raises(UserError, match=r"file: Not a directory; name a folder of images"):
         prepare_file(tmp_path / "file", tmp_path / "train.h5")
 
 
