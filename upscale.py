@@ -98,13 +98,13 @@ def prepared(args: argparse.Namespace, piped: bytes) -> Plan:
         raise UserError(error) from None
     for note in made.notes:
         print(f"note: {printable(note)}", file=sys.stderr)
-    for source, why in made.refused.items():
+    for source, why in [*made.folders.items(), *made.refused.items()]:
         print(f"error: {printable(source)}: {printable(why)}", file=sys.stderr)
     return made
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Enlarge the pictures, or serve the page."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Enlarge the pictures, or serve the page; return the exit status."""
     args = parse_args(argv)
     piped = sys.stdin.buffer.read() if STREAM in args.pictures else b""
     made = Plan() if args.serve else prepared(args, piped)
@@ -113,6 +113,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     elif made.refused:
         count = len(made.refused)
         raise RunError(f"{count} of {count} pictures could not be enlarged, see above")
+    return RunError.exit_status if made.folders else 0
 
 
 def run(args: argparse.Namespace, made: Plan, piped: bytes) -> None:

@@ -19,6 +19,7 @@ class Plan:
 
     work: dict[Place, Place] = field(default_factory=dict)  # the source of each result
     refused: dict[Place, str] = field(default_factory=dict)  # why, by source
+    folders: dict[Path, str] = field(default_factory=dict)  # those without a picture, and why
     notes: list[str] = field(default_factory=list)
 
 
@@ -151,7 +152,7 @@ def _pictures_in(folder: Path, output: Place, recursive: bool, made: Plan) -> di
     found, others, unentered = {}, [], 0
 
     def unreadable(error: OSError) -> None:
-        made.refused[Path(error.filename)] = f"cannot be read ({error.strerror})"
+        made.folders[Path(error.filename)] = f"cannot be read ({error.strerror})"
 
     avoided = output.resolve() if isinstance(output, Path) else None
     if avoided == folder.resolve():
@@ -173,6 +174,6 @@ def _pictures_in(folder: Path, output: Place, recursive: bool, made: Plan) -> di
         made.notes.append(f"{folder}: skipped {len(others)} that are no pictures: {names}")
     if unentered:
         made.notes.append(f"{folder}: {unentered} subfolders not entered; --recursive does")
-    if not found and folder not in made.refused:
-        made.refused[folder] = f"no pictures in it; expected {', '.join(FORMATS)}"
+    if not found and folder not in made.folders:
+        made.folders[folder] = f"no pictures in it; expected {', '.join(FORMATS)}"
     return found

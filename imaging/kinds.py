@@ -72,6 +72,8 @@ def kind_of(data: bytes) -> str:
         PictureError: it is of none that can be read here.
     """
     kind = by_content(data)
+    if not data:
+        raise PictureError("it is empty (0 bytes); copy it again")
     if kind is None:
         raise PictureError(f"not a picture of one of these kinds: {', '.join(FORMATS)}")
     Image.init()

@@ -135,7 +135,7 @@ def _enlarged(data: bytes, name: str, upscaler: "Upscaler", method: str) -> Resp
     kind, how = by_content(data), f"python upscale.py FILE --scale {upscaler.scale} --output DIR"
     if kind in ("TIFF", "HEIF"):
         raise PictureError(f"browsers do not show {kind}; {how} enlarges it")
-    if kind is None:
+    if data and kind is None:
         raise PictureError(f"not a picture of one of these kinds: {KINDS}")
     start = time.perf_counter()
     most_pixels = MOST_PIXELS // upscaler.scale**2

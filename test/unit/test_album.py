@@ -84,7 +84,9 @@ def test_a_folder_is_mirrored_and_what_is_skipped_is_named(tmp_path: Path) -> No
     assert "not entered" not in str(made.notes)
     empty = tmp_path / "empty"
     empty.mkdir()
-    assert "no pictures in it" in album.plan([empty], out, "").refused[empty]
+    made = album.plan([empty], out, "")
+    assert (list(made.folders), made.refused) == ([empty], {}), "a folder is no picture"
+    assert made.folders[empty].startswith("no pictures in it; expected .png, .jpg")
 
 
 def test_a_folder_without_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,7 +102,7 @@ def test_a_folder_without_permission(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(os, "scandir", guarded)
     made = album.plan([tmp_path / "in"], tmp_path / "out", "", recursive=True)
     assert list(made.work.values()) == [tmp_path / "in/a.png"]
-    assert made.refused == {tmp_path / "in/locked": "cannot be read (Permission denied)"}
+    assert made.folders == {tmp_path / "in/locked": "cannot be read (Permission denied)"}
 
 
 def test_a_folder_of_one_picture_to_a_stream(tmp_path: Path) -> None:

@@ -255,21 +255,26 @@ def test_from_standard_input_to_standard_output(
 def test_what_is_left_aside_is_told(
     tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """And the others are enlarged; where there are none, no weights are loaded."""
+    """And the others are enlarged; where there are none, no weights are loaded.
+
+    A folder does not count as a picture, but the command has failed.
+    """
     album = tmp_path / "two\nlines"
     album.mkdir()
     (album / "notes.txt").write_text("no picture")
     coffee(9, 9).save(album / "a.png")
     (tmp_path / "empty\n").mkdir()
     words = [str(album), str(tmp_path / "empty\n"), f"--output={tmp_path / 'out'}"]
-    with pytest.raises(RunError, match="1 of 2 pictures could not be enlarged, see above"):
-        upscale.main([*words, f"--weights={weights}"])
+    assert upscale.main([*words, f"--weights={weights}"]) == RunError.exit_status
     out, err = capsys.readouterr()
     note, error = err.splitlines()
     assert "note: " in note
     assert "two\\nlines: skipped 1 that are no pictures: notes.txt" in note
     assert error.startswith(f"error: {tmp_path}/empty\\n: no pictures in it")
-    assert "1 of 2 pictures enlarged" in out
+    assert "1 of 1 pictures enlarged" in out
+    assert upscale.main([words[1], words[2], "--weights=no such"]) == RunError.exit_status
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", f"{error}\n")
     upscale.main([str(album), f"--output={tmp_path / 'out'}", "--weights=no such"])
     assert "1 skipped, as the result is there" in capsys.readouterr().err
     with pytest.raises(UserError, match="no such"):
