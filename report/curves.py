@@ -70,6 +70,8 @@ def _draw(axes: Axes, panel: Panel) -> None:
 def draw_log(path: Path) -> dict[str, str]:
     """Draw the loss and, in a second picture, every column whose name contains "psnr".
 
+    Columns without a value are left out.
+
     Args:
         path: CSV with a header; columns `epoch`, `loss`, … ; cells may be empty.
 
@@ -81,8 +83,13 @@ def draw_log(path: Path) -> dict[str, str]:
     """
     columns = _read(path)
     epochs = columns.pop("epoch")
-    psnr = {name: (epochs, values) for name, values in columns.items() if "psnr" in name.lower()}
-    loss = {name: (epochs, values) for name, values in columns.items() if name not in psnr}
+    drawn = {
+        name: (epochs, values)
+        for name, values in columns.items()
+        if not all(map(math.isnan, values))
+    }
+    psnr = {name: points for name, points in drawn.items() if "psnr" in name.lower()}
+    loss = {name: points for name, points in drawn.items() if name not in psnr}
     panels = {"Loss": Panel("", loss, log=True), "PSNR in dB": Panel("", psnr)}
     return {title: _svg(panel, title) for title, panel in panels.items() if panel.curves}
 

@@ -127,6 +127,10 @@ def test_curves_show_each_psnr_column(tmp_path: Path) -> None:
     assert "psnr" not in curves["Loss"]
     assert all(svg.startswith("<svg") and svg.endswith("</svg>\n") for svg in curves.values())
     assert draw_log(log) == curves, "the same log gives another page"
+    log.write_text(LOG.replace("29.5", ""), encoding="utf-8")
+    assert "held_out_psnr" not in draw_log(log)["PSNR in dB"], "a name without a curve"
+    log.write_text("epoch,loss,psnr\n0,0.01,\n", encoding="utf-8")
+    assert list(draw_log(log)) == ["Loss"]
 
 
 @pytest.mark.parametrize(
