@@ -13,6 +13,7 @@ import h5py
 import numpy as np
 import pytest
 import requests
+from commands import ROOT
 from PIL import Image
 
 import prepare
@@ -296,6 +297,12 @@ def test_the_public_registry(t91: Path, set5: Path) -> None:
     for name, digest in registry.items():
         local = (t91 if name.startswith("Train/") else set5) / Path(name).name
         assert hashlib.sha256(local.read_bytes()).hexdigest() == digest, name
+
+
+def test_the_layout_of_a_mirror_is_described() -> None:
+    text = (ROOT / "docs/data.md").read_text("utf-8")
+    for parent in {str(Path(name).parent) for name in sources.public_registry()}:
+        assert f"`{parent}/*.bmp`" in text
 
 
 def test_sample_photographs_are_real_and_kept_apart() -> None:
