@@ -30,7 +30,7 @@ from collections.abc import Iterator, Sequence
 
 from imaging.sources import download_images, folder_images, sample_images
 from preparing.hdf5 import Sizes, write_images, write_patches
-from preparing.pairs import check_images, pair_size
+from preparing.pairs import pair_size
 from runtime.errors import UserError, run_main
 from runtime.files import check_writable
 from runtime.numbers import COUNT
@@ -112,11 +112,7 @@ def fill_folder(args: argparse.Namespace) -> Iterator[tuple[Path, Sizes | list[P
     for path in {patches, whole, measured} - set(kept):
         check_writable(path)
     train_paths, eval_paths = find_images(args)
-    sizes: Sizes = {}
-    if patches not in kept or whole not in kept:
-        sizes = patch_sources(train_paths, args.scale, args.patch_size)
-    used = [*sizes, *(eval_paths if measured not in kept else ())]
-    check_images(used, args.scale, args.jobs)
+    sizes = patch_sources(train_paths, args.scale, args.patch_size)
     plan = (patches, sizes, (1.0,)), (whole, list(sizes), SIZES), (measured, eval_paths, (1.0,))
     yield from (file for file in plan if file[0] not in kept)
 

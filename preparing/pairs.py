@@ -27,22 +27,6 @@ def pair_size(path: Path, scale: int) -> tuple[int, int]:
         raise unreadable(path, error) from None
 
 
-def check_images(paths: Sequence[Path], scale: int, jobs: int) -> None:
-    """Read all images, so that a bad one is told before the first file is begun.
-
-    Raises:
-        ImageError: as `modelzoo_pairs` does.
-    """
-    from tqdm import tqdm  # noqa: PLC0415 - `prepare.py --help` does without
-
-    def check(path: Path) -> None:
-        _read(path, scale)
-
-    with ThreadPoolExecutor(jobs) as pool:
-        read = pool.map(check, paths)
-        list(tqdm(read, "checking", len(paths), disable=None, leave=False, unit="image"))
-
-
 def modelzoo_pairs(
     paths: Sequence[Path], scale: int, jobs: int, sizes: Sequence[float] = (1.0,)
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -88,16 +72,11 @@ def patch_blocks(image: np.ndarray, size: int, stride: int) -> Iterator[np.ndarr
         yield grid[top : top + step].copy().view(image.dtype).reshape(-1, size, size)
 
 
-def _read(path: Path, scale: int) -> Image.Image:
-    image = open_image(path).convert("RGB")
-    if min(image.size) < scale:
-        raise ImageError(f"{path} is {image.width}×{image.height}, less than the scale; remove it")
-    return image
-
-
 def _read_pairs(
     path: Path, scale: int, sizes: Sequence[float]
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    image = _read(path, scale)
+    image = open_image(path).convert("RGB")
+    if min(image.size) < scale:
+        raise ImageError(f"{path} is {image.width}×{image.height}, less than the scale; remove it")
     shapes = ([max(scale, round(side * size)) for side in image.size] for size in sizes)
     return [modelzoo_pair(image.resize((w, h), BICUBIC), scale) for w, h in shapes]

@@ -2,7 +2,6 @@
 
 import re
 import resource
-import shutil
 import signal
 import subprocess
 import sys
@@ -68,36 +67,6 @@ def test_a_decompression_bomb_is_refused(images: Path, tmp_path: Path, monkeypat
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     with pytest.raises(UserError, match=r"cannot be read.*decompression bomb"):
         prepare_file(images, tmp_path / "train.h5")
-
-
-@pytest.mark.parametrize("which", ["train", "val"])
-@pytest.mark.parametrize("fault", ["truncated", "smaller than the scale"])
-def test_all_images_are_looked_at_before_the_first_file(
-    images: Path, tmp_path: Path, which: str, fault: str
-) -> None:
-    """A training image that is too small is skipped: only evaluation must take all."""
-    folders = {"train": tmp_path / "train images", "val": tmp_path / "val images"}
-    for folder in folders.values():
-        shutil.copytree(images, folder)
-    if fault == "truncated":
-        truncate(folders[which])
-    else:
-        save_image(folders["val"] / "dot.png", 2, 2)
-    words = [f"--train-images={folders['train']}", f"--eval-images={folders['val']}"]
-    data = tmp_path / "new" / "data"
-    with pytest.raises(UserError, match=r"t10\.bmp cannot be read|dot\.png is 2×2, less than"):
-        prepare.main([f"--data-path={data}", *words])
-    assert not data.parent.exists()
-
-
-def test_images_of_files_that_are_kept_are_not_looked_at(images: Path, tmp_path: Path) -> None:
-    whole = tmp_path / "whole"
-    shutil.copytree(images, whole)
-    prepare.main([f"--data-path={tmp_path}", f"--train-images={images}", f"--eval-images={whole}"])
-    (tmp_path / "val/Set5_x3.h5").unlink()
-    truncate(images)
-    prepare.main([f"--data-path={tmp_path}", f"--train-images={images}", f"--eval-images={whole}"])
-    assert h5py.is_hdf5(tmp_path / "val/Set5_x3.h5")
 
 
 def test_missing_and_empty_folders(tmp_path: Path) -> None:
