@@ -48,9 +48,10 @@ def make_step(
 ) -> Callable[[], object]:
     """Return a function that takes a training step on one batch, in the device's precision."""
     precision = choose_precision("auto", device, apex_wanted=False).value
-    model = precision.to_device(SRCNN())
+    network = precision.to_device(SRCNN())
+    adam = torch.optim.Adam(network.parameters(), lr=1e-4, capturable=capturable)
+    model, optimizer = precision.prepare(network, adam)
     forward: Any = torch.compile(model) if compiled else model
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, capturable=capturable)
     x = torch.rand(batch, 1, SIDE, SIDE, device=device).contiguous(
         memory_format=precision.memory_format
     )

@@ -12,10 +12,14 @@ from dataset_files import save_dataset
 from runs import start
 from samples import save_weights
 
-from benchmarks import mean_weights, scale, soak
+from benchmarks import accelerator, mean_weights, scale, soak, training_speed
 from datasets import EvalDataset, ImageDataset, TrainDataset, find_file
 from model import SRCNN
+from runtime.device import Choice
 from runtime.errors import UserError
+from train import train_epoch
+from training.precision import Autocast
+from training.state import TrainingState
 
 HOLDING = """
 import sys
@@ -102,6 +106,30 @@ def test_a_set_so_many_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         for number in range(len(after)):
             assert all(map(torch.equal, after[number], before[number % count]))
     assert len(EvalDataset(find_file(large, "val", 3))) == 3
+
+
+def test_an_accelerator_that_computes_in_fp16_takes_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their optimizer must be known to the precision, or each step counts as an overflow."""
+    half = Choice(Autocast(torch.device("cpu"), torch.float16, 32.0), "as on a V100 or a 910A")
+    monkeypatch.setattr(accelerator, "choose_precision", lambda *_, **__: half)
+    step = accelerator.make_step(torch.device("cpu"), 2, compiled=False)
+    assert [step()[1] for _ in range(2)] == [True, True]
+
+
+def test_a_step_of_a_real_epoch_is_timed_over_the_steps_taken(
+    dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of which an epoch may have fewer: here one."""
+    taken = []
+
+    def counting(state: TrainingState, *rest: object) -> None:
+        before = state.step
+        train_epoch(state, *rest)
+        taken.append(state.step - before)
+
+    monkeypatch.setattr(training_speed, "train_epoch", counting)
+    training_speed.real_epoch(dataset, "fp32", steps=2)
+    assert sum(taken) == 2 * (training_speed.ROUNDS + 1)
 
 
 def test_the_mean_of_weights(tmp_path: Path) -> None:
