@@ -55,9 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.check:
         from ascend.check import check  # what it looks for may be missing
 
-        return check(
-            training_step, RECIPES[args.recipe], args.device, args.precision, args.loss_scale
-        )
+        recipe = apply_overrides(RECIPES[args.recipe], vars(args), processes=1, whole_images=True)
+        return check(training_step, recipe, args.device, args.precision, args.loss_scale)
     check_memory_limit()
     from runtime.device import be_deterministic, choose_device
     from runtime.distributed import joined, read_environment

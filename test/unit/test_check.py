@@ -12,7 +12,8 @@ from ascend import trial
 from ascend.check import check
 from ascend.installed import Cann, Found
 from runtime.device import Choice
-from train import training_step
+from runtime.errors import UserError
+from train import main, training_step
 from training.precision import Precision
 from training.recipes import RECIPES
 
@@ -253,6 +254,15 @@ def test_a_device_that_is_not_there() -> None:
     result = run("train.py", "--check", "--device=npu")
     assert_one_line_error(result, "--device npu: torch_npu is not installed")
     assert "pip install -r requirements-npu.txt" in result.stdout
+
+
+def test_an_optimizer_that_is_not_there(capsys: pytest.CaptureFixture) -> None:
+    """The step is taken by the one that would train."""
+    words = ["--check", "--device=cpu", "--precision=fp32"]
+    with pytest.raises(UserError, match="--optimizer lamb is NpuFused only"):
+        main([*words, "--optimizer=lamb"])
+    assert main([*words, "--recipe=polish", "--optimizer=sgd"]) == 0
+    assert "fine: training would run on cpu in fp32" in capsys.readouterr().out
 
 
 def test_torch_for_cuda_is_told_without_being_imported(tmp_path: Path) -> None:
