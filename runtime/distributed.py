@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import nn
 
 from runtime.device import COLLECTIVES, synchronize
-from runtime.errors import UserError
+from runtime.errors import RunError, UserError
 from runtime.numbers import from_environment
 from runtime.rank_table import file_of, read_hosts
 
@@ -112,14 +112,25 @@ def joined(launch: Launch, device: torch.device) -> Iterator[World]:
     """Join the other processes: over HCCL on NPUs, NCCL on GPUs, gloo on CPUs.
 
     Rank 0 alone prints on standard output.
+
+    Raises:
+        RunError: they cannot meet.
     """
     world = World(device, launch.rank, launch.size)
     if world.size == 1:
         yield world
         return
-    dist.init_process_group(
-        COLLECTIVES[device.type], rank=world.rank, world_size=world.size, timeout=TIMEOUT
-    )
+    try:
+        dist.init_process_group(
+            COLLECTIVES[device.type], rank=world.rank, world_size=world.size, timeout=TIMEOUT
+        )
+    except RuntimeError as error:
+        place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        why = str(error).partition("\n")[0]
+        raise RunError(
+            f"cannot meet the other processes at {place} ({why}); "
+            f"is another training using this port? MASTER_PORT names one"
+        ) from None
     try:
         with open(os.devnull, "w") as nowhere:  # noqa: PTH123
             silent = contextlib.redirect_stdout(nowhere)

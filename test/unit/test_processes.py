@@ -4,6 +4,7 @@ import importlib.metadata
 import importlib.util
 import json
 import os
+import socket
 import subprocess
 import sys
 import types
@@ -18,7 +19,7 @@ from commands import ROOT
 
 from runtime import device
 from runtime.distributed import Launch, World, joined, read_environment
-from runtime.errors import UserError
+from runtime.errors import RunError, UserError
 
 VARIABLES = [
     "RANK", "WORLD_SIZE", "LOCAL_RANK", "RANK_ID", "RANK_SIZE", "RANK_TABLE_FILE",
@@ -175,6 +176,21 @@ def group(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     monkeypatch.setattr(dist, "init_process_group", lambda *kind, **how: asked.append((kind, how)))
     monkeypatch.setattr(dist, "destroy_process_group", lambda: asked.append("left"))
     return asked
+
+
+def test_a_port_that_another_training_has(variables: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        set_all(variables, MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+        with (
+            pytest.raises(RunError) as error,
+            joined(Launch(0, 2), torch.device("cpu")),
+        ):
+            pass
+    start, end = str(error.value).split(" (", 1)
+    assert start == f"cannot meet the other processes at 127.0.0.1:{port}"
+    assert end.endswith("); is another training using this port? MASTER_PORT names one")
+    assert "\n" not in end
 
 
 @pytest.mark.parametrize("rank", [0, 1])
