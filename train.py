@@ -21,6 +21,7 @@ import runtime  # noqa: F401 - ends here on a Python that is too old
 import argparse
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -109,10 +110,9 @@ def set_up(
     from training.state import TrainingState, new_model
 
     folder = args.outputs_dir / f"x{args.scale}"
-    if world.is_main:
-        check_writable(folder / "best.pth")
-        if args.profile:
-            check_writable(args.profile / "trace.json")
+    for path in (folder / "best.pth", args.profile and args.profile / "trace.json"):
+        if path:
+            world.by_main(partial(check_writable, path))
     whole_images = has_whole_images(args.data_path, args.scale)
     recipe = apply_overrides(RECIPES[args.recipe], vars(args), world.size, whole_images)
     resumed = checkpoint.find(args.resume, folder)
@@ -153,12 +153,13 @@ def set_up(
     options = deciding_options(args, state, data.identity, identity(eval_set))
     if resumed:
         checkpoint.restore(resumed, options, state)
-    results = None
-    if world.is_main:
-        results = Results(
+    results = world.by_main(
+        lambda: Results(
             folder, options, args.save_every, args.tensorboard, resumed,
             elsewhere=checkpoint.is_elsewhere(args.resume, folder),
-        )  # fmt: skip
+        )
+    )  # fmt: skip
+    if results:
         results.recorder.describe(
             vars(args),
             device=str(world.device),

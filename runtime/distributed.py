@@ -3,10 +3,10 @@
 import contextlib
 import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -16,6 +16,8 @@ from runtime.device import COLLECTIVES, synchronize
 from runtime.errors import RunError, UserError
 from runtime.numbers import from_environment
 from runtime.rank_table import file_of, read_hosts
+
+T = TypeVar("T")
 
 # Of one collective: the first compilation on an NPU may take long. torchrun ends the others of a
 # dead rank sooner.
@@ -66,6 +68,25 @@ class World(NamedTuple):
     def lowest(self, value: int) -> int:
         """Return the lowest of the processes' values, to 7 digits; all get the same answer."""
         return self._agree(value, dist.ReduceOp.MIN)
+
+    def by_main(self, act: Callable[[], T]) -> T | None:
+        """Return what rank 0 alone does, None on the others; where it fails, all end.
+
+        Raises:
+            UserError: what `act` raised.
+        """
+        result, failure = None, None
+        if self.is_main:
+            try:
+                result = act()
+            except UserError as error:
+                failure = error
+        failed = self.highest(failure is not None)
+        if failure:
+            raise failure
+        if failed:
+            raise RunError("the first process of the training ended, see its log")
+        return result
 
     def _agree(self, value: int, operation: dist.ReduceOp.RedOpType) -> int:
         if self.size == 1:

@@ -178,6 +178,32 @@ def group(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     return asked
 
 
+class Two(World):
+    """One of two processes, with what the other says."""
+
+    theirs = 0
+
+    def highest(self, value: int) -> int:
+        return max(value, self.theirs)
+
+
+def test_what_the_first_process_does_alone_ends_all_where_it_fails() -> None:
+    """The others would wait for it: half an hour, where the platform starts each by itself."""
+
+    def fail() -> None:
+        raise UserError("the folder cannot be written")
+
+    first, second = (Two(torch.device("cpu"), rank, 2) for rank in (0, 1))
+    assert first.by_main(lambda: 7) == 7
+    assert second.by_main(fail) is None
+    with pytest.raises(UserError, match="the folder cannot be written"):
+        first.by_main(fail)
+    Two.theirs = 1
+    with pytest.raises(RunError, match="the first process of the training ended, see its log"):
+        second.by_main(fail)
+    assert World(torch.device("cpu")).by_main(lambda: 7) == 7
+
+
 def test_a_port_that_another_training_has(variables: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])

@@ -314,6 +314,18 @@ def test_one_of_two_processes(
         assert results.folder == tmp_path / "out/x3"
 
 
+def test_all_processes_hear_of_what_the_first_does_alone(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two looks whether there is room for results, and their folder."""
+    heard = []
+    monkeypatch.setattr(World, "by_main", lambda world, _: heard.append(world.rank))
+    for rank in (0, 1):
+        words = ("--precision=fp32", "--batch-size=4", f"--profile={tmp_path / 'p'}")
+        set_up(OneOfSeveral(CPU, rank, 2), dataset, tmp_path / "out", *words)
+    assert heard == [0, 0, 0, 1, 1, 1]
+
+
 def test_a_process_that_keeps_no_results_trains_all_the_same(
     dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
 ) -> None:
