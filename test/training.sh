@@ -43,6 +43,7 @@ read_extra() {
 }
 
 parse_options() {
+    local files
     while (($#)); do
         case $1 in
         --data_path=*) data_path=${1#*=} ;;
@@ -63,6 +64,8 @@ parse_options() {
     [[ -n $data_path ]] || fail 2 "--data_path=FOLDER is missing: the folder that prepare.py filled"
     absolute data_path
     [[ -d $data_path ]] || fail 2 "no folder $data_path; prepare.py --data-path makes it"
+    files=("$data_path"/train/*.h5)
+    [[ -e ${files[0]} ]] || fail 2 "no train/*.h5 in $data_path; prepare.py --data-path fills it"
 }
 
 # How many processes there are and who starts them. Sets RANK_SIZE (the processes of the whole
@@ -207,6 +210,8 @@ train() { # KIND CARDS EPOCHS BATCH_SIZE LR ARGUMENT…
     if command -v flock >/dev/null && ! flock -n 9; then
         fail 1 "another training is using $folder; set ASCEND_DEVICE_ID for one beside it"
     fi
+    # Where nothing can be written, earlier results stay; a folder inside theirs is made after them.
+    [[ $output_path/ == "$folder"/* ]] || make_folder "$output_path"
     [[ -n $resume ]] || set_aside "$folder"
     make_folder "$folder"
     make_folder "$output_path"

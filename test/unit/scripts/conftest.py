@@ -43,8 +43,9 @@ class Repository:
         self.data = folder / f"data {HOSTILE}"
         self.elsewhere = folder / "elsewhere"
         self.record = folder / "record"
-        for new in (self.root / "test", self.data, self.elsewhere, folder / "home"):
+        for new in (self.root / "test", self.data / "train", self.elsewhere, folder / "home"):
             new.mkdir(parents=True)
+        (self.data / "train" / "T91_x3.h5").write_text("12345")
         for script in [*(ROOT / "test").glob("*.sh"), ROOT / "test" / "torchrun.py"]:
             shutil.copy(script, self.root / "test")
         for module in MODULES:

@@ -128,6 +128,27 @@ def test_earlier_results_are_kept(repository):
     assert (repository.output() / "train_0.log").read_text().count("best epoch") == 1
 
 
+@pytest.mark.parametrize(
+    ("option", "status", "message"),
+    [
+        ("--output_path={file}", 1, "cannot make the folder {file}"),
+        ("--output_path={file}/new", 1, "cannot make the folder {file}/new"),
+        ("--data_path={folder}", 2, "no train/*.h5 in {folder}; prepare.py --data-path fills it"),
+    ],
+)
+def test_wrong_input_moves_no_earlier_results(
+    repository, tmp_path: Path, option: str, status: int, message: str
+):
+    places = {"file": tmp_path / "file", "folder": repository.elsewhere}
+    places["file"].touch()
+    assert repository.run("full_1p").returncode == 0
+    done = repository.run("full_1p", option.format_map(places))
+    assert (done.returncode, done.stdout) == (status, "")
+    assert done.stderr == f"error: {message.format_map(places)}\n"
+    assert sorted(p.name for p in repository.output().parent.iterdir()) == ["0", "0.lock"]
+    assert (repository.output() / "ckpt" / "x3" / "best.pth").is_file()
+
+
 def test_resumed_training_goes_on_in_its_folder(repository):
     assert repository.run("full_1p").returncode == 0
     more = {"FIRST": "1", "BETTER": "1", "MODELARTS_MODEL_PATH": "/m"}
