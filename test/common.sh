@@ -39,14 +39,13 @@ make_folder() { # FOLDER
 }
 
 # Earlier results are never deleted: PATH becomes PATH_20260131-235959.
-set_aside() { # PATH
+set_aside() { # PATH; sets aside, that new name
+    aside=
     [[ -e $1 ]] || return 0
-    local stamp to
-    stamp=$(date +%Y%m%d-%H%M%S)
-    to=$1_$stamp
-    while [[ -e $to ]]; do to+=_; done
-    mv -- "$1" "$to" || fail 1 "cannot move earlier results from $1 to $to"
-    printf 'earlier results moved to %s\n' "$to"
+    aside=$1_$(date +%Y%m%d-%H%M%S)
+    while [[ -e $aside ]]; do aside+=_; done
+    mv -- "$1" "$aside" || fail 1 "cannot move earlier results from $1 to $aside"
+    printf 'earlier results moved to %s\n' "$aside"
 }
 
 # Under ModelArts: the platform's log of this process; several processes have one each.

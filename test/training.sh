@@ -185,12 +185,29 @@ report_device() { # < LOG: what train.py says that it used
         }'
 }
 
+# Whether train.py took all that it was given: it tells its recipe then, and goes on to its results.
+began() { grep -q '^recipe: ' "$log"; }
+
+# Earlier results get their name back after a training that left nothing but its log, which comes to
+# lie beside theirs. On a platform the log stays: it is looked for under its own name.
+put_back() { # sets log
+    local kept=$aside/${log##*/}_${aside#"$folder"_}
+    [[ -n $aside && -n $reports && -z ${MODELARTS_MODEL_PATH:-} ]] || return 0
+    if began || [[ $(find "$folder" ! -type d) != "$log" ]]; then return 0; fi
+    while [[ -e $kept ]]; do kept+=_; done
+    mv -- "$log" "$kept" || return 0
+    log=$kept
+    find "$folder" -depth -type d -exec rmdir -- {} + && mv -T -- "$aside" "$folder" || return 0
+    log=$folder/${kept##*/}
+    printf 'earlier results are back in %s\n' "$folder"
+}
+
 # A whole training. KIND is acc or perf; LR may be empty (train.py chooses); the script's own
 # arguments follow.
 train() { # KIND CARDS EPOCHS BATCH_SIZE LR ARGUMENT…
     local kind=$1 cards=$2 train_epochs=$3 batch_size=$4 lr=$5 train_steps=0 data_path='' extra=()
     local output_path='' resume='' distributed='' reports=yes starter=() node=0
-    local output folder log seconds status=0 options
+    local output folder log seconds status=0 options aside=''
     shift 5
     if ((cards > 1)); then
         distributed=yes cards=${MA_NUM_GPUS:-$cards} # as many as the platform gives
@@ -223,6 +240,7 @@ train() { # KIND CARDS EPOCHS BATCH_SIZE LR ARGUMENT…
     run_logged "$log" '' "${starter[@]}" "$ROOT/train.py" "${options[@]}" || status=$?
     seconds=$((SECONDS - seconds))
     if ((status)); then
+        put_back
         explain_failure "$status" "$log"
         exit "$status"
     fi

@@ -29,7 +29,10 @@ signal.signal(signal.SIGTERM, stop)
 signal.signal(signal.SIGINT, stop)
 
 options = dict(word.split("=", 1) for word in sys.argv[1:] if "=" in word)
-if FAKE == "fail" and MAIN:
+RECIPE = "recipe: reference, 1,500 steps of {} samples on 1 process(es), adam, learning rate 0.0001"
+if FAKE == "begin, fail":
+    print(RECIPE.format(32))
+if FAKE.endswith("fail") and MAIN:
     print("a line before the end\nerror: the disk is full", flush=True)
     sys.exit(7)
 if FAKE == "wait" or (FAKE == "fail" and not MAIN):
@@ -52,8 +55,7 @@ if FAKE == "silent":
     sys.exit(0)
 parser = argparse.ArgumentParser()
 parser.add_argument("--batch-size", default="n/a")
-print(f"recipe: reference, 1,500 steps of {parser.parse_known_args()[0].batch_size} samples "
-      f"on 1 process(es), adam, learning rate 0.0001")  # fmt: skip
+print(RECIPE.format(parser.parse_known_args()[0].batch_size))
 print("first 5 steps: 1.234567 s (compilation and warm-up, not in each_step_time)")
 step = 0.0 if FAKE == "zero" else 0.002
 better = int(os.environ.get("BETTER", "0"))  # dB, and half the loss for each

@@ -149,6 +149,35 @@ def test_wrong_input_moves_no_earlier_results(
     assert (repository.output() / "ckpt" / "x3" / "best.pth").is_file()
 
 
+@pytest.mark.parametrize("elsewhere", [[], ["--output_path=o"]])
+def test_refused_training_leaves_earlier_results_in_their_place(repository, elsewhere: list[str]):
+    assert repository.run("full_1p", *elsewhere).returncode == 0
+    before = {p: p.read_text() for p in repository.output().rglob("*") if p.is_file()}
+    for count in (1, 2):
+        done = repository.run("full_1p", *elsewhere, FAKE="fail")
+        assert done.returncode == 7
+        assert [p.name for p in repository.output().parent.glob("0?*")] == ["0.lock"]
+        logs = list(repository.output().glob("train_0.log_*"))
+        assert len(logs) == count
+        assert all("disk is full" in log.read_text() for log in logs)
+        assert f"earlier results are back in {repository.output()}\n" in done.stdout
+        assert any(f"the last lines of {log}:\n" in done.stderr for log in logs)
+        assert done.stderr.endswith("error: the disk is full\n")
+    after = {p: p.read_text() for p in repository.output().rglob("*") if p.is_file()}
+    assert before.items() <= after.items()
+    assert len(after) == len(before) + 2
+
+
+@pytest.mark.parametrize(("fake", "platform"), [("begin, fail", ""), ("fail", "/m")])
+def test_failed_training_that_began_or_is_the_platforms_has_the_folder(
+    repository, fake: str, platform: str
+):
+    assert repository.run("full_1p").returncode == 0
+    assert repository.run("full_1p", FAKE=fake, MODELARTS_MODEL_PATH=platform).returncode == 7
+    assert "disk is full" in (repository.output() / "train_0.log").read_text()
+    assert len(list(repository.output().parent.glob("0_*/train_0.log"))) == 1
+
+
 def test_resumed_training_goes_on_in_its_folder(repository):
     assert repository.run("full_1p").returncode == 0
     more = {"FIRST": "1", "BETTER": "1", "MODELARTS_MODEL_PATH": "/m"}
