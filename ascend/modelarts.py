@@ -17,6 +17,7 @@ from pathlib import Path
 from types import ModuleType
 
 from runtime.errors import RunError, UserError, printable
+from runtime.files import check_writable
 from runtime.numbers import from_environment
 from runtime.options import Parser
 
@@ -37,7 +38,7 @@ def run(kind: str, argv: Sequence[str] | None = None) -> int:
 
     Raises:
         UserError: no such dataset, or an address without the platform's moxing package.
-        RunError: copying failed after the training had ended well.
+        RunError: results cannot be written, or copying failed after a training that ended well.
     """
     args = parse_args(kind, argv)
     script = ROOT / "test" / f"train_{kind}_{'8p' if several_processes() else '1p'}.sh"
@@ -47,6 +48,10 @@ def run(kind: str, argv: Sequence[str] | None = None) -> int:
         for name, url in (("data_url", args.data_url), ("train_url", args.train_url))
     )
     logs = _log_folder(results)
+    try:
+        check_writable(results / "x3" / "best.pth")
+    except RunError as error:
+        raise RunError(f"--train_url: {error}; name a folder that can be written") from None
 
     say("code folder", ROOT)
     say("work folder", Path.cwd())
@@ -55,6 +60,8 @@ def run(kind: str, argv: Sequence[str] | None = None) -> int:
         _copy_parallel(args.data_url, data)
     if not data.is_dir():
         raise UserError(f"no dataset folder {data}; name one with --data_url")
+    if not any(data.glob("train/*.h5")):
+        raise UserError(f"no train/*.h5 in {data}; prepare.py --data-path fills it")
     for path in sorted(p for p in data.rglob("*") if p.is_file())[:50]:
         say("input file", path, f"({path.stat().st_size} bytes)")
 

@@ -161,9 +161,9 @@ def test_what_the_user_sets_goes_before(
 def test_fifty_input_files_are_named(
     script: Script, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "many").mkdir()
+    (tmp_path / "many/train").mkdir(parents=True)
     for number in range(51):
-        (tmp_path / f"many/{number:02}.h5").touch()
+        (tmp_path / f"many/train/{number:02}.h5").touch()
     job(tmp_path / "many", tmp_path / "out")
     named = re.findall(r"input file: .*/(\d+)\.h5 \(0 bytes\)", capsys.readouterr().out)
     assert named == [f"{number:02}" for number in range(50)]
@@ -328,6 +328,7 @@ def test_an_upload_that_fails_is_told_and_a_failed_run_keeps_its_status(
     ("urls", "message"),
     [
         (("/no/such", "out"), "no dataset folder /no/such"),
+        (("/usr", "out"), r"no train/\*\.h5 in /usr; prepare\.py --data-path fills"),
         (("", "out"), "an empty folder name"),
         (("/no/such", ""), "an empty folder name"),
         (("obs://b/data", "out"), "obs://b/data needs the moxing package"),
@@ -342,6 +343,19 @@ def test_mistakes_end_before_the_training(
         job(*urls)
     assert error.value.exit_status == 2
     assert not script.starts
+
+
+def test_a_place_for_results_that_cannot_be_written(
+    script: Script, bucket: SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Found out before the dataset is fetched."""
+    with pytest.raises(RunError) as error:
+        job("obs://b/data", "/dev/null")
+    assert str(error.value) == (
+        "--train_url: cannot write /dev/null/x3/best.pth: Not a directory; "
+        "name a folder that can be written"
+    )
+    assert (script.starts, bucket.copied, capsys.readouterr().out) == ([], [], "")
 
 
 def test_folders_of_the_platform_and_options_that_mean_nothing(

@@ -20,7 +20,7 @@ ENTRIES = ("modelarts_entry_acc.py", "modelarts_entry_perf.py")
 MODULES = (
     *ENTRIES,
     *(f"ascend/{name}.py" for name in ("__init__", "modelarts")),
-    *(f"runtime/{name}.py" for name in ("__init__", "errors", "numbers", "options")),
+    *(f"runtime/{name}.py" for name in ("__init__", "errors", "files", "numbers", "options")),
 )
 FINAL = re.compile(
     r"^------------------ Final result ------------------\n"

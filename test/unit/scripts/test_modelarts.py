@@ -197,6 +197,7 @@ def test_platform_with_several_cards(repository, entry):
     ("folders", "env", "message"),
     [
         ({"data": "/no/such"}, {}, "no dataset folder /no/such"),
+        ({"data": "/usr"}, {}, "no train/*.h5 in /usr"),
         ({"data": "obs://b/data"}, {}, "obs://b/data needs the moxing package"),
         ({"train": "s3://b/out"}, {}, "s3://b/out needs the moxing package"),
         ({}, {"ASCEND_DEVICE_ID": "../.."}, "ASCEND_DEVICE_ID: '../..' is not a whole number"),
@@ -207,6 +208,17 @@ def test_wrong_input_ends_before_the_training(repository, entry, folders, env, m
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert message in done.stderr
+    assert not repository.record.exists()
+
+
+def test_train_url_that_is_a_file(repository, entry, tmp_path: Path):
+    (tmp_path / "file").touch()
+    done = repository.call(entry(train=str(tmp_path / "file")))
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"error: --train_url: cannot write {tmp_path}/file/x3/best.pth: Not a directory; "
+        f"name a folder that can be written\n"
+    )
     assert not repository.record.exists()
 
 
