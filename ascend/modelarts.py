@@ -37,10 +37,16 @@ def run(kind: str, argv: Sequence[str] | None = None) -> int:
         argv: the command line; None for that of the process.
 
     Raises:
-        UserError: no such dataset, or an address without the platform's moxing package.
+        UserError: no such dataset, an address without the platform's moxing package, or one whose
+            checkpoint is to be gone on from.
         RunError: results cannot be written, or copying failed after a training that ended well.
     """
     args = parse_args(kind, argv)
+    how = "--resume"  # to go on after an interruption
+    if is_remote(args.train_url):
+        how += f" and, for --train_url, a folder with a copy of {printable(args.train_url)}"
+        if args.resume == "auto":
+            raise UserError(f"there is no going on in object storage; use {how}")
     script = ROOT / "test" / f"train_{kind}_{'8p' if several_processes() else '1p'}.sh"
     staging = _staging(args)
     data, results = (
@@ -66,7 +72,9 @@ def run(kind: str, argv: Sequence[str] | None = None) -> int:
         say("input file", path, f"({path.stat().st_size} bytes)")
 
     say("start of the run", script)
-    status = _run_script([f"--data_path={data}", f"--output_path={results}"], script)
+    more = ["--", f"--resume={args.resume}"] if args.resume else []
+    options = [f"--data_path={data}", f"--output_path={results}", *more]
+    status = _run_script(options, script, how)
     say("end of the run", f"exit status {status}")
     try:
         _copy_logs(logs, results)
@@ -97,6 +105,14 @@ def parse_args(kind: str, argv: Sequence[str] | None = None) -> argparse.Namespa
         "--train_url",
         default=f"{home}/outputs/train_url_0/",
         help="results: folder or obs:// address (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const="auto",
+        type=lambda word: word or "auto",  # a platform may put = behind each name
+        metavar="FILE",
+        help="go on from the newest checkpoint in the folder --train_url, or from that file",
     )
     args, unknown = parser.parse_known_args(argv)
     if unknown:
@@ -179,12 +195,13 @@ def _log_folder(results: Path) -> Path:
     return output / (f"{_device()}_node{node}" if several else str(_device()))
 
 
-def _run_script(options: list[str], script: Path) -> int:
+def _run_script(options: list[str], script: Path, how_to_go_on: str) -> int:
     """Run the script, pass SIGTERM and SIGINT on to it, and return its exit status."""
     variables = {
         "MODELARTS_MODEL_PATH": "1",  # the log goes to standard output as well
         "PYTHON": sys.executable,
         "ASCEND_DEVICE_ID": str(_device()),
+        "GO_ON_WITH": how_to_go_on,
     }
     child = subprocess.Popen(
         ["bash", str(script), *options],

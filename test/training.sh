@@ -202,6 +202,16 @@ put_back() { # sets log
     printf 'earlier results are back in %s\n' "$folder"
 }
 
+# What train.py says of --resume is for those who started it themselves. The boot files of ModelArts
+# name their own words in GO_ON_WITH.
+tell_how_to_go_on() { # STATUS
+    local checkpoints=("$output_path"/x*/checkpoint_*.pt)
+    case $1 in 129 | 130 | 143) ;; *) return 0 ;; esac
+    began && [[ -e ${checkpoints[0]} ]] || return 0
+    printf 'to go on from the checkpoint: the same command with %s\n' \
+        "${GO_ON_WITH:-"--resume after --"}" >&2
+}
+
 # A whole training. KIND is acc or perf; LR may be empty (train.py chooses); the script's own
 # arguments follow.
 train() { # KIND CARDS EPOCHS BATCH_SIZE LR ARGUMENT…
@@ -242,6 +252,7 @@ train() { # KIND CARDS EPOCHS BATCH_SIZE LR ARGUMENT…
     if ((status)); then
         put_back
         explain_failure "$status" "$log"
+        tell_how_to_go_on "$status"
         exit "$status"
     fi
     if [[ -n $reports ]]; then

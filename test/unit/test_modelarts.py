@@ -52,7 +52,7 @@ class Script:
 
     @property
     def results(self) -> Path:
-        return Path(self.starts[-1][0][-1].removeprefix("--output_path="))
+        return Path(self.starts[-1][0][3].removeprefix("--output_path="))
 
 
 @pytest.fixture
@@ -118,7 +118,8 @@ def test_a_job_in_folders(
     ((command, environment),) = script.starts
     assert command == ["bash", str(path), f"--data_path={data}", f"--output_path={results}"]
     assert environment == {"MODELARTS_MODEL_PATH": "1", "PYTHON": sys.executable,
-                           "ASCEND_DEVICE_ID": "0"} | os.environ  # fmt: skip
+                           "ASCEND_DEVICE_ID": "0",
+                           "GO_ON_WITH": "--resume"} | os.environ  # fmt: skip
     assert listing(results) == ["logs/0/train_0.log", "x3/best.pth"]
     assert capsys.readouterr() == (
         "".join(
@@ -142,6 +143,36 @@ def test_a_line_for_the_jobs_log_comes_at_once(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(log))
     modelarts.say("what", "a\nb")
     assert log.getvalue() == b"[CANN-Modelzoo] what: a\\nb\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "passed"),
+    [
+        (["--resume"], "--resume=auto"),
+        (["--resume="], "--resume=auto"),
+        (["--resume", "a b/checkpoint_7.pt"], "--resume=a b/checkpoint_7.pt"),
+    ],
+)
+def test_an_interrupted_job_goes_on(
+    script: Script, data: Path, tmp_path: Path, words: list[str], passed: str
+) -> None:
+    modelarts.run("full", [f"--data_url={data}", f"--train_url={tmp_path}/out", *words])
+    assert script.starts[0][0][4:] == ["--", passed]
+
+
+def test_object_storage_holds_no_checkpoint_to_go_on_from(
+    script: Script, data: Path, bucket: SimpleNamespace, tmp_path: Path
+) -> None:
+    words = [f"--data_url={data}", "--train_url=obs://b/out"]
+    with pytest.raises(UserError) as error:
+        modelarts.run("full", [*words, "--resume"])
+    how = "--resume and, for --train_url, a folder with a copy of obs://b/out"
+    assert str(error.value) == f"there is no going on in object storage; use {how}"
+    assert not script.starts
+    modelarts.run("full", [*words, "--resume=checkpoint_7.pt"])
+    ((command, environment),) = script.starts
+    assert command[4:] == ["--", "--resume=checkpoint_7.pt"]
+    assert environment["GO_ON_WITH"] == how
 
 
 def test_what_the_user_sets_goes_before(
@@ -365,6 +396,7 @@ def test_folders_of_the_platform_and_options_that_mean_nothing(
     assert vars(args) == {
         "data_url": "/home/ma-user/modelarts/inputs/data_url_0",
         "train_url": "/home/ma-user/modelarts/outputs/train_url_0/",
+        "resume": None,
     }
     warning = "warning: options ignored: '--init_method', '--num_gpus'\n"
     assert capsys.readouterr() == ("", warning)

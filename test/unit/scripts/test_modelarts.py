@@ -160,6 +160,21 @@ def test_preempted_run_is_ended_well_and_copied(repository, entry, sent: int, st
     assert "got signal" in (entry.results / "logs" / "0" / "train_0.log").read_text()
 
 
+def test_a_job_goes_on_from_the_checkpoint_in_its_folder(repository, entry):
+    process = repository.start(entry())
+    process.terminate()
+    _, stderr = process.communicate(timeout=HANG)
+    assert stderr.endswith("to go on from the checkpoint: the same command with --resume\n")
+    done = repository.call([*entry(), "--resume"])
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "earlier results moved" not in done.stdout
+    first, second = (call["argv"] for call in repository.calls())
+    assert second == [*first, "--resume=auto"]
+    assert (entry.results / "x3" / "checkpoint_7.pt").is_file()
+    log = (entry.results / "logs" / "0" / "train_0.log").read_text()
+    assert log.index("the state is saved") < log.index("best epoch")
+
+
 def test_logs_of_an_earlier_job_step_aside(repository, entry):
     for _ in range(2):
         assert repository.call(entry()).returncode == 0

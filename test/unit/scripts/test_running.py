@@ -38,6 +38,26 @@ def test_signal_reaches_train_py_once(
     assert ("got signal" in stdout) == bool(platform)  # the screen's copy goes on to the end
 
 
+@pytest.mark.parametrize("fake", ["wait", "wait, not begun"])
+@pytest.mark.parametrize("options", [[], ["--nproc=2"]])
+def test_how_to_go_on_is_told_where_there_is_a_checkpoint(repository, options: list, fake: str):
+    """A training that is ended before it begins has left the checkpoint of an earlier one."""
+    script = "full_8p" if options else "full_1p"
+    results = f"--output_path={repository.elsewhere}"
+    (repository.elsewhere / "x3").mkdir()
+    (repository.elsewhere / "x3" / "checkpoint_5.pt").touch()
+    process = repository.start(repository.command(script, results, *options), FAKE=fake)
+    process.terminate()
+    _, stderr = process.communicate(timeout=HANG)
+    assert process.returncode == 143, stderr
+    told = "to go on from the checkpoint: the same command with --resume after --\n"
+    assert stderr.endswith(told) == (fake == "wait")
+    assert ("to go on" in stderr) == (fake == "wait")
+    again = repository.run(script, results, *options, "--", "--resume")
+    assert again.returncode == 0, again.stderr
+    assert "moved" not in again.stdout
+
+
 def test_platform_gets_the_log(repository, tmp_path: Path):
     logs = tmp_path / "platform logs"
     logs.mkdir()
