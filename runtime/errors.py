@@ -46,7 +46,7 @@ def run_main(main: Callable[[], int | None]) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     dropped = sys.unraisablehook
-    sys.unraisablehook = partial(_not_ctrl_c, dropped)
+    sys.unraisablehook = partial(_not_signals, dropped)
     try:
         try:
             return _status(main)
@@ -60,10 +60,11 @@ def run_main(main: Callable[[], int | None]) -> int:
         return PIPE_CLOSED
 
 
-def _not_ctrl_c(dropped: Callable, unraisable: "sys.UnraisableHookArgs") -> None:
-    """Send a Ctrl-C again that came where Python drops exceptions: in a weakref's callback, say."""
-    if issubclass(unraisable.exc_type, KeyboardInterrupt):  # not from here: it would drop it again
-        threading.Timer(0.01, os.kill, (os.getpid(), signal.SIGINT)).start()
+def _not_signals(dropped: Callable, unraisable: "sys.UnraisableHookArgs") -> None:
+    """Send a Ctrl-C or SIGTERM again that came where Python drops exceptions: in __del__, say."""
+    sent = {KeyboardInterrupt: signal.SIGINT, SystemExit: signal.SIGTERM}.get(unraisable.exc_type)
+    if sent:  # not from here: Python would drop it again
+        threading.Timer(0.01, os.kill, (os.getpid(), sent)).start()
     else:
         dropped(unraisable)
 

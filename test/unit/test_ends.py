@@ -197,13 +197,19 @@ def test_other_faults_are_bugs(fault: Exception) -> None:
 
 
 @pytest.mark.usefixtures("handlers")
-def test_a_ctrl_c_that_python_drops_is_not_lost(capsys: pytest.CaptureFixture) -> None:
+@pytest.mark.parametrize(
+    ("sent", "status", "said"), [(signal.SIGINT, 130, "interrupted\n"), (signal.SIGTERM, 143, "")]
+)
+def test_a_signal_that_python_drops_is_not_lost(
+    sent: int, status: int, said: str, capsys: pytest.CaptureFixture
+) -> None:
     """One that arrives while an object is cleared away; Python says so and goes on."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as prepare.py has it
 
     class Cleared:
         def __del__(self) -> None:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(sent)
 
     def main() -> None:
         Cleared()
@@ -212,8 +218,10 @@ def test_a_ctrl_c_that_python_drops_is_not_lost(capsys: pytest.CaptureFixture) -
             time.sleep(0.01)
 
     before = sys.unraisablehook
-    assert run_main(main) == 130
-    assert capsys.readouterr().err == "interrupted\n"
+    with pytest.raises(SystemExit) as end:
+        sys.exit(run_main(main))
+    assert end.value.code == status
+    assert capsys.readouterr().err == said
     assert sys.unraisablehook is before
 
 
