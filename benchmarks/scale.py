@@ -11,6 +11,7 @@ shared pages once. Then 1, 2 and 4 processes, each with one thread and its own b
 
 import csv
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -140,4 +141,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # temporary files go as at Ctrl-C
     sys.exit(run_main(main))

@@ -10,6 +10,7 @@ time the small picture is larger, half of the image at ×3, and only the teacher
 """
 
 import shutil
+import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -260,4 +261,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # temporary files go as at Ctrl-C
     sys.exit(run_main(main))

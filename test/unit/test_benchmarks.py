@@ -1,14 +1,16 @@
 """The benchmarks can be started, and those that judge judge rightly."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from clock import Clock
-from commands import ROOT, assert_one_line_error, run
-from dataset_files import save_dataset
+from commands import HANG, ROOT, assert_one_line_error, run, wait_until
+from dataset_files import blocks, save_dataset, save_images
 from runs import start
 from samples import save_weights
 
@@ -58,6 +60,27 @@ def test_wrong_input_is_one_line(words: list[str], part: str, tmp_path: Path) ->
     names["file"].touch()
     script, *options = (word.format_map(names) for word in words)
     assert_one_line_error(run(f"benchmarks/{script}", *options), part.format_map(names))
+
+
+@pytest.mark.parametrize("words", [["teacher.py", "--output-path={}/taught"], ["scale.py"]])
+def test_sigterm_leaves_no_temporary_files(words: list[str], tmp_path: Path) -> None:
+    script, *options = (word.format(tmp_path) for word in words)
+    data, folder = tmp_path / "data", tmp_path / "temporary"
+    for new in (data, folder):
+        new.mkdir()
+    save_dataset(data)
+    picture = blocks(np.random.default_rng(1), 78, 81)
+    save_images(data / "train/T91_x3_images.h5", [picture] * 4)
+    process = start(
+        ROOT / "benchmarks" / script, f"--data-path={data}", *options,
+        env={**os.environ, "TMPDIR": str(folder)},
+    )  # fmt: skip
+    wait_until(lambda: list(folder.rglob("train")), process)
+    process.terminate()
+    _, errors = process.communicate(timeout=HANG)
+    assert (process.returncode, errors) == (143, "")
+    assert not list(folder.rglob("train"))
+    assert not (tmp_path / "taught").exists()
 
 
 @pytest.mark.parametrize(("size", "status"), [(0, 0), (10**6, 1)])
