@@ -46,7 +46,8 @@ def test_how_to_go_on_is_told_where_there_is_a_checkpoint(repository, options: l
     results = f"--output_path={repository.elsewhere}"
     (repository.elsewhere / "x3").mkdir()
     (repository.elsewhere / "x3" / "checkpoint_5.pt").touch()
-    process = repository.start(repository.command(script, results, *options), FAKE=fake)
+    command = repository.command(script, results, *options)
+    process = repository.start(command, waiting=1 + len(options), FAKE=fake)
     process.terminate()
     _, stderr = process.communicate(timeout=HANG)
     assert process.returncode == 143, stderr
