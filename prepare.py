@@ -25,13 +25,12 @@ import runtime  # noqa: F401 - ends here on a Python that is too old
 # isort: split
 import argparse
 import os
-import signal
 from collections.abc import Iterator, Sequence
 
 from imaging.sources import download_images, folder_images, sample_images
 from preparing.hdf5 import Sizes, write_images, write_patches
 from preparing.pairs import pair_size
-from runtime.errors import UserError, run_main
+from runtime.errors import UserError, end_at_sigterm, run_main
 from runtime.files import check_writable
 from runtime.numbers import COUNT
 from runtime.options import Parser
@@ -137,5 +136,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    end_at_sigterm()
     sys.exit(run_main(main))

@@ -11,7 +11,6 @@ shared pages once. Then 1, 2 and 4 processes, each with one thread and its own b
 
 import csv
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -23,7 +22,7 @@ import h5py
 
 from benchmarks.soak import use
 from datasets import find_file
-from runtime.errors import run_main
+from runtime.errors import end_at_sigterm, run_main
 from runtime.numbers import COUNT
 from runtime.options import Parser
 
@@ -141,5 +140,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # temporary files go as at Ctrl-C
+    end_at_sigterm()
     sys.exit(run_main(main))

@@ -10,7 +10,6 @@ time the small picture is larger, half of the image at ×3, and only the teacher
 """
 
 import shutil
-import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -30,7 +29,7 @@ from inference.last_layer import in_layout
 from inference.restore import self_ensemble
 from runtime.device import choose_device, keep_plain_formats
 from runtime.distributed import World
-from runtime.errors import UserError, run_main
+from runtime.errors import UserError, end_at_sigterm, run_main
 from runtime.files import whole_file
 from runtime.numbers import COUNT, SEED
 from runtime.options import Parser
@@ -261,5 +260,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # temporary files go as at Ctrl-C
+    end_at_sigterm()
     sys.exit(run_main(main))

@@ -60,6 +60,11 @@ def run_main(main: Callable[[], int | None]) -> int:
         return PIPE_CLOSED
 
 
+def end_at_sigterm() -> None:
+    """Let SIGTERM end the process as Ctrl-C does: what is temporary or half-written goes."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+
+
 def _not_signals(dropped: Callable, unraisable: "sys.UnraisableHookArgs") -> None:
     """Send a Ctrl-C or SIGTERM again that came where Python drops exceptions: in __del__, say."""
     sent = {KeyboardInterrupt: signal.SIGINT, SystemExit: signal.SIGTERM}.get(unraisable.exc_type)

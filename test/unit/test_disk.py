@@ -10,17 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from commands import HANG, ROOT, run
+from commands import HANG, ROOT, WITHOUT_OVERRIDE, run
 from expected_files import save_image
 from runs import SMALL, newest_step, start, training, wait_for_epochs
 
 from runtime.errors import RunError
 from training import checkpoint
 from training.results import Results
-
-# Root may read and write what others may not, unless these rights are taken from it.
-RIGHTS = "--bounding-set=-dac_override,-dac_read_search"
-WITHOUT_OVERRIDE = ["setpriv", RIGHTS] if os.geteuid() == 0 else []
 
 
 @contextlib.contextmanager

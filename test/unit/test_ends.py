@@ -15,7 +15,7 @@ import pytest
 from commands import HANG, ROOT, assert_one_line_error, run, train
 from runs import start
 
-from runtime.errors import RunError, run_main
+from runtime.errors import RunError, end_at_sigterm, run_main
 from runtime.files import check_writable, whole_file, write_text
 
 STAGES = ("train", "prepare", "evaluate", "upscale", "export")
@@ -205,7 +205,7 @@ def test_a_signal_that_python_drops_is_not_lost(
 ) -> None:
     """One that arrives while an object is cleared away; Python says so and goes on."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as prepare.py has it
+    end_at_sigterm()
 
     class Cleared:
         def __del__(self) -> None:
