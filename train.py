@@ -20,6 +20,7 @@ import runtime  # noqa: F401 - ends here on a Python that is too old
 # isort: split
 import argparse
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict
 from functools import partial
 from itertools import islice
@@ -275,32 +276,33 @@ def train_epoch(
 
     epoch, start = divmod(state.step, batches.steps_per_epoch)
     steps = min(batches.steps_per_epoch - start, state.total_steps - state.step)
-    left: Iterator[Batch] = islice(batches.epoch(epoch, start), steps)
-    if profiler:
-        left = profiler.watch(left, steps)
     timer = StepTimer(state.world.synchronize, steps if warm_up else 0)
     hidden = None if state.world.is_main else True  # None: tqdm shows on a terminal only
-    for low, high, weights in tqdm(left, f"epoch {epoch}", steps, leave=False, disable=hidden):
-        signum = stop.agreed(state.world, state.step) if stop else 0
-        if signum:  # here, as an epoch whose last step is taken has yet to be evaluated
-            state.mean_loss()  # what is saved must be worth going on from
-            state.gather_losses()
-            raise Interrupted(signum)
-        state.begin_step()
-        loss, stepped = training_step(
-            state.parallel_model,
-            state.optimizer,
-            state.precision,
-            loss_function,
-            low.contiguous(memory_format=state.precision.memory_format),
-            high,
-            weights,
-        )
-        state.advance(loss, stepped)
-        timer.tick()
-        if state.step % LOOK_AT_LOSS_EVERY == 0:
-            state.mean_loss()  # ends the run when it is not finite
-    return timer.stop()
+    with closing(batches.epoch(epoch, start)) as all_left:
+        left: Iterator[Batch] = islice(all_left, steps)
+        if profiler:
+            left = profiler.watch(left, steps)
+        for low, high, weights in tqdm(left, f"epoch {epoch}", steps, leave=False, disable=hidden):
+            signum = stop.agreed(state.world, state.step) if stop else 0
+            if signum:  # here, as an epoch whose last step is taken has yet to be evaluated
+                state.mean_loss()  # what is saved must be worth going on from
+                state.gather_losses()
+                raise Interrupted(signum)
+            state.begin_step()
+            loss, stepped = training_step(
+                state.parallel_model,
+                state.optimizer,
+                state.precision,
+                loss_function,
+                low.contiguous(memory_format=state.precision.memory_format),
+                high,
+                weights,
+            )
+            state.advance(loss, stepped)
+            timer.tick()
+            if state.step % LOOK_AT_LOSS_EVERY == 0:
+                state.mean_loss()  # ends the run when it is not finite
+        return timer.stop()
 
 
 def training_step(

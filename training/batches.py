@@ -6,7 +6,7 @@ parts, one a process: together they see what one process with the whole batch wo
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -70,8 +70,8 @@ class Batches(ABC):
         self.plan, self.steps_per_epoch = plan, steps_per_epoch
 
     @abstractmethod
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Yield the batch of each step from `start` on."""
+    def epoch(self, epoch: int, start: int = 0) -> Generator[Batch, None, None]:
+        """Yield the batch of each step from `start` on; `close` ends what processes that takes."""
 
 
 def shuffled(count: int, plan: BatchPlan, epoch: int) -> torch.Tensor:
@@ -95,7 +95,7 @@ class PatchBatches(Batches):
         super().__init__(plan, len(lr) // plan.samples_per_step)
         self.lr, self.hr, self.device = lr, hr, device
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+    def epoch(self, epoch: int, start: int = 0) -> Generator[Batch, None, None]:
         order = shuffled(len(self.lr), self.plan, epoch).to(self.lr.device)
         for step in range(start, self.steps_per_epoch):
             index = order[self.plan.mine(step)]

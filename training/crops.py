@@ -11,7 +11,7 @@ half of all pixels, in pictures few. Where a recipe names a border, its pixels w
 their share that of the pictures' own borders.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from itertools import compress
 from typing import NamedTuple
 
@@ -177,7 +177,7 @@ class CropBatches(Batches):
             for whole, image in zip((self.lr, self.hr), pair, strict=True):
                 whole[first:end] = image.flatten()
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+    def epoch(self, epoch: int, start: int = 0) -> Generator[Batch, None, None]:
         origins, row_steps, column_steps, weights = self._on_device(self.crops.draw(epoch))
         pixel_weights = self.crops.pixel_weights.to(self.device)
         inside = torch.arange(self.crops.size, device=self.device)

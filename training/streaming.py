@@ -4,8 +4,9 @@ They are the same as from memory, of patches and of crops alike.
 """
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from functools import partial
+from traceback import clear_frames
 
 import numpy as np
 import torch
@@ -42,32 +43,39 @@ class StreamedBatches(Batches):
         super().__init__(plan, steps_per_epoch)
         self.reader, self.device, self.num_workers = reader, device, num_workers
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+    def epoch(self, epoch: int, start: int = 0) -> Generator[Batch, None, None]:
         batches = _Steps(self.reader(epoch), self.plan)
         steps = range(start, self.steps_per_epoch)
         loader = DataLoader(
             batches, None, sampler=steps, num_workers=self.num_workers,
             collate_fn=list,  # leaves the arrays alone
-            worker_init_fn=_outlast_sigterm,
         )  # fmt: skip
         try:
-            for batch in loader:
+            for batch in _deaf_to_sigterm(loader):
                 yield Batch(*(torch.from_numpy(values).to(self.device) for values in batch))
-        except UserError as error:  # of a worker, which hands on its traceback as text
-            error.__traceback__ = None  # it holds the loader, which would wait 5 s for its workers
-            raise UserError(str(error).strip().rpartition("UserError: ")[2]) from None
-        except RuntimeError as error:
-            if "DataLoader worker (pid" not in str(error):  # a worker's own error
-                raise
-            raise RunError(
-                "a process that reads the training set was killed, most likely for want of memory; "
-                "lower --num-workers or --batch-size"
-            ) from None
+        except BaseException as error:
+            clear_frames(error.__traceback__)  # they hold workers; Python's end would wait for them
+            if isinstance(error, UserError):  # of a worker, which hands on its traceback as text
+                raise UserError(str(error).strip().rpartition("UserError: ")[2]) from None
+            if isinstance(error, RuntimeError) and "DataLoader worker (pid" in str(error):
+                raise RunError(
+                    "a process that reads the training set was killed, most likely for want of "
+                    "memory; lower --num-workers or --batch-size"
+                ) from None
+            raise
 
 
-def _outlast_sigterm(_: int) -> None:
-    """Let a worker read on: it is the main process's to stop a run that is told to, and to save."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+def _deaf_to_sigterm(loader: DataLoader) -> Iterator[list[np.ndarray]]:
+    """Start workers that read on: the main process stops a run that is told to, and saves.
+
+    They inherit that the signal is blocked; ignored by their own doing, it would end those that
+    only begin.
+    """
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        return iter(loader)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 class _Steps(Dataset):

@@ -3,7 +3,7 @@
 import os
 import signal
 from itertools import chain
-from multiprocessing import active_children
+from multiprocessing import Process, active_children
 from pathlib import Path
 
 import h5py
@@ -130,9 +130,11 @@ def test_a_bug_in_a_reading_worker_is_told_as_one() -> None:
     def fails(_: slice) -> Pair:
         raise RuntimeError("shapes differ")
 
+    before = active_children()
     with pytest.raises(RuntimeError, match="shapes differ") as error:
         next(StreamedBatches(lambda _: fails, BatchPlan(2), 4, CPU, 1).epoch(0))
     assert not isinstance(error.value, RunError)
+    assert active_children() == before, "Python waits for a worker that is left, for ever"
 
 
 def test_a_worker_that_is_killed_ends_in_one_line() -> None:
@@ -153,9 +155,16 @@ def test_the_largest_seed_gives_each_epoch_one_of_its_own() -> None:
 
 
 def test_workers_go_on_reading_when_the_whole_group_is_told_to_stop(
-    patch_file: TrainDataset,
+    patch_file: TrainDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As by `timeout` or a job's scheduler: the main process takes one step more, and saves."""
+    run = Process.run
+
+    def told_as_it_starts(worker: Process) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        run(worker)
+
+    monkeypatch.setattr(Process, "run", told_as_it_starts)
     before = active_children()
     batches = streamed(patch_file, 241, 2, batch_size=8, seed=3).epoch(0)
     next(batches)

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from multiprocessing import active_children
 from pathlib import Path
 
 import h5py
@@ -32,6 +33,7 @@ from training.recipes import FAST, POLISH, REFERENCE, Recipe, apply_overrides
 from training.results import Results
 from training.state import TrainingState, new_model
 from training.stopping import StopRequest
+from training.streaming import StreamedBatches
 from training.timing import StepTimer
 
 CPU = torch.device("cpu")
@@ -336,6 +338,19 @@ def test_the_best_epoch_is_that_of_the_score_and_a_tie_goes_to_the_first() -> No
     assert scores(held_out=True) == [(0, 30.0), (0, 30.0), (2, 31.0), (2, 31.0)]
     with pytest.raises(RunError, match="the PSNR is nan at step 0"):
         new_state(REFERENCE, 1).end_epoch({"epoch": 0, "psnr": math.nan, "held_out_psnr": None})
+
+
+def test_a_bug_in_a_step_leaves_no_process_that_reads() -> None:
+    """Python waits for such a process as it ends, for ever; `error` holds all that it may."""
+
+    def fails(_: torch.Tensor, __: torch.Tensor) -> torch.Tensor:
+        raise ValueError("a bug")
+
+    before = active_children()
+    batches = StreamedBatches(lambda _: lambda _: next(Noise().epoch(0)), BatchPlan(2), 3, CPU, 2)
+    with pytest.raises(ValueError, match="a bug") as error:
+        train_epoch(new_state(REFERENCE, epochs=1), batches, fails)
+    assert active_children() == before, error
 
 
 def test_an_epoch_goes_on_where_it_was_left() -> None:
