@@ -92,7 +92,7 @@ def find_images(args: argparse.Namespace) -> tuple[list[Path], list[Path]]:
     if args.download:
         folder = args.data_path / "images"
         paths = download_images(folder)
-        print(f"{folder}: T91 and Set5, every file with its SHA-256", flush=True)
+        print(f"{folder}: T91 and Set5, every file with its SHA-256")
         return paths
     return folder_images(args.train_images), folder_images(args.eval_images)
 

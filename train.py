@@ -251,7 +251,7 @@ def train(
         }
         state.end_epoch(metrics)
         print(f"epoch{epoch} : loss={metrics['loss']:.6f}, each_step_time={step_seconds:.6f}")
-        print(f"eval psnr: {metrics['psnr']:.2f}", flush=True)
+        print(f"eval psnr: {metrics['psnr']:.2f}")
         if results:
             evaluator.warn(metrics)
             results.add_epoch(state, metrics, timing)

@@ -68,5 +68,5 @@ def _print(findings: Iterable[Finding]) -> int:
 
 
 def _conclude(problems: int, summary: str = "") -> int:
-    print(f"problems: {problems}, see above" if problems else f"fine: {summary}", flush=True)
+    print(f"problems: {problems}, see above" if problems else f"fine: {summary}")
     return 1 if problems else 0

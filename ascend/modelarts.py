@@ -123,7 +123,7 @@ def parse_args(kind: str, argv: Sequence[str] | None = None) -> argparse.Namespa
 
 def say(what: str, value: object, note: str = "") -> None:
     """Print a line for those who read the job's log; a strange path stays on its line."""
-    print(f"[CANN-Modelzoo] {what}: {printable(value)} {note}".rstrip(), flush=True)
+    print(f"[CANN-Modelzoo] {what}: {printable(value)} {note}".rstrip())
 
 
 def several_processes() -> bool:

@@ -113,7 +113,7 @@ def main() -> None:
             share = batch * FLOP_PER_PATCH / step / rate
             minutes = step * STEPS_OF_500_EPOCHS * BATCH / batch / 60
             print(f"{name:14}{batch:6}{1000 * step:11.2f}{batch / step:11.0f}"
-                  f"{minutes:8.0f} min{share:9.0%}", flush=True)  # fmt: skip
+                  f"{minutes:8.0f} min{share:9.0%}")  # fmt: skip
 
 
 if __name__ == "__main__":

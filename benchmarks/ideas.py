@@ -147,7 +147,7 @@ def measure(name: str, data_path: Path, steps: int, seed: int) -> None:
     _, step_seconds = train_epoch(state, data.batches, idea.loss)
     scores = evaluator.scores(state)
     print(f"{name:32}{scores['held_out_psnr']:9.3f}{scores['psnr']:8.3f}"
-          f"{1000 * step_seconds:9.1f}", flush=True)  # fmt: skip
+          f"{1000 * step_seconds:9.1f}")  # fmt: skip
 
 
 def main() -> None:

@@ -111,9 +111,10 @@ def against_size(source: Path, times: list[int]) -> None:
                 path = data / "train" / name
                 for place, options in (("memory", ()), ("disk", FROM_DISK)):
                     run = train(data, f"--recipe={recipe}", "--precision=bf16", *options)
-                    print(f"{patches:9,}{path.stat().st_size / 1e9:6.2f} GB  {recipe:10}{place:8}"
-                          f"{run.start:5.1f} s{1000 * run.step:7.1f} ms{run.peak:6.0f} MB",
-                          flush=True)  # fmt: skip
+                    print(
+                        f"{patches:9,}{path.stat().st_size / 1e9:6.2f} GB  {recipe:10}{place:8}"
+                        f"{run.start:5.1f} s{1000 * run.step:7.1f} ms{run.peak:6.0f} MB"
+                    )
 
 
 def against_processes(source: Path, processes: list[int]) -> None:
@@ -125,7 +126,7 @@ def against_processes(source: Path, processes: list[int]) -> None:
         run = train(source, "--precision=bf16", processes=count, threads=1)
         alone = alone or run.rate / min(count, cores)
         efficiency = run.rate / min(count, cores) / alone
-        print(f"{count:9}{run.rate:11.0f}{efficiency:12.0%}", flush=True)
+        print(f"{count:9}{run.rate:11.0f}{efficiency:12.0%}")
 
 
 def main() -> None:

@@ -66,8 +66,7 @@ def watch(pid: int, minutes: float) -> list[Use]:
         seen.append(now)
         if len(seen) % 60 == 0:
             peak = Use(*map(max, zip(*seen[last:], strict=True)))
-            print(f"{len(seen) // 60:6} {peak.memory:6.0f} {peak.files:6} {peak.threads:8}",
-                  flush=True)  # fmt: skip
+            print(f"{len(seen) // 60:6} {peak.memory:6.0f} {peak.files:6} {peak.threads:8}")
             last = len(seen)
         time.sleep(1)
     return seen

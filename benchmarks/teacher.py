@@ -127,7 +127,7 @@ def train_teacher(
         name: [(lr.to(world.device), hr.to(world.device)) for lr, hr in pairs]
         for name, pairs in measured.items()
     }
-    print(data.description, flush=True)
+    print(data.description)
     keep_plain_formats(world.device)  # as Muon sees matrices
     torch.manual_seed(seed)
     teacher = in_layout(Teacher(scale).to(world.device), precision.memory_format)
@@ -142,7 +142,7 @@ def train_teacher(
         averaged.load_state_dict(state.weights())
         psnr = {name: mean_psnr(averaged, pairs, world) for name, pairs in measured.items()}
         scores = "".join(f", {name} {value:.3f} dB" for name, value in psnr.items())
-        print(f"epoch {epoch}: loss {state.mean_loss():.6f}{scores}", flush=True)
+        print(f"epoch {epoch}: loss {state.mean_loss():.6f}{scores}")
         state.end_epoch(
             {
                 "epoch": epoch,

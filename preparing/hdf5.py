@@ -105,4 +105,4 @@ def _pairs(
 
 def _report(path: Path, what: str, begin: float) -> None:
     size, seconds = path.stat().st_size / 1e6, time.perf_counter() - begin
-    print(f"{path}: {what}, {size:.2f} MB in {seconds:.1f} s", flush=True)
+    print(f"{path}: {what}, {size:.2f} MB in {seconds:.1f} s")

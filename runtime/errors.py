@@ -39,12 +39,13 @@ def run_main(main: Callable[[], int | None]) -> int:
 
     A UserError becomes one line `error: …` on standard error, and so does memory that runs out;
     Ctrl-C becomes status 130. A stream whose reader is gone ends the process without a word.
-    What the streams' encoding lacks is printed escaped. Other exceptions are bugs and keep their
-    traceback.
+    What the streams' encoding lacks is printed escaped. A line is written at once and whole, as a
+    log may be that of several processes, and read by programs. Other exceptions are bugs and keep
+    their traceback.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+            stream.reconfigure(errors="backslashreplace", line_buffering=True, write_through=False)
     dropped = sys.unraisablehook
     sys.unraisablehook = partial(_not_signals, dropped)
     try:

@@ -123,7 +123,7 @@ def serve(upscalers: "dict[int, Upscaler]", port: int) -> None:
     app = create_app(upscalers)
     logging.getLogger("werkzeug").setLevel(logging.WARNING)  # no line per request
     server = make_server(HOST, port, app, threaded=True, fd=listener.fileno())
-    print(f"http://{HOST}:{port}/ is the page, for this computer only; Ctrl-C ends it", flush=True)
+    print(f"http://{HOST}:{port}/ is the page, for this computer only; Ctrl-C ends it")
     with listener:
         try:
             server.serve_forever()

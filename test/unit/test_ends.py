@@ -196,6 +196,28 @@ def test_other_faults_are_bugs(fault: Exception) -> None:
         run_main(main)
 
 
+@pytest.mark.skipif(not hasattr(os, "O_DIRECT"), reason="Linux's pipes hand on single writes")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_line_is_written_at_once_and_whole(unbuffered: str) -> None:
+    """Or those of several processes would mix in a log, whose lines programs read."""
+    program = """if True:
+        import os, sys
+        from runtime.errors import run_main
+        def main():
+            print("epoch", 1)
+            print("no", 2, file=sys.stderr)
+            os._exit(0)
+        run_main(main)
+    """
+    ours, theirs = os.pipe2(os.O_DIRECT)  # a read gives what one write took
+    environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    command = [sys.executable, "-c", program]
+    subprocess.run(command, cwd=ROOT, env=environment, stdout=theirs, stderr=theirs, check=True)
+    os.close(theirs)
+    assert [os.read(ours, 100) for _ in range(3)] == [b"epoch 1\n", b"no 2\n", b""]
+    os.close(ours)
+
+
 @pytest.mark.usefixtures("handlers")
 @pytest.mark.parametrize(
     ("sent", "status", "said"), [(signal.SIGINT, 130, "interrupted\n"), (signal.SIGTERM, 143, "")]

@@ -22,7 +22,7 @@ from PIL import Image
 import prepare
 from imaging.sources import folder_images, open_image
 from preparing import hdf5, pairs
-from runtime.errors import UserError
+from runtime.errors import UserError, run_main
 
 
 @pytest.mark.parametrize("scale", [1, 2, 3, 4])
@@ -198,9 +198,15 @@ def test_what_is_said_of_a_file_while_and_after_it_is_made(
     monkeypatch.setattr("tqdm.tqdm", bar)
     clock = SimpleNamespace(perf_counter=iter([100.0, 102.46]).__next__)
     monkeypatch.setattr(hdf5, "time", clock)
-    prepare_file(images, output, *options)
+    said = []
+
+    def main() -> None:
+        prepare_file(images, output, *options)
+        said.append(log.getvalue().decode())
+
+    run_main(main)
     size = f"{output.stat().st_size / 1e6:.2f} MB"
-    assert log.getvalue().decode() == f"{output}: {what}, {size} in 2.5 s\n"
+    assert said == [f"{output}: {what}, {size} in 2.5 s\n"]
     (((name, count), how),) = bars
     assert (name, count, how["leave"]) == ("x.h5", 6, False), "the bar goes when it is full"
     assert how["disable"] is None, "none where no terminal is"

@@ -13,6 +13,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -32,7 +33,7 @@ from imaging.kinds import FORMATS
 from imaging.photo import Photo
 from imaging.resize import BICUBIC
 from inference.upscaler import Upscaler
-from runtime.errors import RunError
+from runtime.errors import RunError, run_main
 from serve import app as server
 
 
@@ -304,7 +305,7 @@ def test_it_serves_until_it_is_interrupted_and_again_at_once(
     monkeypatch.setattr(server, "make_server", made)
     for _ in range(2):
         monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), "utf-8"))
-        server.serve({2: slow}, ports[-1])
+        assert run_main(partial(server.serve, {2: slow}, ports[-1])) == 0
     monkeypatch.undo()
     assert ports[1] == ports[2] != 0
     assert [b'value="2"' in page for page in pages] == [True, True]

@@ -13,6 +13,7 @@ from pathlib import Path
 
 with Path(os.environ["RECORD"]).open("a") as record:
     print(json.dumps({"argv": sys.argv[1:], "env": dict(os.environ)}), file=record, flush=True)
+sys.stdout.reconfigure(line_buffering=True, write_through=False)  # several write into one log
 FAKE = os.environ.get("FAKE", "ok")
 MAIN = os.environ.get("RANK", os.environ.get("RANK_ID", "0")) == "0"
 
@@ -22,7 +23,7 @@ received = []
 def stop(number: int, _frame: object) -> None:
     """Count signals; the status that the process ends with tells of how many there were."""
     received.append(number)
-    print(f"got signal {number}", flush=True)
+    print(f"got signal {number}")
 
 
 signal.signal(signal.SIGTERM, stop)
@@ -34,7 +35,7 @@ def save() -> None:
     path = Path(options["--train_url"]) / "x3" / "checkpoint_7.pt"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch()
-    print("at step 7: the state is saved; go on with the same command and --resume", flush=True)
+    print("at step 7: the state is saved; go on with the same command and --resume")
 
 
 options = dict(word.split("=", 1) for word in sys.argv[1:] if "=" in word)
@@ -42,10 +43,10 @@ RECIPE = "recipe: reference, 1,500 steps of {} samples on 1 process(es), adam, l
 if FAKE == "begin, fail" or (FAKE == "wait" and MAIN):
     print(RECIPE.format(32))
 if FAKE.endswith("fail") and MAIN:
-    print("a line before the end\nerror: the disk is full", flush=True)
+    print("a line before the end\nerror: the disk is full")
     sys.exit(7)
 if FAKE.startswith("wait") or (FAKE == "fail" and not MAIN):
-    print("waiting", flush=True)
+    print("waiting")
     deadline = time.monotonic() + int(os.environ["HANG"])
     while not received and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -76,4 +77,4 @@ for epoch in range(int(os.environ.get("FIRST", "0")), 3):
     print(f"epoch{epoch} : loss={loss:.6f}, each_step_time={step * (epoch + 1):.6f}")
     print(f"eval psnr: {psnr[epoch]:.2f}")
 time.sleep(1.1 if FAKE == "slow" else 0)
-print(f"best epoch: 1, psnr: {psnr[1]:.2f}", flush=True)
+print(f"best epoch: 1, psnr: {psnr[1]:.2f}")
