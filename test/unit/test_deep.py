@@ -97,6 +97,10 @@ def test_tiff_of_16_bits(channels: int, order: str, compression: str | None) -> 
     photo = open_photo(io.BytesIO(data), "a.tif", 2)
     assert (photo.image == levels).all()
     assert not photo.note
+    file = io.BytesIO()
+    photo.save(photo.image, file)
+    file.seek(0)
+    assert (tifffile.TiffFile(file).pages[0].compression == 1) == (compression is None)
     result = read_back(photo, enlarge(photo.image, 2, bicubic_only, 0))
     assert result.dtype == np.uint16
     assert (result == enlarge(levels, 2, bicubic_only, 0)).all()

@@ -19,6 +19,7 @@ from benchmarks.odd_pictures import (
     with_segments,
     written,
 )
+from imaging import ifd
 from imaging.enlarge import bicubic_only, enlarge
 from imaging.photo import Photo, open_photo
 
@@ -138,6 +139,7 @@ def test_jpeg_carries() -> None:
         (0xFE, b"a comment"),
         (0xE2, b"MPF\0" + bytes(20)),
         (0xEB, b"JP" + bytes(20)),
+        (0xE0, b"JFXX\0" + bytes(20)),  # a thumbnail, of which nobody is told
     ]
     data, photo = enlarged(with_segments(written(scene(), "JPEG"), *segments), "a.jpg")
     for part in (XMP, long_xmp, SRGB, PHOTOSHOP + iptc, b"a comment"):
@@ -287,6 +289,17 @@ def test_tiff_carries(order: str) -> None:
         expected = scene().resize(result.size, Image.Resampling.BICUBIC)
         assert result.tobytes() == expected.tobytes()
     assert photo.note == "left out: TIFF tags 33550"
+
+
+def test_the_other_byte_order_reaches_into_directories() -> None:
+    numbers = {
+        order: ifd.Entry(ifd.RATIONAL, struct.pack(f"{order}4I", 28, 10, 7, 1)) for order in "<>"
+    }
+    within = {ifd.EXIF: ifd.Entry(ifd.LONG, {0x9202: numbers[">"]}), 315: ifd.Entry(2, b"me\0")}
+    turned = ifd.swapped(within)
+    assert turned[ifd.EXIF].directory == {0x9202: numbers["<"]}
+    assert turned[315].value == b"me\0"
+    assert ifd.swapped(turned) == within
 
 
 @pytest.mark.parametrize("value", [(0, 0), (72, 0), (0, 72)])

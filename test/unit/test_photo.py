@@ -17,7 +17,7 @@ from imaging.decoding import is_deep_avif
 from imaging.enlarge import bicubic_only, enlarge
 from imaging.kinds import FORMATS, by_content, saved_suffix
 from imaging.memory import needed
-from imaging.photo import PictureError, TooLarge, open_photo
+from imaging.photo import PictureError, TooLarge, one_line, open_photo
 
 ORIENTATION, EXIF_IFD, GPS_IFD, MAKE = 0x0112, 0x8769, 0x8825, 0x010F
 WIDTH_TAG, HEIGHT_TAG, DATE_TAG = 0xA002, 0xA003, 0x9003
@@ -284,6 +284,25 @@ def test_heic_needs_its_library(monkeypatch: pytest.MonkeyPatch) -> None:
         open_photo(io.BytesIO(data), "a.heic", 2)
 
 
+def test_a_pillow_that_only_reads_a_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = written(coffee(9, 9), "WEBP")
+    monkeypatch.delitem(Image.SAVE, "WEBP")
+    with pytest.raises(PictureError, match="WEBP needs another build of Pillow"):
+        open_photo(io.BytesIO(data), "a.webp", 2)
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (OSError(28, "No space left on device"), "No space left on device"),
+        (ValueError("one\ntwo"), "one"),
+        (ValueError(), "ValueError"),
+    ],
+)
+def test_what_an_error_says_on_one_line(error: Exception, line: str) -> None:
+    assert one_line(error) == line
+
+
 @pytest.mark.parametrize("suffix", ["jpg", "tif"])
 def test_cmyk_is_converted(suffix: str) -> None:
     image = coffee(40, 30)
@@ -327,6 +346,9 @@ def test_memory_is_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
         PictureError, match=r"4\.0 megapixels enlarged need about 0\.2 GB of memory"
     ):
         open_photo(io.BytesIO(data), "a.png", 3, room=100_000_000)
+    for depth, words in ((8, "truncated"), (16, r"about 0\.5 GB of memory")):
+        with pytest.raises(PictureError, match=words):
+            open_photo(io.BytesIO(png(2000, 2000, depth, 2, b"")), "a.png", 3, room=250_000_000)
     monkeypatch.setattr("imaging.photo.available_memory", lambda: 1000)
     with pytest.raises(PictureError, match=r"0\.0 GB are free; cut it in pieces"):
         open_photo(io.BytesIO(data), "a.png", 3)

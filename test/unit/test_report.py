@@ -118,7 +118,7 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
         Report(tmp_path / "file" / "report")
 
 
-def test_curves_show_each_psnr_column(tmp_path: Path) -> None:
+def test_curves_show_each_psnr_column(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log = tmp_path / "metrics.csv"
     log.write_text(LOG, encoding="utf-8")
     curves = draw_log(log)
@@ -127,6 +127,10 @@ def test_curves_show_each_psnr_column(tmp_path: Path) -> None:
     assert "psnr" not in curves["Loss"]
     assert all(svg.startswith("<svg") and svg.endswith("</svg>\n") for svg in curves.values())
     assert draw_log(log) == curves, "the same log gives another page"
+    panels: list[Panel] = []
+    monkeypatch.setattr("report.curves.draw", lambda panel: panels.append(panel) or draw(panel))
+    draw_log(log)
+    assert [(panel.title, panel.log) for panel in panels] == [("", True), ("", False)]
     log.write_text(LOG.replace("29.5", ""), encoding="utf-8")
     assert "held_out_psnr" not in draw_log(log)["PSNR in dB"], "a name without a curve"
     log.write_text("epoch,loss,psnr\n0,0.01,\n", encoding="utf-8")

@@ -238,10 +238,14 @@ def test_an_address_that_is_none(tmp_path: Path, monkeypatch, server: Server) ->
         download_images(tmp_path / "images")
 
 
-def test_a_folder_that_cannot_be_made(tmp_path: Path, server: Server) -> None:
+def test_a_folder_or_a_file_that_cannot_be_made(tmp_path: Path, server: Server) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ImageError, match="cannot write"):
         download_images(tmp_path / "file" / "images")
+    folder = tmp_path / "images" / "Train" / "t2.bmp"
+    folder.mkdir(parents=True)
+    with pytest.raises(ImageError, match=f"cannot write {folder}: Is a directory"):
+        download_images(tmp_path / "images")
 
 
 def test_prepare_downloads_into_the_dataset_folder(
