@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 
 from ascend import modelarts
-from runtime.errors import RunError, UserError
+from runtime.errors import RunError, UserError, run_main
 
 VARIABLES = ("RANK_SIZE", "MA_NUM_HOSTS", "MA_NUM_GPUS", "ASCEND_DEVICE_ID",
              "NPU_CALCULATE_DEVICE", "NODE_RANK", "VC_TASK_INDEX", "PYTHON")  # fmt: skip
@@ -139,10 +139,15 @@ def test_a_job_in_folders(
 
 def test_a_line_for_the_jobs_log_comes_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Before what the script prints, though the log is a file."""
-    log = io.BytesIO()
+    log, said = io.BytesIO(), []
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(log))
-    modelarts.say("what", "a\nb")
-    assert log.getvalue() == b"[CANN-Modelzoo] what: a\\nb\n"
+
+    def main() -> None:
+        modelarts.say("what", "a\nb")
+        said.append(log.getvalue())
+
+    run_main(main)
+    assert said == [b"[CANN-Modelzoo] what: a\\nb\n"]
 
 
 @pytest.mark.parametrize(

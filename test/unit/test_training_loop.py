@@ -22,7 +22,7 @@ from datasets import EvalDataset
 from inference.last_layer import ColumnsAsChannels
 from model import SRCNN, identity_init
 from runtime.distributed import World
-from runtime.errors import RunError
+from runtime.errors import RunError, run_main
 from train import train, train_epoch, training_step
 from training import checkpoint
 from training.batches import Batch, Batches, BatchPlan
@@ -493,10 +493,15 @@ def test_the_lines_of_an_epoch_come_as_it_ends(
     evaluator: Evaluator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Though the log is a file."""
-    log = io.BytesIO()
+    log, said = io.BytesIO(), []
     monkeypatch.setattr("sys.stdout", io.TextIOWrapper(log))
-    train(new_state(REFERENCE, epochs=1), Noise(), mse_loss, evaluator)
-    assert re.fullmatch(rb"epoch0 : loss=.*\neval psnr: [\d.]+\n", log.getvalue())
+
+    def main() -> None:
+        train(new_state(REFERENCE, epochs=1), Noise(), mse_loss, evaluator)
+        said.append(log.getvalue())
+
+    run_main(main)
+    assert re.fullmatch(rb"epoch0 : loss=.*\neval psnr: [\d.]+\n", *said)
 
 
 class Terminal(io.StringIO):
