@@ -222,19 +222,23 @@ def train(
 
     Raises:
         Interrupted: after SIGTERM or Ctrl-C; the state is that between two steps.
-        RunError: the loss, the weights or the PSNR are not finite.
+        RunError: the loss, the weights or the PSNR are not finite, or a process that reads the
+            training set was killed.
     """
     from training.centring import centre
+    from training.streaming import killed_workers_told
 
     stop, first = StopRequest(), True
     while state.step < state.total_steps:
         epoch = state.step // batches.steps_per_epoch
-        seconds, step_seconds = train_epoch(
-            state, batches, loss_function, stop, warm_up=first, profiler=profiler if first else None
-        )
+        with killed_workers_told():
+            seconds, step_seconds = train_epoch(
+                state, batches, loss_function, stop,
+                warm_up=first, profiler=profiler if first else None,
+            )  # fmt: skip
+            if state.recipe.centred:
+                centre(state, batches, epoch, evaluator.model)
         first = False
-        if state.recipe.centred:
-            centre(state, batches, epoch, evaluator.model)
         metrics = {
             "epoch": epoch,
             "step": state.step,

@@ -5,6 +5,7 @@ They are the same as from memory, of patches and of crops alike.
 
 import signal
 from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from functools import partial
 from traceback import clear_frames
 
@@ -50,19 +51,34 @@ class StreamedBatches(Batches):
             batches, None, sampler=steps, num_workers=self.num_workers,
             collate_fn=list,  # leaves the arrays alone
         )  # fmt: skip
-        try:
-            for batch in _deaf_to_sigterm(loader):
-                yield Batch(*(torch.from_numpy(values).to(self.device) for values in batch))
-        except BaseException as error:
-            clear_frames(error.__traceback__)  # they hold workers; Python's end would wait for them
-            if isinstance(error, UserError):  # of a worker, which hands on its traceback as text
-                raise UserError(str(error).strip().rpartition("UserError: ")[2]) from None
-            if isinstance(error, RuntimeError) and "DataLoader worker (pid" in str(error):
-                raise RunError(
-                    "a process that reads the training set was killed, most likely for want of "
-                    "memory; lower --num-workers or --batch-size"
-                ) from None
+        with killed_workers_told():
+            try:
+                for batch in _deaf_to_sigterm(loader):
+                    yield Batch(*(torch.from_numpy(values).to(self.device) for values in batch))
+            except BaseException as error:
+                # They hold workers, which Python would wait for as it ends.
+                clear_frames(error.__traceback__)
+                if isinstance(error, UserError):  # of a worker: it hands on its traceback as text
+                    raise UserError(str(error).strip().rpartition("UserError: ")[2]) from None
+                raise
+
+
+@contextmanager
+def killed_workers_told() -> Iterator[None]:
+    """Say in one line that a worker was killed, which is heard of wherever this process is then.
+
+    Raises:
+        RunError: one was.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker (pid" not in str(error):
             raise
+        raise RunError(
+            "a process that reads the training set was killed, most likely for want of memory; "
+            "lower --num-workers or --batch-size"
+        ) from None
 
 
 def _deaf_to_sigterm(loader: DataLoader) -> Iterator[list[np.ndarray]]:

@@ -3,7 +3,9 @@
 import csv
 import io
 import math
+import os
 import re
+import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from multiprocessing import active_children
@@ -350,6 +352,24 @@ def test_a_bug_in_a_step_leaves_no_process_that_reads() -> None:
     batches = StreamedBatches(lambda _: lambda _: next(Noise().epoch(0)), BatchPlan(2), 3, CPU, 2)
     with pytest.raises(ValueError, match="a bug") as error:
         train_epoch(new_state(REFERENCE, epochs=1), batches, fails)
+    assert active_children() == before, error
+
+
+def test_a_worker_that_is_killed_during_a_step_ends_the_run_in_one_line() -> None:
+    """PyTorch hears of it by a signal: that comes wherever this process is, most often here."""
+    before, finished = active_children(), []
+
+    def killing(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        for worker in set(active_children()) - set(before):
+            os.kill(worker.pid, signal.SIGKILL)
+            os.waitid(os.P_PID, worker.pid, os.WEXITED | os.WNOWAIT)
+        finished.append(output)
+        return mse_loss(output, target)
+
+    batches = StreamedBatches(lambda _: lambda _: next(Noise().epoch(0)), BatchPlan(2), 9, CPU, 1)
+    with pytest.raises(RunError, match=r"was killed, .*; lower --num-workers") as error:
+        train(new_state(REFERENCE, epochs=3), batches, killing, None)
+    assert not finished
     assert active_children() == before, error
 
 
