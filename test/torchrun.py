@@ -3,10 +3,11 @@
 Called by the 8p scripts with torchrun's own arguments; a signal is passed on to every process.
 """
 
+import signal
 import sys
 
 from torch.distributed.elastic.multiprocessing import SignalException
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.run import main
 
 
@@ -15,13 +16,19 @@ def run() -> int:
     try:
         main()
     except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
+        rank, failure = min(error.failures.items(), key=_order)
         status = failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode
         print(f"error: rank {rank} failed first, with status {status}", file=sys.stderr)
         return status
     except SignalException as stop:
         return 128 + stop.sigval
     return 0
+
+
+def _order(failed: tuple[int, ProcessFailure]) -> tuple[int, bool]:
+    """Sort by when it was found, in seconds: within one, what was killed before what missed it."""
+    failure = failed[1]
+    return failure.timestamp, failure.exitcode != -signal.SIGKILL
 
 
 if __name__ == "__main__":

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import HANG, assert_one_line_error, run
+from commands import HANG, assert_one_line_error, run, wait_until
 from runs import (
     STEPS,
+    TWO,
     assert_same_end,
     log_lines,
     newest_step,
@@ -232,6 +233,35 @@ def test_a_signal_to_one_of_two_processes(dataset: Path, tmp_path: Path, signum:
     if signum == signal.SIGTERM:
         assert "SIGTERM at step" in errors
         assert "Traceback" not in errors
+
+
+# Rank 1 is killed and rank 0 fails before the launcher, which stands still, looks at either.
+BOTH_FAILED = """
+import os, signal, time
+from pathlib import Path
+if os.environ["RANK"] == "1":
+    os.kill(os.getppid(), signal.SIGSTOP)
+    os.kill(os.getpid(), signal.SIGKILL)
+while ") T" not in Path(f"/proc/{os.getppid()}/stat").read_text():
+    time.sleep(0.01)
+raise SystemExit("the connection is lost")
+"""
+
+
+def test_a_process_that_was_killed_is_the_one_that_failed_first(tmp_path: Path) -> None:
+    """The others fail for want of it, within the same second, and with a status that tells less."""
+    (tmp_path / "both.py").write_text(BOTH_FAILED)
+    process = start(*TWO, tmp_path / "both.py")
+
+    def have_ended() -> bool:
+        states = [Path(f"/proc/{child}/stat").read_text() for child in children(process)]
+        return sum(") Z" in state for state in states) == 2
+
+    wait_until(have_ended, process)
+    process.send_signal(signal.SIGCONT)
+    _, errors = process.communicate(timeout=HANG)
+    assert process.returncode == 128 + signal.SIGKILL, errors
+    assert errors.endswith("error: rank 1 failed first, with status 137\n")
 
 
 def test_the_same_seed_gives_the_same_weights(dataset: Path, tmp_path: Path) -> None:
