@@ -13,6 +13,7 @@ from training import checkpoint
 
 SMALL = ("--batch-size=8", "--precision=fp32", "--device=cpu")
 STEPS = 5  # of an epoch of 44 patches, 8 a step
+HELD_AT = Path(__file__).with_name("held_at.py")
 TWO = (ROOT / "test/torchrun.py", "--standalone", "--nproc_per_node=2")  # processes
 
 
@@ -39,6 +40,12 @@ def training(dataset: Path, out: Path, epochs: int, *options: str) -> list[objec
 def training_by_two(dataset: Path, out: Path, epochs: int) -> list[object]:
     """Return the command line of the same run on two processes."""
     return [*TWO, *training(dataset, out, epochs, "--batch-size=4")]
+
+
+def held(words: list[object], step: int) -> list[object]:
+    """Return the command line of a run that waits at a step of its own for a signal."""
+    place = words.index(ROOT / "train.py")
+    return [*words[:place], HELD_AT, step, *words[place:]]
 
 
 def wait_for_epochs(process: subprocess.Popen, count: int) -> None:

@@ -17,6 +17,7 @@ from runs import (
     STEPS,
     TWO,
     assert_same_end,
+    held,
     log_lines,
     newest_step,
     start,
@@ -47,7 +48,7 @@ def kill_and_resume(dataset: Path, folder: Path, kills: int, epochs: int, seed: 
         elif number % 4:
             process = start(KILLED_AT, "import", rng.randint(1, IMPORTS), *words, *resume)
         else:
-            process = start(*words, *resume)
+            process = start(*held(words, 4 * STEPS), *resume)
             wait_for_epochs(process, rng.randint(1, 2))
             time.sleep(rng.uniform(0.0, 0.1))  # anywhere in an epoch
             process.kill()
@@ -82,7 +83,7 @@ def test_stopped_in_an_epoch_and_resumed_is_as_never_stopped(
     whole = run(*command(dataset, tmp_path / "whole", 12))
     assert whole.returncode == 0, whole.stderr
     words = command(dataset, tmp_path / "stopped", 12)
-    process = start(*words)
+    process = start(*held(words, 2 * STEPS + 3))
     wait_for_epochs(process, 2)
     process.terminate()
     _, errors = process.communicate(timeout=HANG)
