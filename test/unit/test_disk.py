@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from commands import HANG, ROOT, WITHOUT_OVERRIDE, run
+from commands import HANG, ROOT, WITHOUT_OVERRIDE, run, wait_until
 from expected_files import save_image
 from runs import SMALL, newest_step, start, training, wait_for_epochs
 
@@ -106,7 +106,7 @@ def test_a_file_that_may_not_be_read(
 
 def test_a_folder_that_turns_read_only_during_the_run(dataset: Path, tmp_path: Path) -> None:
     process = start(*training(dataset, tmp_path, 100000), wrapper=WITHOUT_OVERRIDE)
-    wait_for_epochs(process, 2)
+    wait_until(lambda: newest_step(tmp_path), process)
     (tmp_path / "x3").chmod(0o500)
     _, errors = process.communicate(timeout=HANG)
     assert process.returncode == 1, errors
@@ -120,7 +120,7 @@ def test_a_folder_that_turns_read_only_during_the_run(dataset: Path, tmp_path: P
 
 def test_a_folder_moved_away_during_the_run(dataset: Path, tmp_path: Path) -> None:
     process = start(*training(dataset, tmp_path, 100000))
-    wait_for_epochs(process, 2)
+    wait_until(lambda: newest_step(tmp_path), process)
     (tmp_path / "x3").rename(tmp_path / "elsewhere")
     _, errors = process.communicate(timeout=HANG)
     assert process.returncode == 1, errors
@@ -145,6 +145,7 @@ def test_the_lock_of_a_killed_run_is_taken_over(dataset: Path, tmp_path: Path) -
     process = start(*training(dataset, tmp_path, 100000, *streamed))
     wait_for_epochs(process, 1)
     process.kill()
+    process.wait()
     result = run(*training(dataset, tmp_path, 1, *streamed, "--num-steps=2"))
     process.communicate()
     assert result.returncode == 0, result.stderr
