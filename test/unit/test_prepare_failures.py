@@ -3,8 +3,6 @@
 import re
 import resource
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import h5py
@@ -12,6 +10,7 @@ import pytest
 from commands import ROOT, run, wait_until
 from expected_files import prepare_file, save_image
 from PIL import Image
+from runs import start
 
 import prepare
 from imaging.sources import folder_images
@@ -169,10 +168,8 @@ def test_an_aborted_run_leaves_nothing(tmp_path: Path, number: int, status: int)
     for index in range(2000):  # more than can be finished before the signal
         (folder / f"{index}.bmp").symlink_to(source)
     output = tmp_path / "out" / "x.h5"
-    command = [sys.executable, ROOT / "prepare.py", "--images-dir", folder, "--output-path", output]
-    with subprocess.Popen(
-        [*command, "--eval"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
+    words = ("--images-dir", folder, "--output-path", output, "--eval")
+    with start(ROOT / "prepare.py", *words) as process:
         wait_until(lambda: list(tmp_path.rglob(".x.h5.*.tmp")), process)
         process.send_signal(number)
         errors = process.communicate()[1]

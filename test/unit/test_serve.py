@@ -6,7 +6,6 @@ import logging
 import re
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
 import threading
@@ -23,6 +22,7 @@ import torch
 from chromium import headless
 from commands import HANG, ROOT
 from PIL import Image
+from runs import start
 from samples import coffee, encoded, opened, pixels, png
 from selenium.webdriver import ActionChains, Chrome
 from selenium.webdriver.common.by import By
@@ -323,10 +323,7 @@ def test_a_port_that_cannot_be_had(port: int) -> None:
 
 
 def test_command_line(weights: Path) -> None:
-    words = ["upscale.py", "--serve", "--port", "0", "--weights", str(weights)]
-    with subprocess.Popen(
-        [sys.executable, *words], cwd=ROOT, stdout=subprocess.PIPE, text=True
-    ) as process:
+    with start(ROOT / "upscale.py", "--serve", "--port=0", "--weights", weights) as process:
         try:
             url = process.stdout.readline().split()[0]
             assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", url)
