@@ -158,8 +158,8 @@ def enlarge_all(made: Plan, upscaler: Upscaler, jobs: int, piped: bytes = b"") -
                 if note:
                     bar.write(printable(note), file=sys.stderr)
         finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # before a thread asks for the next one
             stopped.set()  # after an interruption, tiles in work end the others
-            pool.shutdown(cancel_futures=True)
     seconds = time.perf_counter() - start
     print(
         f"{count - failed} of {count} pictures enlarged: {pixels / 1e6:.1f} megapixels "
