@@ -57,16 +57,20 @@ platform_log() { # sets platform_log
     done
 }
 
-forward() { # SIGNAL
+forward() { # SIGNAL, to $child; kept in $early as long as there is none
     signalled=1
-    kill -s "$1" -- "$child" 2>/dev/null || true
+    if [[ -z $child ]]; then
+        early=$1
+    else
+        kill -s "$1" -- "$child" 2>/dev/null || true
+    fi
 }
 
 # Run COMMAND, its output added to LOG, and return its exit status. INT, TERM and HUP reach it, each
 # once: it has a process group of its own, so that Ctrl-C comes through the trap only. It writes
 # straight into LOG, so nothing that happens to a reader (a closed screen) can stop it.
 run_logged() { # LOG SHOW COMMAND…; SHOW: also, where to copy the output: "" (nowhere) or "screen"
-    local log=$1 show=$2 start copies=() copier='' status=0 child='' signalled=''
+    local log=$1 show=$2 start copies=() copier='' status=0 child='' signalled='' early=''
     shift 2
     if [[ -n ${MODELARTS_MODEL_PATH:-} ]]; then
         show=screen
@@ -81,6 +85,7 @@ run_logged() { # LOG SHOW COMMAND…; SHOW: also, where to copy the output: "" (
     "$@" >>"$log" 2>&1 </dev/null &
     child=$!
     set +m
+    [[ -z $early ]] || forward "$early"
     if [[ -n $show ]]; then
         (
             trap '' INT TERM HUP

@@ -38,6 +38,18 @@ def test_signal_reaches_train_py_once(
     assert ("got signal" in stdout) == bool(platform)  # the screen's copy goes on to the end
 
 
+@pytest.mark.parametrize("line", ["    set -m\n", "    child=$!\n"])
+def test_a_signal_just_as_the_training_starts_ends_it(repository, line: str):
+    """Before there is a process to pass it on to, and before its number is known."""
+    script = repository.root / "test" / "common.sh"
+    text = script.read_text()
+    assert text.count(line) == 1
+    script.write_text(text.replace(line, f"    kill -TERM $$\n{line}"))
+    done = repository.run("full_1p", FAKE="wait")
+    assert done.returncode == 143, done.stderr
+    assert "ended with status 143" in done.stderr
+
+
 @pytest.mark.parametrize("fake", ["wait", "wait, not begun"])
 @pytest.mark.parametrize("options", [[], ["--nproc=2"]])
 def test_how_to_go_on_is_told_where_there_is_a_checkpoint(repository, options: list, fake: str):
