@@ -203,19 +203,28 @@ def _run_script(options: list[str], script: Path, how_to_go_on: str) -> int:
         "ASCEND_DEVICE_ID": str(_device()),
         "GO_ON_WITH": how_to_go_on,
     }
-    child = subprocess.Popen(
-        ["bash", str(script), *options],
-        env=variables | os.environ,
-        start_new_session=True,  # so that Ctrl-C reaches it once, through the handler
-    )
+    child: subprocess.Popen | None = None
+    early: list[int] = []  # what came while the script was being started
 
     def pass_on(number: int, _frame: object) -> None:
-        child.send_signal(number)
+        if child:
+            child.send_signal(number)
+        else:
+            early.append(number)
 
     before = {n: signal.signal(n, pass_on) for n in (signal.SIGTERM, signal.SIGINT)}
-    status = child.wait()
-    for number, handler in before.items():
-        signal.signal(number, handler)
+    try:
+        child = subprocess.Popen(
+            ["bash", str(script), *options],
+            env=variables | os.environ,
+            start_new_session=True,  # so that Ctrl-C reaches it once, through the handler
+        )
+        for number in early:
+            child.send_signal(number)
+        status = child.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
     return status if status >= 0 else 128 - status
 
 

@@ -26,7 +26,7 @@ class Script:
     def __init__(self, logs: Path) -> None:
         self.logs: Path | None = logs
         self.status = 0
-        self.sent_meanwhile = 0  # a signal to the job
+        self.sent_at_once = self.sent_meanwhile = 0  # signals to the job
         self.starts: list[tuple[list[str], dict[str, str]]] = []
         self.received: list[int] = []
 
@@ -35,6 +35,8 @@ class Script:
     ) -> "Script":
         assert start_new_session, "or Ctrl-C would reach it twice"
         self.starts.append((command, env))
+        if self.sent_at_once:
+            os.kill(os.getpid(), self.sent_at_once)
         return self
 
     def wait(self) -> int:
@@ -264,6 +266,18 @@ def test_a_signal_is_passed_on_and_the_results_are_copied(
     assert script.received == ([] if sent == signal.SIGKILL else [sent])
     assert listing(tmp_path / "out") == ["logs/0/train_0.log", "x3/best.pth"]
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
+
+
+@pytest.mark.usefixtures("handlers")
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_just_as_the_script_starts_is_passed_on(
+    script: Script, data: Path, tmp_path: Path, sent: int
+) -> None:
+    """Or the job would end, and the training go on without it."""
+    signal.signal(sent, lambda number, _: pytest.fail(f"ends by {number}"))
+    script.sent_at_once = sent
+    assert job(data, tmp_path / "out") == 128 + sent
+    assert script.received == [sent]
 
 
 def test_the_logs_of_an_earlier_job_step_aside(script: Script, data: Path, tmp_path: Path) -> None:
