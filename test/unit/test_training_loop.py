@@ -39,6 +39,7 @@ from training.streaming import StreamedBatches
 from training.timing import StepTimer
 
 CPU = torch.device("cpu")
+pytestmark = pytest.mark.usefixtures("handlers")
 STEPS = 3  # of an epoch
 WISHES = ("num_epochs", "batch_size", "lr", "optimizer", "init_weights")
 
