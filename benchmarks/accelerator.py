@@ -35,7 +35,7 @@ def seconds_of(work: Callable[[], object], device: torch.device, seconds: float)
         work()
     synchronize(device)
     start, calls = time.perf_counter(), 0
-    while time.perf_counter() - start < seconds:
+    while not calls or time.perf_counter() - start < seconds:
         for _ in range(10):
             work()
         calls += 10
