@@ -20,7 +20,6 @@ import runtime  # noqa: F401 - ends here on a Python that is too old
 # isort: split
 import argparse
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
 from dataclasses import asdict
 from functools import partial
 from itertools import islice
@@ -226,19 +225,16 @@ def train(
             training set was killed.
     """
     from training.centring import centre
-    from training.streaming import killed_workers_told
 
     stop, first = StopRequest(), True
     while state.step < state.total_steps:
         epoch = state.step // batches.steps_per_epoch
-        with killed_workers_told():
-            seconds, step_seconds = train_epoch(
-                state, batches, loss_function, stop,
-                warm_up=first, profiler=profiler if first else None,
-            )  # fmt: skip
-            if state.recipe.centred:
-                centre(state, batches, epoch, evaluator.model)
+        seconds, step_seconds = train_epoch(
+            state, batches, loss_function, stop, warm_up=first, profiler=profiler if first else None
+        )
         first = False
+        if state.recipe.centred:
+            centre(state, batches, epoch, evaluator.model)
         metrics = {
             "epoch": epoch,
             "step": state.step,
@@ -274,7 +270,8 @@ def train_epoch(
 
     Raises:
         Interrupted: `stop` notes a signal; without it signals do what they do elsewhere.
-        RunError: the loss or the weights are not finite.
+        RunError: the loss or the weights are not finite, or a process that reads the training set
+            was killed.
     """
     from tqdm import tqdm
 
@@ -282,8 +279,8 @@ def train_epoch(
     steps = min(batches.steps_per_epoch - start, state.total_steps - state.step)
     timer = StepTimer(state.world.synchronize, steps if warm_up else 0)
     hidden = None if state.world.is_main else True  # None: tqdm shows on a terminal only
-    with closing(batches.epoch(epoch, start)) as all_left:
-        left: Iterator[Batch] = islice(all_left, steps)
+    with batches.reading(epoch, start) as whole:
+        left: Iterator[Batch] = islice(whole, steps)
         if profiler:
             left = profiler.watch(left, steps)
         for low, high, weights in tqdm(left, f"epoch {epoch}", steps, leave=False, disable=hidden):

@@ -6,11 +6,14 @@ parts, one a process: together they see what one process with the whole batch wo
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+
+from runtime.errors import RunError
 
 
 class Batch(NamedTuple):
@@ -71,7 +74,25 @@ class Batches(ABC):
 
     @abstractmethod
     def epoch(self, epoch: int, start: int = 0) -> Generator[Batch, None, None]:
-        """Yield the batch of each step from `start` on; `close` ends what processes that takes."""
+        """Yield the batch of each step from `start` on."""
+
+    @contextmanager
+    def reading(self, epoch: int, start: int = 0) -> Iterator[Iterator[Batch]]:
+        """Yield what `epoch` does; at the end no process is left that reads.
+
+        Raises:
+            RunError: such a process was killed, which is heard of wherever this one is then.
+        """
+        try:
+            with closing(self.epoch(epoch, start)) as batches:
+                yield batches
+        except RuntimeError as error:
+            if "DataLoader worker (pid" not in str(error):
+                raise
+            raise RunError(
+                "a process that reads the training set was killed, most likely for want of memory; "
+                "lower --num-workers or --batch-size"
+            ) from None
 
 
 def shuffled(count: int, plan: BatchPlan, epoch: int) -> torch.Tensor:

@@ -1,6 +1,5 @@
 """The last bias of averaged weights, set so that results are neither too bright nor too dark."""
 
-from contextlib import closing
 from itertools import islice
 
 import torch
@@ -25,8 +24,8 @@ def centre(state: TrainingState, batches: Batches, epoch: int, model: nn.Module)
         return
     model.load_state_dict(state.ema)
     sums = torch.zeros(2, device=state.world.device)
-    with state.precision.evaluation(), closing(batches.epoch(epoch)) as all_batches:
-        for low, high, given in islice(all_batches, BATCHES):
+    with state.precision.evaluation(), batches.reading(epoch) as whole:
+        for low, high, given in islice(whole, BATCHES):
             weights = torch.ones_like(high) if given is None else given
             sums += torch.stack([(weights * (model(low) - high)).mean(), weights.mean()])
     error, weight = state.world.sum(sums)

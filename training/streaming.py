@@ -5,8 +5,8 @@ They are the same as from memory, of patches and of crops alike.
 
 import signal
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
 from functools import partial
+from multiprocessing import active_children
 from traceback import clear_frames
 
 import numpy as np
@@ -51,34 +51,18 @@ class StreamedBatches(Batches):
             batches, None, sampler=steps, num_workers=self.num_workers,
             collate_fn=list,  # leaves the arrays alone
         )  # fmt: skip
-        with killed_workers_told():
-            try:
-                for batch in _deaf_to_sigterm(loader):
-                    yield Batch(*(torch.from_numpy(values).to(self.device) for values in batch))
-            except BaseException as error:
-                # They hold workers, which Python would wait for as it ends.
-                clear_frames(error.__traceback__)
-                if isinstance(error, UserError):  # of a worker: it hands on its traceback as text
-                    raise UserError(str(error).strip().rpartition("UserError: ")[2]) from None
-                raise
-
-
-@contextmanager
-def killed_workers_told() -> Iterator[None]:
-    """Say in one line that a worker was killed, which is heard of wherever this process is then.
-
-    Raises:
-        RunError: one was.
-    """
-    try:
-        yield
-    except RuntimeError as error:
-        if "DataLoader worker (pid" not in str(error):
+        others = set(active_children())
+        try:
+            for batch in _deaf_to_sigterm(loader):
+                yield Batch(*(torch.from_numpy(values).to(self.device) for values in batch))
+        except BaseException as error:
+            clear_frames(error.__traceback__)  # they hold workers; Python's end would wait for them
+            for worker in set(active_children()) - others:  # of a loader that was not yet whole
+                worker.kill()
+            if isinstance(error, UserError):  # of a worker, which hands on its traceback as text
+                kind = type(error)
+                raise kind(str(error).strip().rpartition(f"{kind.__name__}: ")[2]) from None
             raise
-        raise RunError(
-            "a process that reads the training set was killed, most likely for want of memory; "
-            "lower --num-workers or --batch-size"
-        ) from None
 
 
 def _deaf_to_sigterm(loader: DataLoader) -> Iterator[list[np.ndarray]]:
@@ -90,6 +74,11 @@ def _deaf_to_sigterm(loader: DataLoader) -> Iterator[list[np.ndarray]]:
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:
         return iter(loader)
+    except OSError as error:
+        raise RunError(
+            f"a process that reads the training set cannot be started ({error.strerror}); "
+            f"lower --num-workers"
+        ) from None
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 

@@ -1,5 +1,6 @@
 """What an epoch consists of: every patch once, in an order that seed and epoch decide."""
 
+import errno
 import os
 import signal
 from itertools import chain
@@ -114,6 +115,16 @@ def test_a_reading_worker_passes_on_the_users_error(tmp_path: Path) -> None:
     assert active_children() == before, "it ended at once, which later takes 5 s"
 
 
+@pytest.mark.parametrize("kind", [UserError, RunError])
+def test_an_error_for_the_user_stays_of_its_kind(kind: type[UserError]) -> None:
+    def fails(_: slice) -> Pair:
+        raise kind("the disk: it is gone")
+
+    with pytest.raises(kind) as error:
+        next(StreamedBatches(lambda _: fails, BatchPlan(2), 4, CPU, 1).epoch(0))
+    assert (type(error.value), str(error.value)) == (kind, "the disk: it is gone")
+
+
 @pytest.mark.parametrize(
     "error", [UserError("a.h5 is damaged"), RuntimeError("a bug\nof this program")]
 )
@@ -143,9 +154,34 @@ def test_a_worker_that_is_killed_ends_in_one_line() -> None:
         raise AssertionError
 
     batches = StreamedBatches(lambda _: killed, BatchPlan(2), 4, CPU, 1)
-    with pytest.raises(RunError, match=r"was killed, .*; lower --num-workers") as error:
-        next(batches.epoch(0))
+    with (
+        pytest.raises(RunError, match=r"was killed, .*; lower --num-workers") as error,
+        batches.reading(0) as epoch,
+    ):
+        next(epoch)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.filterwarnings("ignore:Exception ignored in")  # PyTorch's, of half a loader
+def test_a_worker_that_cannot_be_started_leaves_none_behind(
+    patch_file: TrainDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by a limit of processes, open files or memory: the first had begun, deaf to SIGTERM."""
+    start, begun = Process.start, []
+
+    def only_one_can_be(worker: Process) -> None:
+        if begun:
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+        start(worker)
+        begun.append(worker)
+
+    monkeypatch.setattr(Process, "start", only_one_can_be)
+    with pytest.raises(
+        RunError, match=r"\(Resource temporarily unavailable\); lower --num-workers"
+    ):
+        next(streamed(patch_file, 241, 2, batch_size=8, seed=3).epoch(0))
+    begun[0].join(60)
+    assert not begun[0].is_alive(), "Python waits for it, for ever"
 
 
 def test_the_largest_seed_gives_each_epoch_one_of_its_own() -> None:
