@@ -30,7 +30,7 @@ from collections.abc import Iterator, Sequence
 from imaging.sources import download_images, folder_images, sample_images
 from preparing.hdf5 import Sizes, write_images, write_patches
 from preparing.pairs import pair_size
-from runtime.errors import UserError, end_at_sigterm, run_main
+from runtime.errors import UserError, end_at_signals, run_main
 from runtime.files import check_writable
 from runtime.numbers import COUNT
 from runtime.options import Parser
@@ -136,5 +136,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    end_at_sigterm()
+    end_at_signals()
     sys.exit(run_main(main))

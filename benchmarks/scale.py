@@ -22,7 +22,7 @@ import h5py
 
 from benchmarks.soak import use
 from datasets import find_file
-from runtime.errors import end_at_sigterm, run_main
+from runtime.errors import end_at_signals, run_main
 from runtime.numbers import COUNT
 from runtime.options import Parser
 
@@ -141,5 +141,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    end_at_sigterm()
+    end_at_signals()
     sys.exit(run_main(main))

@@ -29,7 +29,7 @@ from inference.last_layer import in_layout
 from inference.restore import self_ensemble
 from runtime.device import choose_device, keep_plain_formats
 from runtime.distributed import World
-from runtime.errors import UserError, end_at_sigterm, run_main
+from runtime.errors import UserError, end_at_signals, run_main
 from runtime.files import whole_file
 from runtime.numbers import COUNT, SEED
 from runtime.options import Parser
@@ -260,5 +260,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    end_at_sigterm()
+    end_at_signals()
     sys.exit(run_main(main))

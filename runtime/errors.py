@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import partial
 
 PIPE_CLOSED = 128 + signal.SIGPIPE  # as a shell reports it
+ENDS = {128 + signum: signum for signum in (signal.SIGTERM, signal.SIGHUP)}  # and these
 PYTORCH_ALONE = 700 * 2**20  # bytes of address space; with less, its libraries abort as they load
 MORE_MEMORY = "raise its limit, or lower --batch-size, --memory-share or --jobs"
 NO_MEMORY = (  # how libraries say it
@@ -61,14 +62,34 @@ def run_main(main: Callable[[], int | None]) -> int:
         return PIPE_CLOSED
 
 
-def end_at_sigterm() -> None:
-    """Let SIGTERM end the process as Ctrl-C does: what is temporary or half-written goes."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+def end_at_signals() -> None:
+    """Let SIGTERM and, without nohup, SIGHUP end the process as Ctrl-C does.
+
+    What is temporary or half-written goes.
+    """
+    signal.signal(signal.SIGTERM, _end)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup has it
+        signal.signal(signal.SIGHUP, _end)
+
+
+def _end(signum: int, _frame: object) -> None:
+    leave_terminal()
+    sys.exit(128 + signum)
+
+
+def leave_terminal() -> None:
+    """Print into nothing from now on where the terminal that was printed on is gone."""
+    for descriptor in (1, 2):
+        try:
+            os.write(descriptor, b"")
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
 
 
 def _not_signals(dropped: Callable, unraisable: "sys.UnraisableHookArgs") -> None:
-    """Send a Ctrl-C or SIGTERM again that came where Python drops exceptions: in __del__, say."""
-    sent = {KeyboardInterrupt: signal.SIGINT, SystemExit: signal.SIGTERM}.get(unraisable.exc_type)
+    """Send a signal that ends again where Python dropped its exception: in __del__, say."""
+    status = getattr(unraisable.exc_value, "code", None)
+    sent = signal.SIGINT if unraisable.exc_type is KeyboardInterrupt else ENDS.get(status)
     if sent:  # not from here: Python would drop it again
         threading.Timer(0.01, os.kill, (os.getpid(), sent)).start()
     else:

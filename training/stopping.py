@@ -1,9 +1,10 @@
 """SIGTERM, SIGHUP and Ctrl-C: training stops after a step that all processes agree on."""
 
-import os
 import signal
 from types import FrameType
 from typing import TYPE_CHECKING
+
+from runtime.errors import leave_terminal
 
 if TYPE_CHECKING:
     from runtime.distributed import World
@@ -33,19 +34,10 @@ class StopRequest:
         self.signum = signum
         signal.signal(signal.SIGINT, signal.default_int_handler)
         if signum == signal.SIGHUP:
-            _leave_terminal()
+            leave_terminal()
 
     def agreed(self, world: "World", step: int) -> int:
         """Return the signal to stop for after `step`, or 0; all processes get the same answer."""
         if world.size > 1 and step % LOOK_EVERY:
             return 0
         return world.highest(self.signum)
-
-
-def _leave_terminal() -> None:
-    """Print into nothing from now on where the terminal that was printed on is gone."""
-    for descriptor in (1, 2):
-        try:
-            os.write(descriptor, b"")
-        except OSError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)

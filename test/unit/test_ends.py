@@ -15,7 +15,7 @@ import pytest
 from commands import HANG, ROOT, assert_one_line_error, run, train
 from runs import start
 
-from runtime.errors import RunError, end_at_sigterm, run_main
+from runtime.errors import RunError, end_at_signals, run_main
 from runtime.files import check_writable, whole_file, write_text
 
 STAGES = ("train", "prepare", "evaluate", "upscale", "export")
@@ -220,14 +220,15 @@ def test_a_line_is_written_at_once_and_whole(unbuffered: str) -> None:
 
 @pytest.mark.usefixtures("handlers")
 @pytest.mark.parametrize(
-    ("sent", "status", "said"), [(signal.SIGINT, 130, "interrupted\n"), (signal.SIGTERM, 143, "")]
+    ("sent", "status", "said"),
+    [(signal.SIGINT, 130, "interrupted\n"), (signal.SIGTERM, 143, ""), (signal.SIGHUP, 129, "")],
 )
 def test_a_signal_that_python_drops_is_not_lost(
     sent: int, status: int, said: str, capsys: pytest.CaptureFixture
 ) -> None:
     """One that arrives while an object is cleared away; Python says so and goes on."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
-    end_at_sigterm()
+    end_at_signals()
 
     class Cleared:
         def __del__(self) -> None:

@@ -159,7 +159,7 @@ def test_a_former_file_outlives_a_failure(images: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 128 + signal.SIGTERM)]
+    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
 )
 def test_an_aborted_run_leaves_nothing(tmp_path: Path, number: int, status: int) -> None:
     source = save_image(tmp_path / "source.bmp", 500, 500)
