@@ -4,6 +4,7 @@ import importlib.util
 import os
 import struct
 import sys
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -166,6 +167,7 @@ def download_images(folder: Path) -> tuple[list[Path], list[Path]]:
         except OSError as error:
             raise ImageError(f"cannot write {folder / name}: {error.strerror}") from None
 
+    tempfile.template = ".tmp"  # pooch's names: what a killed download leaves is then no image
     names = sorted(public.registry)
     if not all((folder / name).is_file() for name in names):
         _check_network(base)

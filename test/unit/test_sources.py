@@ -282,6 +282,18 @@ def test_prepare_without_a_network_ends_with_a_status_of_its_own(
             prepare.main([*arguments, f"--data-path={folder}", "--force"])
 
 
+def test_what_a_killed_download_leaves_is_no_image(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or it would be measured beside Set5, which ends in an error."""
+    monkeypatch.setattr("pooch.core.shutil.move", shutil.copyfile)
+    monkeypatch.setattr("pooch.utils.os.remove", lambda name: None)
+    sources.download_images(tmp_path / "images")
+    assert len(files(tmp_path / "images")) == 10
+    images = sources.folder_images(tmp_path / "images/Test/Set5")
+    assert [path.name for path in images] == ["a.bmp", "b.bmp"]
+
+
 def test_a_failed_download_makes_no_file(server: Server, tmp_path: Path) -> None:
     (server.folder / "Test" / "Set5" / "a.bmp").write_bytes(b"something else")
     with pytest.raises(UserError, match=r"a\.bmp"):
