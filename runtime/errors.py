@@ -88,7 +88,7 @@ def leave_terminal() -> None:
 
 def _not_signals(dropped: Callable, unraisable: "sys.UnraisableHookArgs") -> None:
     """Send a signal that ends again where Python dropped its exception: in __del__, say."""
-    status = getattr(unraisable.exc_value, "code", None)
+    status = getattr(unraisable.exc_value, "code", 0)
     sent = signal.SIGINT if unraisable.exc_type is KeyboardInterrupt else ENDS.get(status)
     if sent:  # not from here: Python would drop it again
         threading.Timer(0.01, os.kill, (os.getpid(), sent)).start()
