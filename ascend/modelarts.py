@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
-from runtime.errors import RunError, UserError, printable
+from runtime.errors import RunError, UserError, leave_terminal, printable
 from runtime.files import check_writable
 from runtime.numbers import from_environment
 from runtime.options import Parser
@@ -196,7 +196,7 @@ def _log_folder(results: Path) -> Path:
 
 
 def _run_script(options: list[str], script: Path, how_to_go_on: str) -> int:
-    """Run the script, pass SIGTERM and SIGINT on to it, and return its exit status."""
+    """Run the script, pass SIGTERM, SIGINT and SIGHUP on to it, and return its exit status."""
     variables = {
         "MODELARTS_MODEL_PATH": "1",  # the log goes to standard output as well
         "PYTHON": sys.executable,
@@ -207,12 +207,16 @@ def _run_script(options: list[str], script: Path, how_to_go_on: str) -> int:
     early: list[int] = []  # what came while the script was being started
 
     def pass_on(number: int, _frame: object) -> None:
+        leave_terminal()
         if child:
             child.send_signal(number)
         else:
             early.append(number)
 
-    before = {n: signal.signal(n, pass_on) for n in (signal.SIGTERM, signal.SIGINT)}
+    taken = [signal.SIGTERM, signal.SIGINT]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup has it
+        taken.append(signal.SIGHUP)
+    before = {number: signal.signal(number, pass_on) for number in taken}
     try:
         child = subprocess.Popen(
             ["bash", str(script), *options],

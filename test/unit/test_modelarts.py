@@ -251,8 +251,14 @@ def test_the_logs_of_a_card_and_a_machine(
 
 @pytest.mark.parametrize(
     ("sent", "status"),
-    [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, 137)],
+    [
+        (signal.SIGTERM, 143),
+        (signal.SIGINT, 130),
+        (signal.SIGHUP, 129),
+        (signal.SIGKILL, 137),
+    ],
 )
+@pytest.mark.usefixtures("handlers")
 def test_a_signal_is_passed_on_and_the_results_are_copied(
     script: Script, data: Path, tmp_path: Path, sent: int, status: int
 ) -> None:
