@@ -1,10 +1,12 @@
 """How commands begin and end: in any locale, from any path, into a closed pipe, without room."""
 
+import errno
 import os
 import re
 import resource
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -160,6 +162,21 @@ def test_files_that_are_written_at_once_do_not_meet_however_alike_their_names(
         one.write_text("first")
         other.write_text("second")
     assert (first.read_text(), second.read_text()) == ("first", "second")
+
+
+def test_a_file_system_that_cannot_flush_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flush = os.fsync
+
+    def only_files(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        flush(descriptor)
+
+    monkeypatch.setattr(os, "fsync", only_files)
+    write_text(tmp_path / "a.txt", "all of it")
+    assert (tmp_path / "a.txt").read_text() == "all of it"
 
 
 FAULTS = (
