@@ -56,11 +56,11 @@ class Upscaler:
         model = load_luminance_weights(weights)
         self.scale, self.ensemble, self.radius = scale, ensemble, model.receptive_radius
         self.map_fn: Callable[..., Iterable[np.ndarray]] = map
-        self.threads = 1
+        self.threads, self.pool = 1, None
         if device.type == "cpu":  # a thread per tile: layers need not wait for the slowest thread
             self.threads = min(torch.get_num_threads(), MOST_THREADS)
-            pool = ThreadPoolExecutor(self.threads, "tile", torch.set_num_threads, (1,))
-            self.map_fn = pool.map
+            self.pool = ThreadPoolExecutor(self.threads, "tile", torch.set_num_threads, (1,))
+            self.map_fn = self.pool.map
         self.exact = for_cpu(model, bf16=False) if device.type == "cpu" else model.to(device)
         self.model = self.exact
         if device.type == "cpu" and (precision == "bf16" or (precision == "auto" and has_bf16())):
@@ -110,6 +110,11 @@ class Upscaler:
             with whole_file(target) as temporary:
                 photo.save(result, temporary)
         return pixels, photo.note
+
+    def stop(self) -> None:
+        """Begin no more tiles, of pictures in work neither: Python waits for all as it ends."""
+        if self.pool:
+            self.pool.shutdown(wait=False, cancel_futures=True)
 
     def room(self) -> int:
         """Return the bytes of memory that are left for pictures."""

@@ -129,6 +129,9 @@ def serve(upscalers: "dict[int, Upscaler]", port: int) -> None:
             server.serve_forever()
         except KeyboardInterrupt:
             print()
+        finally:
+            for upscaler in upscalers.values():
+                upscaler.stop()
 
 
 def _enlarged(data: bytes, name: str, upscaler: "Upscaler", method: str) -> Response:

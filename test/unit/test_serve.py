@@ -195,6 +195,9 @@ class Slow:
         self.go_on, self.entered = threading.Event(), threading.Event()
         self.active = self.most_active = 0
 
+    def stop(self) -> None:
+        """Have no tile that waits."""
+
     def enlarge(self, photo: Photo) -> Image.Image:
         self.active += 1
         self.most_active = max(self.active, self.most_active)
@@ -320,6 +323,25 @@ def test_a_port_that_cannot_be_had(port: int) -> None:
         port = port or taken.getsockname()[1]
         with pytest.raises(RunError, match=f"cannot listen on port {port}: .* another --port"):
             server.serve({}, port)
+
+
+def test_ctrl_c_drops_the_tiles_that_wait(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of a picture in work: Python would do them all as it ends."""
+    upscaler, goes_on = Upscaler(weights, 3, torch.device("cpu"), "fp32"), threading.Event()
+    for _ in range(upscaler.threads):
+        upscaler.pool.submit(goes_on.wait)
+    waiting = upscaler.pool.submit(print)
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    stand_in = SimpleNamespace(serve_forever=interrupted)
+    monkeypatch.setattr(server, "make_server", lambda *_, **__: stand_in)
+    try:
+        server.serve({3: upscaler}, 0)
+        assert waiting.cancelled()
+    finally:
+        goes_on.set()
 
 
 def test_command_line(weights: Path) -> None:
