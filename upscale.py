@@ -25,7 +25,7 @@ from collections.abc import Sequence
 
 from imaging.album import STREAM, Place, Plan, plan, unwritable
 from imaging.kinds import PictureError
-from runtime.errors import RunError, UserError, printable, run_main
+from runtime.errors import RunError, UserError, end_at_signals, printable, run_main
 from runtime.numbers import COUNT, number
 from runtime.options import Parser, add_device
 
@@ -143,4 +143,5 @@ def run(args: argparse.Namespace, made: Plan, piped: bytes) -> None:
 
 
 if __name__ == "__main__":
+    end_at_signals()
     sys.exit(run_main(main))

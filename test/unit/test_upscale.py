@@ -16,8 +16,9 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from commands import HANG, ROOT, assert_one_line_error, run
+from commands import HANG, ROOT, assert_one_line_error, run, wait_until
 from PIL import Image, ImageDraw
+from runs import start
 from samples import coffee, encoded, network, opened, pixels, save_weights, through
 
 import upscale
@@ -502,6 +503,18 @@ def test_an_interruption_ends_the_pictures_in_work(monkeypatch: pytest.MonkeyPat
         signal.signal(signal.SIGINT, earlier)
     assert ended.is_set()
     assert begun == [Path("a0")]
+
+
+@pytest.mark.parametrize(("sent", "status"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_run_that_is_ended_leaves_no_half_picture(tmp_path: Path, sent: int, status: int) -> None:
+    picture, results = tmp_path / "a.png", tmp_path / "results"
+    Image.effect_noise((1000, 1000), 60).save(picture)  # slow to compress
+    with start(ROOT / "upscale.py", picture, "--output", results) as process:
+        wait_until(lambda: list(results.glob(".*.tmp")), process)
+        process.send_signal(sent)
+        errors = process.communicate()[1]
+    assert process.returncode == status, errors
+    assert not list(results.glob(".*"))
 
 
 def test_what_the_format_cannot_hold_leaves_nothing(tmp_path: Path, upscaler: Upscaler) -> None:
