@@ -8,6 +8,7 @@ from pathlib import Path
 
 from imaging.sources import image_name
 from preparing.pairs import modelzoo_pairs, patch_blocks, patch_grid
+from runtime.errors import signals_wait
 from runtime.files import whole_file
 
 Sizes = dict[Path, tuple[int, int]]
@@ -18,7 +19,8 @@ def hdf5_file(path: Path, libver: str | tuple[str, str] = "earliest") -> Iterato
     """Open an HDF5 file that gets its name when all is written and on the disk.
 
     An exception, Ctrl-C included, leaves nothing, no new folder either, and a former file of that
-    name as it was.
+    name as it was. Write it where `signals_wait`: HDF5 calls Python to write, and h5py makes
+    another exception of what a signal's handler raises there.
 
     Raises:
         RunError: the place cannot be written, or the disk is full.
@@ -29,8 +31,15 @@ def hdf5_file(path: Path, libver: str | tuple[str, str] = "earliest") -> Iterato
     try:
         # When the disk is full, HDF5's own driver crashes the interpreter; a Python file does not.
         with whole_file(path) as temporary, temporary.open("w+b") as raw:
-            with h5py.File(raw, "w", libver=libver) as file:
+            file = None
+            try:
+                with signals_wait():
+                    file = h5py.File(raw, "w", libver=libver)
                 yield file
+            finally:
+                with signals_wait():
+                    if file:
+                        file.close()
             raw.flush()
     except BaseException:
         for folder in missing:
@@ -59,13 +68,15 @@ def write_patches(
     count = sum(math.prod(patch_grid(size, patch_size, stride)) for size in sizes.values())
     shape = (count, patch_size, patch_size)
     with hdf5_file(path) as file:
-        lr, hr = (file.create_dataset(name, shape, "float32") for name in ("lr", "hr"))
+        with signals_wait():
+            datasets = [file.create_dataset(name, shape, "float32") for name in ("lr", "hr")]
         start = 0
         for pair in _pairs(path, list(sizes), scale, jobs):
-            for dataset, image in zip((lr, hr), pair, strict=True):
+            for dataset, image in zip(datasets, pair, strict=True):
                 stop = start
                 for block in patch_blocks(image, patch_size, stride):
-                    dataset[stop : stop + len(block)] = block
+                    with signals_wait():
+                        dataset[stop : stop + len(block)] = block
                     stop += len(block)
             start = stop
     _report(path, f"{count:,} patches of {len(sizes)} images, x{scale}", begin)
@@ -83,13 +94,15 @@ def write_images(
     begin = time.perf_counter()
     # From format 1.8 on an attribute may exceed 64 KB, as the names of 4,000 images do.
     with hdf5_file(path, libver=("v108", "latest")) as file:
-        file.attrs["names"] = [image_name(image) for image in paths]
-        if len(sizes) > 1:
-            file.attrs["images"] = len(paths)
+        with signals_wait():
+            file.attrs["names"] = [image_name(image) for image in paths]
+            if len(sizes) > 1:
+                file.attrs["images"] = len(paths)
         for number, pair in enumerate(_pairs(path, paths, scale, jobs, sizes)):
             image, size = divmod(number, len(sizes))
             index = size * len(paths) + image
-            file[f"lr/{index}"], file[f"hr/{index}"] = pair
+            with signals_wait():
+                file[f"lr/{index}"], file[f"hr/{index}"] = pair
     what = f" in {len(sizes)} sizes" if len(sizes) > 1 else ""
     _report(path, f"{len(paths)} whole images{what}, x{scale}", begin)
 

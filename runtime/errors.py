@@ -6,7 +6,8 @@ import resource
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 
 PIPE_CLOSED = 128 + signal.SIGPIPE  # as a shell reports it
@@ -75,6 +76,27 @@ def end_at_signals() -> None:
 def _end(signum: int, _frame: object) -> None:
     leave_terminal()
     sys.exit(128 + signum)
+
+
+@contextmanager
+def signals_wait() -> Iterator[None]:
+    """Let the signals that end a command wait for a block's end, within which it must not be ended.
+
+    Only for the main thread.
+    """
+    waiting: list[int] = []
+    before = {
+        signum: signal.signal(signum, lambda number, _: waiting.append(number))
+        for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        if callable(signal.getsignal(signum))
+    }
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+        if waiting:
+            signal.raise_signal(waiting[0])
 
 
 def leave_terminal() -> None:

@@ -1,9 +1,12 @@
 """prepare.py on bad images, bad options, a full disk: a clear error, nothing half-written."""
 
+import io
 import re
 import resource
 import signal
+import sys
 from pathlib import Path
+from typing import IO
 
 import h5py
 import pytest
@@ -14,7 +17,7 @@ from runs import start
 
 import prepare
 from imaging.sources import folder_images
-from runtime.errors import RunError, UserError, run_main
+from runtime.errors import RunError, UserError, end_at_signals, run_main
 
 
 def truncate(images: Path) -> None:
@@ -176,6 +179,47 @@ def test_an_aborted_run_leaves_nothing(tmp_path: Path, number: int, status: int)
     assert process.returncode == status, errors
     assert "Traceback" not in errors
     assert not output.parent.exists()
+
+
+class Interrupting(io.BufferedRandom):
+    """A file whose writing is interrupted, within HDF5, which writes by it."""
+
+    signum = signal.SIGINT
+    after = 0  # writes
+
+    def write(self, data: bytes) -> int:
+        self.after -= 1
+        if self.after < 0:
+            signal.raise_signal(self.signum)
+        return super().write(data)
+
+
+@pytest.mark.usefixtures("handlers")
+@pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("after", [0, 1, 5, 9])
+@pytest.mark.parametrize("options", [["--eval"], []])
+def test_a_signal_within_hdf5_is_not_lost(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture,
+    signum: int, status: int, after: int, options: list[str],
+) -> None:  # fmt: skip
+    """HDF5 calls Python to write, and h5py makes another exception of what is raised there."""
+    opened = Path.open
+
+    def interrupting(path: Path, mode: str = "r", **options: object) -> IO:
+        return (
+            Interrupting(io.FileIO(path, "w+")) if mode == "w+b" else opened(path, mode, **options)
+        )
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
+    end_at_signals()
+    monkeypatch.setattr(Interrupting, "signum", signum)
+    monkeypatch.setattr(Interrupting, "after", after)
+    monkeypatch.setattr(Path, "open", interrupting)
+    with pytest.raises(SystemExit) as end:
+        sys.exit(run_main(lambda: prepare_file(images, tmp_path / "out" / "x.h5", *options)))
+    assert end.value.code == status
+    assert capsys.readouterr().err == ("interrupted\n" if signum == signal.SIGINT else "")
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_image_error_ends_with_one_line(images: Path, tmp_path: Path, capsys) -> None:
