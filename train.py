@@ -101,7 +101,7 @@ def set_up(
     from runtime.device import describe
     from training import checkpoint
     from training.evaluation import Evaluator
-    from training.loading import has_whole_images
+    from training.loading import check_same_files, has_whole_images
     from training.optimizers import build_optimizer
     from training.precision import Apex
     from training.precision_choice import choose_precision, cost_of_determinism
@@ -115,6 +115,8 @@ def set_up(
             world.by_main(partial(check_writable, path))
     whole_images = has_whole_images(args.data_path, args.scale)
     recipe = apply_overrides(RECIPES[args.recipe], vars(args), world.size, whole_images)
+    whole_images = whole_images and recipe.crop_size is not None
+    check_same_files(args.data_path, args.scale, world, whole_images=whole_images)
     resumed = checkpoint.find(args.resume, folder)
     checkpoint.check_together(resumed, world)
     wanted = checkpoint.same_precision(resumed, args.precision)
@@ -227,6 +229,7 @@ def train(
     from training.centring import centre
 
     stop, first = StopRequest(), True
+    add_epoch = results.add_epoch if results else lambda *_: None
     while state.step < state.total_steps:
         epoch = state.step // batches.steps_per_epoch
         seconds, step_seconds = train_epoch(
@@ -254,7 +257,7 @@ def train(
         print(f"eval psnr: {metrics['psnr']:.2f}")
         if results:
             evaluator.warn(metrics)
-            results.add_epoch(state, metrics, timing)
+        state.world.by_main(partial(add_epoch, state, metrics, timing))
 
 
 def train_epoch(

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 
 from datasets import BLOCK, ImageDataset, Pair, TrainDataset, find_file, identity
+from runtime.distributed import World
 from runtime.errors import UserError, printable
 from training.batches import Batches, BatchPlan, PatchBatches
 from training.crops import CropBatches, RandomCrops
@@ -95,6 +96,21 @@ def load_training_data(
     if not data.batches.steps_per_epoch:
         raise UserError(f"{data.description}: too few for one batch; lower --batch-size")
     return data
+
+
+def check_same_files(data_path: Path, scale: int, world: World, *, whole_images: bool) -> None:
+    """Fail on all processes whose machines have different files: they would train on a mix.
+
+    Before they are opened: how often processes agree on something there depends on them.
+    """
+    suffix = "_images" if whole_images else ""
+    paths = find_file(data_path, "train", scale, suffix=suffix), find_file(data_path, "val", scale)
+    here = " and ".join(f"{path.name} ({path.stat().st_size:,} bytes)" for path in paths)
+    if not world.same(here):
+        raise UserError(
+            f"--data_url: the processes have different files, here {here}; all machines need the "
+            f"same"
+        )
 
 
 def is_held_out(number: int, images: ImageDataset | TrainDataset) -> bool:

@@ -453,11 +453,42 @@ def test_a_run_does_not_go_on_with_other_images(dataset: Path, tmp_path: Path, o
     assert str(error.value).endswith("; use the same, or start anew without --resume")
 
 
+class WithOtherFiles(World):
+    """One of two processes, the other of which reads other files."""
+
+    def lowest(self, value: int) -> int:
+        return value - 1
+
+
+def test_processes_with_different_files_do_not_train(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As those of several machines: they would wait for each other, or train on a mix."""
+
+    def load(*_: object) -> None:
+        raise AssertionError("how often the processes meet there depends on the files")
+
+    monkeypatch.setattr("train.load_data", load)
+    size, other = (
+        (dataset / name).stat().st_size for name in ("train/T91_x3.h5", "val/Set5_x3.h5")
+    )
+    with pytest.raises(UserError) as error:
+        set_up(WithOtherFiles(CPU), dataset, tmp_path / "out")
+    assert str(error.value) == (
+        f"--data_url: the processes have different files, here T91_x3.h5 ({size:,} bytes) and "
+        f"Set5_x3.h5 ({other:,} bytes); all machines need the same"
+    )
+    assert not (tmp_path / "out").exists()
+
+
 class AnotherAtTheStart(World):
     """One of two processes, the other of which has found no checkpoint."""
 
     def lowest(self, value: int) -> int:
         return 0
+
+    def same(self, text: str) -> bool:
+        return True
 
 
 def test_processes_that_find_different_checkpoints_do_not_go_on(

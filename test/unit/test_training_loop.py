@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from multiprocessing import active_children
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -372,6 +373,32 @@ def test_a_worker_that_is_killed_during_a_step_ends_the_run_in_one_line() -> Non
         train(new_state(REFERENCE, epochs=3), batches, killing, None)
     assert not finished
     assert active_children() == before, error
+
+
+class FirstCannotWrite(OneOfSeveral):
+    """One of two processes; the first tells the other that it failed."""
+
+    def highest(self, value: int) -> int:
+        return 1 if value is True or (value is False and self.rank) else 0
+
+
+def full(*_: object) -> None:
+    raise RunError("the disk is full")
+
+
+@pytest.mark.parametrize(
+    ("rank", "told"), [(0, "the disk is full"), (1, "the first process of the training ended")]
+)
+def test_where_the_first_process_cannot_write_all_end(
+    rank: int, told: str, evaluator: Evaluator
+) -> None:
+    """Or the others would wait for it, for half an hour."""
+    state = new_state(REFERENCE, epochs=2)
+    state.world = FirstCannotWrite(CPU, rank, 2)
+    results = SimpleNamespace(add_epoch=full) if rank == 0 else None
+    with pytest.raises(RunError, match=told):
+        train(state, Noise(), mse_loss, evaluator, results)
+    assert state.step == STEPS
 
 
 def test_an_epoch_goes_on_where_it_was_left() -> None:
