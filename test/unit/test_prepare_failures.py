@@ -45,6 +45,11 @@ BAD_FOLDERS = {
         [],
         "deep.png has pixels of mode I;16",
     ),
+    "floating point": (
+        lambda images: Image.new("F", (50, 50)).save(images / "deep.tif"),
+        [],
+        "deep.tif has pixels of mode F",
+    ),
     "animated": (
         lambda images: Image.new("L", (50, 50)).save(
             images / "film.gif", save_all=True, append_images=[Image.new("L", (50, 50), 9)]
