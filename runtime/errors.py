@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 
 PIPE_CLOSED = 128 + signal.SIGPIPE  # as a shell reports it
@@ -41,6 +41,7 @@ def run_main(main: Callable[[], int | None]) -> int:
 
     A UserError becomes one line `error: …` on standard error, and so does memory that runs out;
     Ctrl-C becomes status 130. A stream whose reader is gone ends the process without a word.
+    So does a disk that is full under standard output.
     What the streams' encoding lacks is printed escaped. A line is written at once and whole, as a
     log may be that of several processes, and read by programs. Other exceptions are bugs and keep
     their traceback.
@@ -57,10 +58,18 @@ def run_main(main: Callable[[], int | None]) -> int:
             sys.unraisablehook = dropped
             print(end="", flush=True)  # here it can still be caught that nobody reads it
     except BrokenPipeError:
-        nowhere = os.open(os.devnull, os.O_WRONLY)  # for what Python still flushes as it ends
-        for descriptor in (1, 2):
-            os.dup2(nowhere, descriptor)
+        _print_into_nothing(1, 2)  # what Python still flushes as it ends
         return PIPE_CLOSED
+    except OSError as error:
+        try:
+            print(flush=True)
+        except OSError:
+            _print_into_nothing(1)
+        else:
+            raise  # it is another file's
+        with suppress(OSError):
+            print(f"error: cannot write standard output: {error.strerror}", file=sys.stderr)
+        return RunError.exit_status
 
 
 def end_at_signals() -> None:
@@ -105,7 +114,13 @@ def leave_terminal() -> None:
         try:
             os.write(descriptor, b"")
         except OSError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+            _print_into_nothing(descriptor)
+
+
+def _print_into_nothing(*descriptors: int) -> None:
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for descriptor in descriptors:
+        os.dup2(nowhere, descriptor)
 
 
 def _not_signals(dropped: Callable, unraisable: "sys.UnraisableHookArgs") -> None:

@@ -164,6 +164,20 @@ def test_files_that_are_written_at_once_do_not_meet_however_alike_their_names(
     assert (first.read_text(), second.read_text()) == ("first", "second")
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_log_on_a_full_disk_is_told_in_one_line(
+    dataset: Path, tmp_path: Path, unbuffered: str
+) -> None:
+    command = [sys.executable, ROOT / "train.py", "--data_url", dataset, "--num-steps=2"]
+    with Path("/dev/full").open("w") as full:
+        result = subprocess.run(
+            command, cwd=tmp_path, env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+            stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=HANG,
+        )  # fmt: skip
+    assert result.stderr == "error: cannot write standard output: No space left on device\n"
+    assert result.returncode == 1
+
+
 def test_a_file_system_that_cannot_flush_a_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
