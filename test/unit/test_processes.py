@@ -11,6 +11,7 @@ import types
 import warnings
 from datetime import timedelta
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -202,6 +203,24 @@ def test_what_the_first_process_does_alone_ends_all_where_it_fails() -> None:
     with pytest.raises(RunError, match="the first process of the training ended, see its log"):
         second.by_main(fail)
     assert World(torch.device("cpu")).by_main(lambda: 7) == 7
+
+
+class Asked(World):
+    """Notes what it is asked to agree on."""
+
+    values: ClassVar[list[int]] = []
+
+    def highest(self, value: int) -> int:
+        self.values.append(value)
+        return value
+
+
+def test_texts_are_told_apart_by_numbers_that_every_device_holds_exactly() -> None:
+    world = Asked(torch.device("cpu"))
+    assert all(world.same(text) for text in ("T91 (5 bytes)", "T91 (6 bytes)", "T91 (5 bytes)"))
+    first, second, again = world.values
+    assert first == again != second
+    assert max(world.values) < 2**24
 
 
 def test_a_port_that_another_training_has(variables: pytest.MonkeyPatch) -> None:
