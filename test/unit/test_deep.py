@@ -116,7 +116,9 @@ def test_colours_are_enlarged_in_16_bits(shipped: Upscaler) -> None:
     coarse = shipped.enlarge(
         open_photo(io.BytesIO(png_file((levels >> 8).astype(np.uint8))), "", 2)
     )
-    assert np.abs(result / 257 - pixels(coarse)).max() < 3
+    difference = np.abs(result / 257 - pixels(coarse))  # luminance and colour of 8 bits are rounded
+    assert difference.max() < 4
+    assert difference.mean() < 0.5
 
 
 def test_12_bits_keep_their_brightness() -> None:
