@@ -39,12 +39,11 @@ class RunError(UserError):
 def run_main(main: Callable[[], int | None]) -> int:
     """Call `main` and return the exit status of the process.
 
-    A UserError becomes one line `error: …` on standard error, and so does memory that runs out;
-    Ctrl-C becomes status 130. A stream whose reader is gone ends the process without a word.
-    So does a disk that is full under standard output.
-    What the streams' encoding lacks is printed escaped. A line is written at once and whole, as a
-    log may be that of several processes, and read by programs. Other exceptions are bugs and keep
-    their traceback.
+    A UserError becomes one line `error: …` on standard error, and so do memory that runs out and a
+    disk that is full under standard output; Ctrl-C becomes status 130. A stream whose reader is
+    gone ends the process without a word. What the streams' encoding lacks is printed escaped. A
+    line is written at once and whole, as a log may be that of several processes, and read by
+    programs. Other exceptions are bugs and keep their traceback.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
