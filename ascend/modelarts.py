@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
-from runtime.errors import RunError, UserError, leave_terminal, printable
+from runtime.errors import RunError, UserError, ending_signals, leave_terminal, printable
 from runtime.files import check_writable
 from runtime.numbers import from_environment
 from runtime.options import Parser
@@ -213,10 +213,7 @@ def _run_script(options: list[str], script: Path, how_to_go_on: str) -> int:
         else:
             early.append(number)
 
-    taken = [signal.SIGTERM, signal.SIGINT]
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup has it
-        taken.append(signal.SIGHUP)
-    before = {number: signal.signal(number, pass_on) for number in taken}
+    before = {number: signal.signal(number, pass_on) for number in ending_signals()}
     try:
         child = subprocess.Popen(
             ["bash", str(script), *options],

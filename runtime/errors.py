@@ -76,9 +76,14 @@ def end_at_signals() -> None:
 
     What is temporary or half-written goes.
     """
-    signal.signal(signal.SIGTERM, _end)
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup has it
-        signal.signal(signal.SIGHUP, _end)
+    for signum in set(ending_signals()) - {signal.SIGINT}:
+        signal.signal(signum, _end)
+
+
+def ending_signals() -> list[signal.Signals]:
+    """Return the signals that ask a command to end: SIGTERM, SIGINT and, without nohup, SIGHUP."""
+    ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN  # as nohup has it
+    return [signal.SIGTERM, signal.SIGINT] + ([] if ignored else [signal.SIGHUP])
 
 
 def _end(signum: int, _frame: object) -> None:

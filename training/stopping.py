@@ -4,7 +4,7 @@ import signal
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from runtime.errors import leave_terminal
+from runtime.errors import ending_signals, leave_terminal
 
 if TYPE_CHECKING:
     from runtime.distributed import World
@@ -25,10 +25,8 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.signum = 0
-        signal.signal(signal.SIGTERM, self._note)
-        signal.signal(signal.SIGINT, self._note)
-        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup has it
-            signal.signal(signal.SIGHUP, self._note)
+        for signum in ending_signals():
+            signal.signal(signum, self._note)
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
         self.signum = signum
