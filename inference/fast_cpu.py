@@ -9,8 +9,8 @@ from model import SRCNN
 EXACT = 16  # feature maps that stay in fp32: as many as an AVX-512 vector holds
 LANES = 8  # of a CPU's vectors
 RESULTS, TAPS = 4, 5  # of a product of polynomials
-POINTS = (0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5)  # where its values are taken, and at infinity
-STRIP = 64  # rows whose values are taken in one go, as all would not fit into the cache
+FINITE = (0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5)  # where its values are taken, and at infinity
+POINTS = len(FINITE) + 1
 
 
 def for_cpu(model: SRCNN, bf16: bool) -> nn.Module:
@@ -27,14 +27,27 @@ def for_cpu(model: SRCNN, bf16: bool) -> nn.Module:
     """
     if bf16 and model.conv1.out_channels > EXACT:
         return _MostlyBf16(model)
-    second = RowsAsPolynomials if model.conv2.kernel_size == (TAPS, TAPS) else ChannelsLast
-    return nn.Sequential(
-        RowsAsInputs(model.conv1),
-        nn.ReLU(inplace=True),
-        second(model.conv2),
-        nn.ReLU(inplace=True),
-        RowsAsOutputs(model.conv3),
-    )
+    return _Fp32(model)
+
+
+class _Fp32(nn.Module):
+    """The network in fp32, its second layer by products of polynomials if it is 5×5."""
+
+    def __init__(self, model: SRCNN) -> None:
+        super().__init__()
+        second = AsPolynomials if model.conv2.kernel_size == (TAPS, TAPS) else ChannelsLast
+        self.first = RowsAsInputs(model.conv1)
+        self.second = second(model.conv2)
+        self.last = RowsAsOutputs(model.conv3)
+        self.reach = 2 * model.receptive_radius
+        self.reach_of_two = self.reach - (model.conv3.kernel_size[0] - 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        height, width = x.shape[2:]
+        down, right = (-(size - self.reach_of_two) % RESULTS for size in (height, width))
+        x = functional.pad(x, (0, right, 0, down))  # to whole blocks
+        y = self.last(self.second(self.first(x).relu_()).relu_())
+        return y[..., : height - self.reach, : width - self.reach]
 
 
 class _MostlyBf16(nn.Module):
@@ -155,58 +168,60 @@ class RowsAsOutputs(ChannelsLast):
         return total[None, None]
 
 
-class RowsAsPolynomials(ChannelsLast):
-    """A 5×5 convolution by 8 products where the plain one takes 20.
+class AsPolynomials(nn.Module):
+    """A 5×5 convolution by 64 products for 4×4 results where the plain one takes 400.
 
-    Down a column, 4 results of 5 taps are the transpose of a product of two polynomials, with 4 and
+    Along a line, 4 results of 5 taps are the transpose of a product of two polynomials, with 4 and
     with 5 coefficients, which 8 values of each determine (Toom, 1963; Cook, 1966; for convolutions
-    Winograd, 1980; Lavin & Gray, 2016, arXiv:1509.09308). Here such a value is a row of all
-    channels, and such a product a convolution with a kernel of one row.
+    Winograd, 1980; Lavin & Gray, 2016, arXiv:1509.09308). Here that is done down the columns, then
+    along the rows, and such a product is one of matrices: all channels of a value by a kernel's.
+
+    It takes 1×C×H×W with H and W such that the results' are multiples of 4.
     """
 
     before: torch.Tensor
     after: torch.Tensor
+    kernels: torch.Tensor
 
     def __init__(self, conv: nn.Conv2d) -> None:
-        super().__init__(conv)
-        self.register_buffer("before", _values(len(POINTS) + 1).inverse().T.float())
-        self.register_buffer("after", _values(RESULTS).T.float())
-
-    def _kernels(self, weight: torch.Tensor) -> torch.Tensor:
-        values = torch.einsum("pr,oirc->poic", _values(TAPS), weight.double())
-        return values.float().flatten(0, 1).unsqueeze(2)
+        super().__init__()
+        self.bias = conv.get_parameter("bias")
+        line, after = _values(TAPS), _values(RESULTS).T
+        kernels = torch.einsum("qx,py,oiyx->qpio", line, line, conv.weight.detach().double())
+        after = torch.einsum("yp,xq->yxqp", after, after)
+        self.register_buffer("before", _values(POINTS).inverse().T.float().contiguous())
+        self.register_buffer("kernels", kernels.flatten(0, 1).float().contiguous())
+        self.register_buffer("after", after.flatten(2).flatten(0, 1).float().contiguous())
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        rows, overlap = x[0].permute(1, 2, 0), TAPS - 1
-        height, width = len(rows) - overlap, rows.shape[1] - overlap
-        result = x.new_empty(height, width, len(self.bias))
-        for top in range(0, height, STRIP):
-            strip = rows[top : top + STRIP + overlap]
-            missing = -(len(strip) - overlap) % RESULTS
-            if missing:
-                strip = functional.pad(strip, (0, 0, 0, 0, 0, missing))
-            result[top : top + STRIP] = self._convolve(strip)[: height - top]
-        return _image(result.add_(self.bias))
-
-    def _convolve(self, rows: torch.Tensor) -> torch.Tensor:
-        """Take H×W×C, H a multiple of 4; return (H−4)×(W−4)×C′, without the bias."""
-        points, blocks = len(self.before), len(rows) // RESULTS - 1
-        flat, width = rows.flatten(1), rows.shape[1] - TAPS + 1
-        values = rows.new_empty(points, blocks, *rows.shape[1:])
-        for block in range(blocks):
-            taken = flat[RESULTS * block : RESULTS * block + points]
-            torch.mm(self.before, taken, out=values[:, block].flatten(1))
-        products = rows.new_empty(blocks, points, width, len(self.bias))
-        for point, kernel in enumerate(self.kernels.chunk(points)):
-            product = functional.conv2d(_image(values[point]), kernel)
-            products[:, point] = product[0].permute(1, 2, 0)
-        after = self.after.expand(blocks, -1, -1)
-        return torch.bmm(after, products.flatten(2)).view(-1, width, len(self.bias))
+        inputs, outputs, seen = x.shape[1], len(self.bias), x.shape[3]
+        down, across = ((size - TAPS + 1) // RESULTS for size in x.shape[2:])
+        result = x.new_empty(down, RESULTS, across, RESULTS, outputs)
+        # A row of blocks at a time, as all values would not fit into the cache.
+        columns = x.new_empty(seen, POINTS, inputs)
+        values = x.new_empty(across, POINTS, POINTS * inputs)
+        products = x.new_empty(POINTS * POINTS, across, outputs)
+        blocks = x.new_empty(across, RESULTS * RESULTS, outputs)
+        # All views are taken here: each call, that of a view too, may wait for another thread's.
+        rows = x[0].permute(1, 2, 0).unfold(0, POINTS, RESULTS).transpose(2, 3)
+        windows = columns.flatten(1).unfold(0, POINTS, RESULTS).transpose(1, 2)
+        by_value = values.view(across, POINTS * POINTS, inputs).transpose(0, 1)
+        by_block = products.transpose(0, 1)
+        by_row = blocks.view(across, RESULTS, RESULTS, outputs).transpose(0, 1)
+        down_columns, along_rows = (self.before.expand(n, -1, -1) for n in (seen, across))
+        after = self.after.expand(across, -1, -1)
+        for taken, part in zip(rows.unbind(), result.unbind(), strict=True):
+            torch.bmm(down_columns, taken, out=columns)
+            torch.bmm(along_rows, windows, out=values)
+            torch.bmm(by_value, self.kernels, out=products)
+            torch.bmm(after, by_block, out=blocks)
+            torch.add(by_row, self.bias, out=part)
+        return _image(result.view(down * RESULTS, across * RESULTS, outputs))
 
 
 def _values(count: int) -> torch.Tensor:
     """Return the matrix that takes a polynomial's `count` coefficients to its values."""
-    powers = torch.tensor(POINTS, dtype=torch.float64)[:, None] ** torch.arange(count)
+    powers = torch.tensor(FINITE, dtype=torch.float64)[:, None] ** torch.arange(count)
     return torch.cat([powers, torch.eye(count, dtype=torch.float64)[-1:]])
 
 
