@@ -31,13 +31,14 @@ def for_cpu(model: SRCNN, bf16: bool) -> nn.Module:
 
 
 class _Fp32(nn.Module):
-    """The network in fp32, its second layer by products of polynomials if it is 5×5."""
+    """The network in fp32, its second layer by products of polynomials where that is faster."""
 
     def __init__(self, model: SRCNN) -> None:
         super().__init__()
-        second = AsPolynomials if model.conv2.kernel_size == (TAPS, TAPS) else ChannelsLast
+        small_products = torch.backends.mkl.is_available()  # else 1.4 µs each in place of 0.2
+        polynomials = small_products and model.conv2.kernel_size == (TAPS, TAPS)
         self.first = RowsAsInputs(model.conv1)
-        self.second = second(model.conv2)
+        self.second = (AsPolynomials if polynomials else ChannelsLast)(model.conv2)
         self.last = RowsAsOutputs(model.conv3)
         self.reach = 2 * model.receptive_radius
         self.reach_of_two = self.reach - (model.conv3.kernel_size[0] - 1)

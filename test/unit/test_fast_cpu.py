@@ -9,7 +9,7 @@ from samples import coffee, network
 
 from imaging.metrics import psnr
 from imaging.resize import modelzoo_pair
-from inference.fast_cpu import ChannelsLast, _rounded, for_cpu
+from inference.fast_cpu import AsPolynomials, ChannelsLast, _rounded, for_cpu
 from inference.last_layer import ColumnsAsChannels, InFp32
 from inference.restore import restore
 from inference.weights import load_weights, shipped_weights
@@ -34,6 +34,23 @@ def test_pictures_of_every_size(height: int, width: int) -> None:
     with torch.inference_mode():
         fast, expected = for_cpu(model, bf16=False)(x), inside(model, x)
     torch.testing.assert_close(fast, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kernel_size", "with_mkl", "expected"),
+    [(5, True, AsPolynomials), (5, False, ChannelsLast), (3, True, ChannelsLast)],
+)
+def test_polynomials_where_they_are_faster(
+    kernel_size: int, with_mkl: bool, expected: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where PyTorch's small products come one by one, as on ARM, they are not."""
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: with_mkl)
+    model = network(kernel_sizes=(9, kernel_size, 5))
+    x = torch.rand(1, 1, 21, 30, generator=torch.Generator().manual_seed(3))
+    fast = for_cpu(model, bf16=False)
+    assert type(fast.second) is expected
+    with torch.inference_mode():
+        torch.testing.assert_close(fast(x), inside(model, x), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
