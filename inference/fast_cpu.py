@@ -212,10 +212,10 @@ class AsPolynomials(nn.Module):
         down_columns, along_rows = (self.before.expand(n, -1, -1) for n in (seen, across))
         after = self.after.expand(across, -1, -1)
         for taken, part in zip(rows.unbind(), result.unbind(), strict=True):
-            torch.bmm(down_columns, taken, out=columns)
-            torch.bmm(along_rows, windows, out=values)
+            torch.bmm(down_columns, taken, out=columns)  # values of 8 rows
+            torch.bmm(along_rows, windows, out=values)  # and of 8 columns, 4 further each time
             torch.bmm(by_value, self.kernels, out=products)
-            torch.bmm(after, by_block, out=blocks)
+            torch.bmm(after, by_block, out=blocks)  # 64 products to 4×4 results
             torch.add(by_row, self.bias, out=part)
         return _image(result.view(down * RESULTS, across * RESULTS, outputs))
 
