@@ -22,7 +22,7 @@ def for_cpu(model: SRCNN, bf16: bool) -> nn.Module:
     Args:
         model: on luminance.
         bf16: compute most of the second layer, which is nine tenths of all arithmetic, in
-            bfloat16. On Set5 at ×3 that costs 0.0000 dB on average and 0.0009 dB at most
+            bfloat16. On Set5 at ×3 that costs 0.0001 dB on average and 0.0004 dB at most
             (benchmarks/enlarging_speed.py --images-dir measures it).
     """
     if bf16 and model.conv1.out_channels > EXACT:
@@ -46,7 +46,7 @@ class _Fp32(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         height, width = x.shape[2:]
         down, right = (-(size - self.reach_of_two) % RESULTS for size in (height, width))
-        x = functional.pad(x, (0, right, 0, down))  # to whole blocks
+        x = functional.pad(x, (0, right, 0, down))  # to whole blocks, before there are 64 maps
         y = self.last(self.second(self.first(x).relu_()).relu_())
         return y[..., : height - self.reach, : width - self.reach]
 
@@ -177,7 +177,7 @@ class AsPolynomials(nn.Module):
     Winograd, 1980; Lavin & Gray, 2016, arXiv:1509.09308). Here that is done down the columns, then
     along the rows, and such a product is one of matrices: all channels of a value by a kernel's.
 
-    It takes 1×C×H×W with H and W such that the results' are multiples of 4.
+    It takes 1×C×H×W, H and W multiples of 4, and returns 1×C′×(H−4)×(W−4).
     """
 
     before: torch.Tensor
