@@ -50,6 +50,7 @@ class StreamedBatches(Batches):
         loader = DataLoader(
             batches, None, sampler=steps, num_workers=self.num_workers,
             collate_fn=list,  # leaves the arrays alone
+            multiprocessing_context="fork" if self.num_workers else None,  # as Python to 3.13
         )  # fmt: skip
         others = set(active_children())
         try:

@@ -1,10 +1,13 @@
 """What an epoch consists of: every patch once, in an order that seed and epoch decide."""
 
 import errno
+import multiprocessing
 import os
 import signal
+from collections.abc import Iterator
 from itertools import chain
-from multiprocessing import Process, active_children
+from multiprocessing import active_children
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import h5py
@@ -103,6 +106,22 @@ def test_batches_from_disk_are_those_from_memory(patch_file: TrainDataset, worke
             assert numbers(disk, epoch, start) == numbers(memory, epoch, start)
 
 
+@pytest.fixture
+def as_in_python_3_14() -> Iterator[None]:
+    """Processes are started by a server that knows nothing of this one."""
+    multiprocessing.set_start_method("forkserver", force=True)
+    yield
+    multiprocessing.set_start_method(None, force=True)
+
+
+@pytest.mark.usefixtures("as_in_python_3_14")
+def test_workers_begin_as_copies_of_this_process() -> None:
+    """Else each would load torch, and get what was drawn, in every epoch."""
+    pair = torch.zeros(2, 1, 1, 1), torch.ones(2, 1, 1, 1)
+    batches = StreamedBatches(lambda _: lambda _: pair, BatchPlan(2), 4, CPU, 1)
+    assert sum(batch[1].sum().item() for batch in batches.epoch(0)) == 8
+
+
 def test_a_reading_worker_passes_on_the_users_error(tmp_path: Path) -> None:
     values = np.full((40, 2, 2), np.nan, np.float32)
     with h5py.File(tmp_path / "a.h5", "w") as file:
@@ -167,15 +186,15 @@ def test_a_worker_that_cannot_be_started_leaves_none_behind(
     patch_file: TrainDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As by a limit of processes, open files or memory: the first had begun, deaf to SIGTERM."""
-    start, begun = Process.start, []
+    start, begun = BaseProcess.start, []
 
-    def only_one_can_be(worker: Process) -> None:
+    def only_one_can_be(worker: BaseProcess) -> None:
         if begun:
             raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
         start(worker)
         begun.append(worker)
 
-    monkeypatch.setattr(Process, "start", only_one_can_be)
+    monkeypatch.setattr(BaseProcess, "start", only_one_can_be)
     with pytest.raises(
         RunError, match=r"\(Resource temporarily unavailable\); lower --num-workers"
     ):
@@ -194,13 +213,13 @@ def test_workers_go_on_reading_when_the_whole_group_is_told_to_stop(
     patch_file: TrainDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As by `timeout` or a job's scheduler: the main process takes one step more, and saves."""
-    run = Process.run
+    run = BaseProcess.run
 
-    def told_as_it_starts(worker: Process) -> None:
+    def told_as_it_starts(worker: BaseProcess) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         run(worker)
 
-    monkeypatch.setattr(Process, "run", told_as_it_starts)
+    monkeypatch.setattr(BaseProcess, "run", told_as_it_starts)
     before = active_children()
     batches = streamed(patch_file, 241, 2, batch_size=8, seed=3).epoch(0)
     next(batches)
