@@ -233,7 +233,7 @@ def test_the_fast_recipe_on_the_card(npu: Simulator, patches: Path, tmp_path: Pa
 
 
 def test_polishing_on_two_cards(npu: Simulator, patches: Path, tmp_path: Path) -> None:
-    start = ["--standalone", "--nproc_per_node=2", ROOT / "train.py"]
+    start = ["--standalone", "--local-addr=127.0.0.1", "--nproc_per_node=2", ROOT / "train.py"]
     words = [f"--data_url={patches}", f"--train_url={tmp_path}", "--recipe=polish"]
     options = [f"--init-weights={ROOT / 'weights/srcnn_x3.pth'}", "--num-steps=12"]
     command = [sys.executable, ROOT / "test/torchrun.py", *start, *words, *options]

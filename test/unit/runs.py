@@ -14,7 +14,8 @@ from training import checkpoint
 SMALL = ("--batch-size=8", "--precision=fp32", "--device=cpu")
 STEPS = 5  # of an epoch of 44 patches, 8 a step
 HELD_AT = Path(__file__).with_name("held_at.py")
-TWO = (ROOT / "test/torchrun.py", "--standalone", "--nproc_per_node=2")  # processes
+# Two processes; by the host's name, where that cannot be resolved, torchrun waits for many minutes.
+TWO = (ROOT / "test/torchrun.py", "--standalone", "--local-addr=127.0.0.1", "--nproc_per_node=2")
 
 
 def start(*words: object, wrapper: Sequence[str] = (), **options: object) -> subprocess.Popen:

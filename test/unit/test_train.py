@@ -182,6 +182,7 @@ def test_several_processes_train_as_one(
             "-m",
             "torch.distributed.run",
             "--standalone",
+            "--local-addr=127.0.0.1",
             f"--nproc_per_node={size}",
         ),
         *(ROOT / "train.py", f"--data_url={dataset}", f"--train_url={out}", "--precision=fp32"),
