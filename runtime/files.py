@@ -4,6 +4,7 @@ import contextlib
 import os
 import pickle
 import secrets
+import stat
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -28,8 +29,7 @@ def whole_file(path: Path | str) -> Iterator[Path]:
     path = Path(path)
     temporary = path.with_name(f".{path.name[:SHOWN]}.{secrets.token_hex(8)}.tmp")
     try:
-        if path.is_dir():
-            raise OSError("it is a folder")
+        _refuse_folder(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         with temporary.open("rb+") as file:
@@ -56,13 +56,19 @@ def check_writable(path: Path | str) -> None:
     """
     path = Path(path)
     try:
-        if path.is_dir():
-            raise OSError("it is a folder")
+        _refuse_folder(path)
         folder = next(folder for folder in path.absolute().parents if folder.exists())
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
         raise RunError(f"cannot write {path}: {error.strerror or error}") from None
+
+
+def _refuse_folder(path: Path) -> None:
+    """Raise OSError for a folder or an impossible name, which is_dir, since 3.14, is silent on."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        if stat.S_ISDIR(path.stat().st_mode):
+            raise OSError("it is a folder")
 
 
 def _flush_name(folder: Path) -> None:

@@ -152,6 +152,8 @@ def test_names_as_long_and_odd_as_they_may_be(tmp_path: Path, name: str) -> None
     assert [path.name for path in tmp_path.iterdir()] == [name]
     with pytest.raises(RunError, match="File name too long"), whole_file(tmp_path / ("n" * 256)):
         pass
+    with pytest.raises(RunError, match="File name too long"):
+        check_writable(tmp_path / ("n" * 256))
 
 
 def test_files_that_are_written_at_once_do_not_meet_however_alike_their_names(
