@@ -1,6 +1,7 @@
 """train.py --check, run: its trial of a step, and what it says where something is missing."""
 
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -241,7 +242,7 @@ def test_a_machine_with_a_cpu_alone_passes_and_is_told_so() -> None:
     """Needs no dataset."""
     result = run("train.py", "--check", "--precision=fp32", env={"CUDA_VISIBLE_DEVICES": ""})
     assert result.returncode == 0, result.stderr
-    assert f"torch      {torch.__version__}" in result.stdout
+    assert f"torch      {version('torch')}" in result.stdout
     assert "torch_npu  not installed" in result.stdout
     assert "device     cpu, " in result.stdout
     assert "no npu: torch_npu is not installed" in result.stdout
@@ -285,14 +286,18 @@ def test_torch_for_cuda_is_told_without_being_imported(tmp_path: Path) -> None:
 
 @pytest.fixture
 def torch_npu_without_cann(tmp_path: Path) -> Path:
-    """A folder with a torch_npu that fails as the real one does, and is loaded by torch itself."""
+    """A folder with a torch_npu that fails as the real one does, and is loaded by torch itself.
+
+    Of no release, as some are refused beside a torch for CUDA.
+    """
     package = tmp_path / "torch_npu"
     package.mkdir()
     error = "libhccl.so: cannot open shared object file: No such file or directory"
     (package / "__init__.py").write_text(f"raise ImportError({error!r})\n")
-    metadata = tmp_path / "torch_npu-2.13.0.dist-info"
+    metadata = tmp_path / "torch_npu-2.13.0.post0.dist-info"
     metadata.mkdir()
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: torch_npu\nVersion: 2.13.0\n")
+    about = "Metadata-Version: 2.1\nName: torch_npu\nVersion: 2.13.0.post0\n"
+    (metadata / "METADATA").write_text(about)
     entry_points = "[torch.backends]\ntorch_npu = torch_npu:_autoload\n"
     (metadata / "entry_points.txt").write_text(entry_points)
     return tmp_path
