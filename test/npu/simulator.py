@@ -207,8 +207,11 @@ class Simulator:
 
 
 def _metadata_of_the_pure_device() -> Path:
-    """A folder with the entry point by which ``import torch`` loads torch_npu, and its version."""
-    version = build.required_version()
+    """A folder with the entry point by which ``import torch`` loads torch_npu, and its version.
+
+    That is none of a release, as the product refuses some of those beside a torch for CUDA.
+    """
+    version = f"{build.required_version()}.post0"
     folder = build.cache() / f"pure-{version}"
     metadata = folder / f"torch_npu-{version}.dist-info"
     if not metadata.is_dir():

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from fake_cann import build
 from simulator import Simulator
 
 INSIDE = Path(__file__).parent / "inside"
@@ -42,8 +43,9 @@ def test_a_chip_that_nobody_knows(each_npu: Simulator) -> None:
 
 
 def test_two_processes_over_hccl(each_npu: Simulator) -> None:
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    result = each_npu.run([*torchrun, INSIDE / "two_ranks.py"], devices=2).checked()
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
+    here = ["--standalone", "--local-addr=127.0.0.1"]
+    result = each_npu.run([*torchrun, *here, INSIDE / "two_ranks.py"], devices=2).checked()
     ranks = {process["rank"]: process for process in result.processes if process["rank"]}
     assert sorted(ranks) == ["0", "1"]
     for process in ranks.values():
@@ -96,6 +98,16 @@ def test_ci_insists_on_the_real_torch_npu(npu: Simulator) -> None:
         assert summary in result.stdout
 
 
+def test_a_torch_that_torch_npu_aborts_beside_gets_the_other_simulation(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("NPU_SIM_WAY", raising=False)
+    monkeypatch.setattr(build, "cuda_version", lambda: "13.0")
+    simulator = Simulator.best()
+    assert simulator.way == "pure"
+    assert simulator.reason == "torch_npu 2.13.0 aborts beside a torch for CUDA 13.0"
+
+
 def test_the_simulation_stays_in_its_processes(npu: Simulator) -> None:
     import importlib.util  # noqa: PLC0415
 
@@ -124,4 +136,4 @@ sys.exit(int(sys.argv[1]) or "no number")
     assert second.stdout == "['0'] None [2.0, 2.0]\n"
     assert "no number" not in first.stderr
     assert second.stderr.endswith("no number\n")
-    assert first.kernel_calls["add.Tensor"] == second.kernel_calls["add.Tensor"] == 1
+    assert first.host_waits == second.host_waits == 1

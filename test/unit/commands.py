@@ -56,6 +56,6 @@ def assert_one_line_error(
     assert "Traceback" not in result.stderr
     assert "usage:" not in result.stderr
     last = result.stderr.strip().splitlines()[-1]
-    assert "error: " in last
+    assert "error: " in last, result.stderr
     for part in parts:
         assert part in last

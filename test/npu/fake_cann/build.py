@@ -18,6 +18,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from runtime.torch_build import aborts, cuda_version
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
 DRIVER = HERE / "driver.c"
@@ -55,7 +57,7 @@ def build() -> Path:
     """Build what is missing and return the folder; safe to call from several processes.
 
     Raises:
-        Unavailable: no wheel, no compiler, not Linux, or another torch than torch_npu needs.
+        Unavailable: no wheel, no compiler, not Linux, or a torch that torch_npu does not go with.
     """
     if sys.platform != "linux":
         raise Unavailable(f"torch_npu is for Linux, this is {sys.platform}")
@@ -77,6 +79,9 @@ def _check_torch(version: str) -> None:
     installed = importlib.metadata.version("torch").partition("+")[0]
     if installed != needed:
         raise Unavailable(f"torch_npu {version} needs torch {needed}, here is {installed}")
+    cuda = cuda_version()
+    if aborts(version, cuda):
+        raise Unavailable(f"torch_npu {version} aborts beside a torch for CUDA {cuda}")
 
 
 @contextmanager

@@ -5,6 +5,7 @@ directory, files for stdout and stderr. Answers with a line that holds the exit 
 """
 
 import json
+import multiprocessing
 import os
 import runpy
 import sys
@@ -41,5 +42,7 @@ def _run(words: list[str], env: dict[str, str], cwd: str, outputs: list[str]) ->
     os._exit(status if isinstance(status, int) else 1)
 
 
+# Else, from Python 3.14 on, tqdm's lock is told as leaked when a fork ends without Python's end.
+multiprocessing.set_start_method("fork")
 for line in sys.stdin:
     print(_run(**json.loads(line)), flush=True)
