@@ -77,12 +77,16 @@ class StepProfiler:
 
 
 def read_operators(profile: Any, trace: Path) -> list[Operator]:
-    """Return the operators of a finished profile; torch_npu's come from the file by its trace."""
+    """Return the operators of a finished profile; torch_npu's come from the file by its trace.
+
+    A GPU's kernels, and what is between two marks there, are events of their own beside the
+    operators that launched them, whose time on the device is that of these very kernels.
+    """
     if hasattr(profile, "key_averages"):
         return [
             Operator(e.key, e.count, e.self_cpu_time_total, _device_time(e))
             for e in profile.key_averages()
-            if not e.key.startswith("ProfilerStep")
+            if e.device_type.name == "CPU" and not e.key.startswith("ProfilerStep")
         ]
     table = trace.with_name("operator_details.csv")
     if not table.is_file():

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from commands import ROOT, assert_one_line_error, run
+from torch.autograd import DeviceType
 
 from model import SRCNN
 from runtime.errors import UserError
@@ -101,6 +102,26 @@ def test_the_table_is_sorted_by_the_device_where_there_is_one(
     assert lines[1].split() == ["75.0%", "3.000", "0.100", "2", "b"]
     assert lines[2].split() == ["25.0%", "1.000", "0.900", "1", "a"]
     print_table([])
+
+
+def test_kernels_of_a_gpu_count_once() -> None:
+    """PyTorch lists them, and the optimizer's mark around them, beside the operators' own sums."""
+    events = [
+        SimpleNamespace(
+            key=key,
+            count=5,
+            self_cpu_time_total=host,
+            self_device_time_total=30.0,
+            device_type=getattr(DeviceType, place),
+        )
+        for key, host, place in (
+            ("aten::convolution", 40.0, "CPU"),
+            ("sm80_xmma_fprop", 0.0, "CUDA"),
+            ("Optimizer.step#Adam.step", 0.0, "CUDA"),
+        )
+    ]
+    profile = SimpleNamespace(key_averages=lambda: events)
+    assert read_operators(profile, Path("trace")) == [Operator("aten::convolution", 5, 40.0, 30.0)]
 
 
 def test_operators_of_an_npu_are_read_from_its_table(tmp_path: Path) -> None:
