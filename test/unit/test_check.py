@@ -33,6 +33,18 @@ def test_a_right_step_is_within_the_tolerance(
     assert "problem" not in output
 
 
+@pytest.mark.parametrize(("best", "right"), [(torch.bfloat16, True), (torch.float32, False)])
+def test_muons_steps_may_be_as_coarse_as_a_card_takes_them(
+    monkeypatch: pytest.MonkeyPatch, best: torch.dtype, right: bool
+) -> None:
+    """In bf16 where a card has it, whatever convolutions are in."""
+    on_cpu_and_card = iter([torch.float32, torch.bfloat16])
+    monkeypatch.setattr("training.muon.matrix_type", lambda _: next(on_cpu_and_card))
+    monkeypatch.setattr(trial, "matrix_type", lambda _: best, raising=False)
+    assert trial.compare(training_step, RECIPES["fast"], "cpu", "fp32", 32.0)[0] == right
+    assert not list(on_cpu_and_card)
+
+
 @pytest.mark.parametrize(("recipe", "apex"), [("reference", True), ("fast", False)])
 def test_it_tries_what_a_run_would_take(
     monkeypatch: pytest.MonkeyPatch, recipe: str, apex: bool
