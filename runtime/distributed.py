@@ -158,14 +158,19 @@ def joined(launch: Launch, device: torch.device) -> Iterator[World]:
             f"cannot meet the other processes at {place} ({why}); "
             f"is another training using this port? MASTER_PORT names one"
         ) from None
+    ended = False
     try:
         with open(os.devnull, "w") as nowhere:  # noqa: PTH123
             silent = contextlib.redirect_stdout(nowhere)
             with contextlib.nullcontext() if world.is_main else silent:
                 yield world
+        ended = True
     finally:
-        gc.collect()  # DistributedDataParallel refers to itself; while it lives, gloo's threads do,
-        dist.destroy_process_group()  # and those that outlive Python abort the process
+        if ended or device.type != "cuda":
+            gc.collect()  # DistributedDataParallel refers to itself; while it lives, gloo's threads
+            dist.destroy_process_group()  # do, and those that outlive Python abort the process
+        elif (everyone := dist.group.WORLD) and hasattr(everyone, "abort"):
+            everyone.abort()  # destroying would wait for the others, who wait for this one
 
 
 def _hosts() -> list[str]:

@@ -1,5 +1,6 @@
 """Which process and which card this is, by torchrun's variables and the platform's."""
 
+import contextlib
 import importlib.metadata
 import importlib.util
 import json
@@ -257,6 +258,32 @@ def test_processes_join_and_leave_and_the_first_alone_prints(
     assert group[1:] == ["left"]
     print("afterwards")
     assert capsys.readouterr().out.split() == ["said", "afterwards"][rank:]
+
+
+@pytest.mark.parametrize(
+    ("fails", "can_abort", "leaves"),
+    [(True, True, ["aborted"]), (True, False, []), (False, True, ["left"])],
+    ids=["a failure", "an older PyTorch", "the end"],
+)
+def test_a_process_that_fails_alone_does_not_wait_for_the_others(
+    group: list[object],
+    monkeypatch: pytest.MonkeyPatch,
+    fails: bool,
+    can_abort: bool,
+    leaves: list[str],
+) -> None:
+    """NCCL's communicators are destroyed together, and the others wait for gradients."""
+    abort = {"abort": lambda: group.append("aborted")} if can_abort else {}
+    everyone = types.SimpleNamespace(WORLD=types.SimpleNamespace(**abort))
+    monkeypatch.setattr(dist, "group", everyone)
+    with (
+        pytest.raises(RuntimeError) if fails else contextlib.nullcontext(),
+        joined(Launch(1, 2), torch.device("cuda", 1)),
+    ):
+        if fails:
+            raise RuntimeError("CUDA out of memory")
+    assert group[0][0] == ("nccl",)
+    assert group[1:] == leaves
 
 
 def test_one_process_joins_none(group: list[object], capsys: pytest.CaptureFixture) -> None:
