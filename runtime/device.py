@@ -96,9 +96,30 @@ def why_no_cuda() -> str:
     """Return why no CUDA device can be used, or nothing when one can."""
     if not torch.backends.cuda.is_built():
         return "this PyTorch was built without CUDA"
-    with warnings.catch_warnings(record=True):  # an old driver warns; the reason says it
-        available = torch.cuda.is_available()
-    return "" if available else "PyTorch finds no GPU or no driver"
+    with warnings.catch_warnings(record=True):  # an old driver, an old GPU; the reason says it
+        if not torch.cuda.is_available():
+            return "PyTorch finds no GPU or no driver"
+        made_for = torch.cuda.get_arch_list()
+        gpus = range(torch.cuda.device_count())
+        capabilities = [torch.cuda.get_device_capability(gpu) for gpu in gpus]
+    if torch.version.hip or not made_for:
+        return ""
+    if any(_has_code(made_for, capability) for capability in capabilities):
+        return ""
+    return (
+        f"PyTorch {torch.__version__} has no code for {torch.cuda.get_device_name(0)} "
+        f"(sm_{capabilities[0][0]}{capabilities[0][1]}), only for {' '.join(made_for)}"
+    )
+
+
+def _has_code(made_for: list[str], capability: tuple[int, int]) -> bool:
+    """Tell whether a build's code runs on a GPU: on later ones of its kind, as PTX on all later."""
+    for architecture in made_for:  # sm_86, sm_90a, compute_120
+        kind, _, number = architecture.rstrip("af").partition("_")
+        made = divmod(int(number), 10)
+        if made <= capability and (kind == "compute" or made[0] == capability[0]):
+            return True
+    return False
 
 
 def module(device: torch.device) -> ModuleType:

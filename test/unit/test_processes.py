@@ -79,7 +79,51 @@ def test_why_there_is_no_gpu(
 
     monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: built)
     monkeypatch.setattr(torch.cuda, "is_available", is_available)
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_75"])
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
     assert device.why_no_cuda() == why
+    assert not recwarn
+
+
+@pytest.mark.parametrize(
+    ("made_for", "capabilities", "runs"),
+    [
+        ("sm_75 sm_80 sm_90", [(6, 1)], False),
+        ("sm_75 sm_80 sm_90", [(7, 0)], False),
+        ("sm_75 sm_80 sm_90", [(7, 5)], True),
+        ("sm_75 sm_80 sm_90", [(8, 9)], True),
+        ("sm_75 sm_80 sm_90", [(12, 0)], False),
+        ("sm_80 sm_90a compute_90", [(12, 0)], True),
+        ("sm_80 compute_90", [(7, 0)], False),
+        ("sm_100 sm_120f", [(12, 1)], True),
+        ("sm_80", [(6, 1), (8, 6)], True),
+        ("", [(6, 1)], True),
+    ],
+)
+def test_a_gpu_that_pytorch_has_no_code_for(
+    made_for: str,
+    capabilities: list[tuple[int, int]],
+    runs: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    recwarn: pytest.WarningsRecorder,
+) -> None:
+    """It counts as available, and the first operation on it fails."""
+
+    def get_device_capability(gpu: int) -> tuple[int, int]:
+        warnings.warn("Found GPU0 which is of compute capability (CC) 6.1.", stacklevel=1)
+        return capabilities[gpu]
+
+    monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_arch_list", made_for.split)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(capabilities))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", get_device_capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Old GPU")
+    major, minor = capabilities[0]
+    version = torch.__version__
+    why = f"PyTorch {version} has no code for Old GPU (sm_{major}{minor}), only for {made_for}"
+    assert device.why_no_cuda() == ("" if runs else why)
     assert not recwarn
 
 
