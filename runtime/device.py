@@ -232,9 +232,10 @@ def _use(kind: str, local_rank: int | None) -> torch.device:
     device = torch.device(kind, index)
     count = module(device).device_count()
     if index >= count:
+        variable = "ASCEND_DEVICE_ID" if kind == "npu" else "CUDA_VISIBLE_DEVICES"
         raise UserError(
             f"{device} is not there, this machine shows {count}; "
-            f"see ASCEND_DEVICE_ID and the number of processes"
+            f"see {variable} and the number of processes"
         )
     module(device).set_device(device)
     return device

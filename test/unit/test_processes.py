@@ -452,6 +452,22 @@ def test_a_card_that_is_no_number(variables: pytest.MonkeyPatch) -> None:
         device._npu_index()
 
 
+@pytest.mark.parametrize(
+    ("kind", "variable"), [("npu", "ASCEND_DEVICE_ID"), ("cuda", "CUDA_VISIBLE_DEVICES")]
+)
+def test_more_processes_than_cards(
+    monkeypatch: pytest.MonkeyPatch, kind: str, variable: str
+) -> None:
+    monkeypatch.setattr(device, f"why_no_{kind}", lambda: "")
+    monkeypatch.setattr(torch, "device", lambda *words: ":".join(map(str, words)))
+    monkeypatch.setattr(device, "module", lambda _: types.SimpleNamespace(device_count=lambda: 2))
+    with pytest.raises(UserError) as error:
+        device.choose_device(kind, local_rank=2)
+    assert str(error.value) == (
+        f"{kind}:2 is not there, this machine shows 2; see {variable} and the number of processes"
+    )
+
+
 def test_the_cpu_is_always_there() -> None:
     chosen = device.choose_device("cpu")
     assert (chosen.value, chosen.reason) == (torch.device("cpu"), "as asked")
