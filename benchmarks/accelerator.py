@@ -59,7 +59,14 @@ def make_step(
 
 
 def as_graph(device: torch.device, batch: int) -> Callable[[], None]:
-    """Return a function that replays a captured step: a CUDAGraph, on an NPU an NPUGraph."""
+    """Return a function that replays a captured step: a CUDAGraph, on an NPU an NPUGraph.
+
+    Raises:
+        RuntimeError: a step waits for the device. A capture that comes to that fails half-way, and
+            leaves a stream and a generator of random numbers behind in which nothing else runs.
+    """
+    if choose_precision("auto", device, apex_wanted=False).value.notices_overflow:
+        raise RuntimeError("a loss scale waits for the gradients")
     kind = module(device)
     step = make_step(device, batch, compiled=False, capturable=True)
     side = kind.Stream()

@@ -140,6 +140,8 @@ def test_an_accelerator_that_computes_in_fp16_takes_steps(monkeypatch: pytest.Mo
     monkeypatch.setattr(accelerator, "choose_precision", lambda *_, **__: half)
     step = accelerator.make_step(torch.device("cpu"), 2, compiled=False)
     assert [step()[1] for _ in range(2)] == [True, True]
+    with pytest.raises(RuntimeError, match="a loss scale waits"):  # before a capture begins
+        accelerator.as_graph(torch.device("cpu"), 2)
 
 
 def test_a_step_of_a_real_epoch_is_timed_over_the_steps_taken(
