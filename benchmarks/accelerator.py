@@ -78,7 +78,11 @@ def as_graph(device: torch.device, batch: int) -> Callable[[], None]:
     graph = kind.NPUGraph() if device.type == "npu" else kind.CUDAGraph()
     with kind.graph(graph):
         step()
-    return graph.replay
+
+    def replay(_: object = step) -> None:  # its tensors must stay where they are
+        graph.replay()
+
+    return replay
 
 
 one_by_one = partial(make_step, compiled=False)

@@ -3,7 +3,9 @@
 import os
 import subprocess
 import sys
+import weakref
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -142,6 +144,28 @@ def test_an_accelerator_that_computes_in_fp16_takes_steps(monkeypatch: pytest.Mo
     assert [step()[1] for _ in range(2)] == [True, True]
     with pytest.raises(RuntimeError, match="a loss scale waits"):  # before a capture begins
         accelerator.as_graph(torch.device("cpu"), 2)
+
+
+def test_what_a_graph_computes_with_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A graph knows addresses alone: what lies there is freed where nothing else holds it."""
+
+    class Step:
+        def __call__(self) -> None:
+            taken.append(None)
+
+    taken: list[None] = []
+    kept = weakref.WeakSet()
+
+    def make_step(*_: object, **__: object) -> Step:
+        kept.add(step := Step())
+        return step
+
+    monkeypatch.setattr(accelerator, "make_step", make_step)
+    monkeypatch.setattr(accelerator, "module", lambda _: MagicMock())
+    replay = accelerator.as_graph(torch.device("cpu"), 2)
+    assert len(taken) == 3 + 1
+    replay()
+    assert len(kept) == 1
 
 
 def test_a_step_of_a_real_epoch_is_timed_over_the_steps_taken(
