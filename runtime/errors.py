@@ -15,6 +15,8 @@ ENDS = {128 + signum: signum for signum in (signal.SIGTERM, signal.SIGHUP)}  # a
 PYTORCH_ALONE = 700 * 2**20  # bytes of address space; with less, its libraries abort as they load
 MORE_MEMORY = "raise its limit, or lower --batch-size, --memory-share or --jobs"
 NO_MEMORY = (  # how libraries say it
+    "ALLOCATION_FAILED",
+    "ALLOC_FAILED",
     "annot allocate",
     "can't allocate memory",
     "can't start new thread",

@@ -202,6 +202,8 @@ FAULTS = (
     RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory"),
     RuntimeError("CUDA out of memory. Tried to allocate 2 GiB.\nMore text."),
     RuntimeError("NPU out of memory. Tried to allocate 2 GiB"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
     RuntimeError("can't start new thread"),
     ImportError("libtorch_cpu.so: failed to map segment from shared object"),
     RuntimeError("Caught RuntimeError in worker process 0.\nTraceback\nR: can't allocate memory\n"),
