@@ -14,7 +14,7 @@ from torch import nn
 
 from inference.weights import load_weights
 from runtime.distributed import World
-from runtime.errors import UserError, printable
+from runtime.errors import UserError, lack_of_memory, printable
 from runtime.files import load_tensors, write_bytes
 
 if TYPE_CHECKING:
@@ -192,7 +192,9 @@ def restore(resumed: dict[str, Any], options: dict[str, Any], state: "TrainingSt
         raise UserError(f"--resume: {name} is {value}, in the checkpoint {earlier}; {advice}")
     try:
         state.load_state_dict(resumed["training"])
-    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError):
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
+        if lack_of_memory(error):
+            raise
         raise UserError("--resume: the checkpoint is of another kind of run") from None
 
 

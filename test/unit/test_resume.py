@@ -77,6 +77,13 @@ def test_a_state_of_another_kind_of_run_is_an_error() -> None:
             checkpoint.restore(SAVED, OPTIONS, State(REFERENCE, fault))
 
 
+def test_memory_that_runs_out_is_not_told_as_another_kind_of_run() -> None:
+    """On a card that is nearly full, where the optimizer's state goes."""
+    fault = RuntimeError("CUDA out of memory. Tried to allocate 2.00 MiB.")
+    with pytest.raises(RuntimeError, match="CUDA out of memory"):
+        checkpoint.restore(SAVED, OPTIONS, State(REFERENCE, fault))
+
+
 def test_auto_takes_the_precision_of_the_run_that_goes_on() -> None:
     assert checkpoint.same_precision(SAVED, "auto") == "bf16"
     assert checkpoint.same_precision(SAVED, "fp32") == "fp32"
