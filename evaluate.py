@@ -109,10 +109,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from inference.restore import restore
     from inference.weights import load_luminance_weights, shipped_weights
-    from runtime.device import choose_device
+    from runtime.device import choose_device, keep_fp32
 
     weights = args.weights or shipped_weights(args.scale)
-    model = load_luminance_weights(weights).to(choose_device(args.device).value)
+    device = choose_device(args.device).value
+    keep_fp32(device)
+    model = load_luminance_weights(weights).to(device)
     protocol = PROTOCOLS[args.protocol]
     if args.data_path:
         samples = read_dataset(args.data_path, args.scale)

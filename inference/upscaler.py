@@ -22,7 +22,7 @@ from imaging.photo import Photo, one_line, open_photo
 from inference.fast_cpu import for_cpu
 from inference.restore import restore
 from inference.weights import load_luminance_weights
-from runtime.device import has_bf16
+from runtime.device import has_bf16, keep_fp32
 from runtime.errors import RunError, lack_of_memory, printable
 from runtime.files import whole_file
 from runtime.memory import available_memory
@@ -54,6 +54,7 @@ class Upscaler:
         ensemble: bool = False,
     ) -> None:
         model = load_luminance_weights(weights)
+        keep_fp32(device)
         self.scale, self.ensemble, self.radius = scale, ensemble, model.receptive_radius
         self.map_fn: Callable[..., Iterable[np.ndarray]] = map
         self.threads, self.pool = 1, None

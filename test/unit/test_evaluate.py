@@ -6,6 +6,7 @@ import math
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import commands
 import h5py
@@ -21,6 +22,7 @@ from imaging.resize import modelzoo_pair
 from inference.restore import restore, self_ensemble
 from inference.weights import load_weights
 from model import SRCNN, identity_init
+from runtime.device import Choice
 from runtime.errors import run_main
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -356,6 +358,25 @@ def test_a_result_that_cannot_be_written(monkeypatch, images, copying, tmp_path,
     assert run_main(evaluate.main) == 1
     assert "cannot write" in capsys.readouterr().err
     assert sorted(p.name for p in tmp_path.iterdir()) == ["copying.pth", "folder", "images"]
+
+
+def test_a_gpu_is_measured_in_fp32(monkeypatch, images) -> None:
+    """Not in TF32, its default."""
+
+    class EnoughError(Exception):
+        pass
+
+    def to(device: torch.device) -> None:
+        assert device == torch.device("cuda")
+        assert not torch.backends.cudnn.allow_tf32
+        raise EnoughError
+
+    gpu, model = Choice(torch.device("cuda"), "as asked"), SimpleNamespace(to=to)
+    monkeypatch.setattr("runtime.device.choose_device", lambda _: gpu)
+    monkeypatch.setattr("inference.weights.load_luminance_weights", lambda _: model)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    with pytest.raises(EnoughError):
+        evaluate.main([f"--images-dir={images}"])
 
 
 def test_self_ensemble_turns_with_its_input() -> None:

@@ -26,6 +26,7 @@ from imaging.album import STREAM, Plan
 from imaging.photo import Photo, PictureError, open_photo
 from imaging.resize import BICUBIC
 from inference.upscaler import Upscaler, enlarge_all, what_happened
+from runtime.device import keep_fp32
 from runtime.errors import RunError, UserError
 
 
@@ -133,6 +134,17 @@ def test_weights_that_overflow_make_no_picture(tmp_path: Path, weights: Path) ->
     upscaler = Upscaler(tmp_path / "huge.pth", 3, torch.device("cpu"))
     with pytest.raises(PictureError, match="not finite"):
         through(coffee(30, 20), "a.png", upscaler)
+
+
+def test_a_gpu_enlarges_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not in TF32, its default."""
+    model = SimpleNamespace(receptive_radius=8, to=lambda _: None)
+    monkeypatch.setattr("inference.upscaler.load_luminance_weights", lambda _: model)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    keep_fp32(torch.device("cpu"))
+    assert torch.backends.cudnn.allow_tf32
+    Upscaler(Path("weights.pth"), 3, torch.device("cuda"))
+    assert not torch.backends.cudnn.allow_tf32
 
 
 def test_wrong_weights_and_options(tmp_path: Path) -> None:
