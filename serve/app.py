@@ -21,7 +21,7 @@ from werkzeug.serving import make_server
 from imaging.enlarge import bicubic_only, enlarge
 from imaging.kinds import PictureError, TooLarge, by_content, saved_suffix
 from imaging.photo import one_line, open_photo
-from runtime.errors import RunError, printable
+from runtime.errors import RunError, lack_of_memory, printable
 
 if TYPE_CHECKING:
     from inference.upscaler import Upscaler
@@ -80,9 +80,9 @@ def create_app(upscalers: "dict[int, Upscaler]") -> Flask:
                 return _enlarged(data, request.args.get("name", ""), upscalers[scale], method)
         except HTTPException:
             raise
-        except MemoryError:
-            abort(503, "There is not enough memory for this picture.")
         except Exception as error:  # whatever a picture does to a decoder or to torch
+            if lack_of_memory(error):
+                abort(503, "There is not enough memory for this picture.")
             abort(422, f"{_name()} was not taken: {one_line(error)}.")
         finally:
             places.release()

@@ -165,6 +165,7 @@ def test_a_misnamed_picture_comes_back_with_its_own_suffix(client) -> None:
         (KeyError(7), 422, "was not taken: 7."),
         (RecursionError(), 422, "was not taken: RecursionError."),
         (MemoryError(), 503, "not enough memory"),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB."), 503, "not enough memory"),
     ],
 )
 def test_whatever_a_picture_does_the_page_answers(
