@@ -54,4 +54,5 @@ LEGS = (
     Leg("3.13", "torch==2.9.0", "2.9.0.post9", "newest"),
     Leg("3.11", "torch==2.13.0", "2.13.0", "newest"),
     Leg("3.13", "torch", None, "newest"),
+    Leg("3.14", "torch", None, "newest"),
 )
