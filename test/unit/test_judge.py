@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from commands import ROOT
 
 from ascend import installed
 from ascend.installed import Cann, Found, find, find_apex, find_cann
@@ -146,6 +147,14 @@ def test_torch_for_cuda_beside_torch_npu(torch_npu: str, mend: str) -> None:
 def test_torch_npu_of_every_build_aborts() -> None:
     assert torch_build.aborts("2.13.0+git1234567", "13.0")
     assert not torch_build.aborts("2.13.0+git1234567", "")
+
+
+def test_the_pair_that_is_named_does_not_abort_on_any_machine() -> None:
+    """Without `+cpu` pip takes a torch for CUDA, on ARM, too, from 2.11 on."""
+    lines = (ROOT / "requirements-npu.txt").read_text().splitlines()
+    (torch_npu,) = (line.partition("==")[2] for line in lines if line.startswith("torch_npu=="))
+    assert torch_build.aborts(torch_npu, "13.0")
+    assert [line for line in lines if line.startswith("torch==")] == [f"torch=={torch_npu}+cpu"]
 
 
 @pytest.mark.parametrize(
