@@ -7,6 +7,9 @@ load of a machine changes. `plain` and `onnxruntime` see the whole picture at on
 PSNR is of the photographs (scikit-image's, or those in --images-dir), protocol modelzoo.
 """
 
+import runtime  # noqa: F401 - so that onnxruntime sends nothing
+
+# isort: split
 import sys
 import time
 from collections.abc import Callable

@@ -32,3 +32,7 @@ if Path(sys.argv[0]).resolve().is_relative_to(Path(__file__).resolve().parents[1
 # Where torch_npu is installed but CANN is not, `import torch` itself would fail on loading it.
 # runtime.device imports torch_npu when an NPU is wanted, and explains what is missing.
 os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
+
+# onnxruntime's own builds else tell Microsoft that they run, and keep a number of this computer in
+# its user's cache, from their import on.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

@@ -11,6 +11,8 @@ import pytest
 from needs import public_images
 from selenium.webdriver import Chrome
 
+import runtime  # noqa: F401 - so that onnxruntime sends nothing
+
 ROOT = Path(__file__).resolve().parents[2]
 TESTS = str(ROOT / "test")
 STARTERS = (subprocess, Chrome)

@@ -169,6 +169,19 @@ def test_what_is_no_number_in_fp16_is_not_written(arguments, tmp_path: Path) -> 
     assert not path.exists()
 
 
+def test_onnxruntime_sends_nothing_and_keeps_no_number_of_this_computer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)
+    words = ("--weights", save_weights(tmp_path / "w.pth"), "--output", tmp_path / "x.onnx")
+    home = tmp_path / "home"
+    home.mkdir()
+    places = {"HOME": str(home), "XDG_CACHE_HOME": "", "TMPDIR": str(home)}
+    result = commands.run("export.py", *words, env=places)
+    assert result.returncode == 0, result.stderr
+    assert list(home.iterdir()) == []
+
+
 def test_without_onnxruntime(arguments, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments("--weights", "w.pth")
     find_spec = importlib.util.find_spec
