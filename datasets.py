@@ -22,6 +22,7 @@ from arrays import (
     reading,
 )
 from runtime.errors import UserError
+from runtime.files import is_file
 
 Pair = tuple[torch.Tensor, torch.Tensor]
 BLOCK = 1024  # patches that are read in one go
@@ -39,14 +40,18 @@ def find_file(data_path: Path | str, split: str, scale: int, suffix: str = "") -
         suffix: "_images" for the training images as a whole.
 
     Raises:
-        UserError: there is none; the message names the command that makes it.
+        UserError: there is none; the message names the command that makes it. Or its folder may not
+            be entered.
     """
     folder = Path(data_path) / split
     public = {"train": "T91", "val": "Set5"}[split]
     for name in (public, "sample"):
         path = folder / f"{name}_x{scale}{suffix}.h5"
-        if path.is_file():
-            return path
+        try:
+            if is_file(path):
+                return path
+        except PermissionError as error:
+            raise UserError(f"cannot read {path}: {error.strerror}") from None
     if Path(data_path).is_file():
         raise UserError(f"{data_path} is a file; name the folder that prepare.py filled")
     images = "--sample" if any(folder.glob("sample_x*.h5")) else "--download"

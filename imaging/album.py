@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from imaging.kinds import FORMATS, HEAD, PictureError, saved_suffix
+from runtime.files import is_file
 
 STREAM = "-"  # standard input, standard output
 Place = Path | str  # text is STREAM
@@ -86,7 +87,7 @@ def _wanted(
     for source in sources:
         if isinstance(source, str):
             wanted[source] = folder / f"stdin{ending}{saved_suffix('', piped)}"
-        elif source.is_dir():
+        elif _is_folder(source):
             for path, below in _pictures_in(source, output, recursive, made).items():
                 wanted.setdefault(path, folder / below / _result(path, ending))
         else:
@@ -96,13 +97,24 @@ def _wanted(
 
 def _result(path: Path, ending: str) -> str:
     head = b""
-    if path.is_file():
-        try:
+    try:
+        if is_file(path):
             with path.open("rb") as file:
                 head = file.read(HEAD)
-        except OSError:
-            pass  # told when it is opened
+    except OSError:
+        pass  # told when it is opened
     return f"{path.stem}{ending}{saved_suffix(path.name, head)}"
+
+
+def _is_folder(path: Path) -> bool:
+    return os.path.isdir(path)  # noqa: PTH112 - Path.is_dir may raise PermissionError, until 3.14
+
+
+def _may_be_file(path: Path) -> bool:
+    try:
+        return is_file(path)
+    except PermissionError:
+        return True  # told when it is opened
 
 
 def _same(one: Place, other: Place) -> bool:
@@ -137,7 +149,7 @@ def _trouble(target: Path, sources: list, originals: set[Path], writable: dict) 
 
 def unwritable(folder: Path) -> str:
     """Return why no file can be written into a folder, which may be still to be made."""
-    if folder.suffix.lower() in FORMATS and not folder.is_dir():
+    if folder.suffix.lower() in FORMATS and not _is_folder(folder):
         return "expected a folder, and this is the name of a picture"
     there = next((f for f in (folder, *folder.parents) if os.path.lexists(f)), Path())
     try:
@@ -161,7 +173,7 @@ def _pictures_in(folder: Path, output: Place, recursive: bool, made: Plan) -> di
         here = Path(place)
         for name in sorted(files):
             path = here / name
-            if path.suffix.lower() in FORMATS and path.is_file():
+            if path.suffix.lower() in FORMATS and _may_be_file(path):
                 found[path] = here.relative_to(folder)
             else:
                 others.append(name)

@@ -13,6 +13,7 @@ from PIL import Image
 
 from imaging.kinds import several
 from runtime.errors import UserError, printable
+from runtime.files import is_file
 
 # The SHA-256 of each file: public_images.sha256, for `sha256sum -c` as well.
 PUBLIC_IMAGES = (
@@ -64,13 +65,13 @@ def folder_images(folder: Path) -> list[Path]:
     So are lists, notes and what file managers leave, which are named on standard error.
 
     Raises:
-        ImageError: no such folder, or no image in it.
+        ImageError: no such folder, one that may not be entered, or no image in it.
     """
     try:
         entries = sorted(folder.iterdir())
+        files = [path for path in entries if not path.name.startswith(".") and is_file(path)]
     except OSError as error:
         raise ImageError(f"no images in {folder}: {error.strerror}; {NAME_ONE}") from None
-    files = [path for path in entries if path.is_file() and not path.name.startswith(".")]
     paths = [path for path in files if path.suffix.lower() not in NO_IMAGES]
     aside = ", ".join(printable(path.name) for path in files if path not in paths)
     if not paths:

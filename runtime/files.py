@@ -64,6 +64,20 @@ def check_writable(path: Path | str) -> None:
         raise RunError(f"cannot write {path}: {error.strerror or error}") from None
 
 
+def is_file(path: Path) -> bool:
+    """Tell whether a file is there, other than a folder, a device and the like.
+
+    Raises:
+        PermissionError: a folder on the way may not be entered; Path.is_file, since 3.14, says no.
+    """
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except PermissionError:
+        raise
+    except (OSError, ValueError):
+        return False
+
+
 def _refuse_folder(path: Path) -> None:
     """Raise OSError for a folder or an impossible name, which is_dir, since 3.14, is silent on."""
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):

@@ -104,6 +104,29 @@ def test_a_file_that_may_not_be_read(
     assert errors == f"error: cannot read {locked}: Permission denied\n"
 
 
+@pytest.mark.parametrize("rights", [0, 0o400], ids=["no rights", "to list it"])
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("evaluate.py --images-dir={0}/val", "no images in {0}/val: Permission denied; "),
+        ("evaluate.py --data-path={0}", "cannot read {0}/val/Set5_x3.h5: Permission denied"),
+        ("upscale.py {0}/val --output={0}/out", "{0}/val{1}: cannot be read (Permission denied)"),
+        ("upscale.py {0}/val/a.png --output={0}/out", "{0}/val/a.png: cannot be read (Permission"),
+    ],
+)
+def test_a_folder_that_may_not_be_entered(
+    tmp_path: Path, words: str, message: str, rights: int
+) -> None:
+    """Python's Path.is_file raises an exception there, and from 3.14 on says no."""
+    save_image(tmp_path / "val/a.png", 40, 40)
+    (tmp_path / "val").chmod(rights)
+    command, *more = words.format(tmp_path).split()
+    _, errors = start(ROOT / command, *more, wrapper=WITHOUT_OVERRIDE).communicate(timeout=HANG)
+    (tmp_path / "val").chmod(0o700)
+    assert errors.startswith("error: " + message.format(tmp_path, "/a.png" if rights else ""))
+    assert "Traceback" not in errors
+
+
 def test_a_folder_that_turns_read_only_during_the_run(dataset: Path, tmp_path: Path) -> None:
     process = start(*training(dataset, tmp_path, 100000), wrapper=WITHOUT_OVERRIDE)
     wait_until(lambda: newest_step(tmp_path), process)
