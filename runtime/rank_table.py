@@ -60,9 +60,12 @@ def read_hosts(
 def _read(path: Path) -> tuple[str, list[str]]:
     """Return a table's status and hosts; none as long as it is not completed."""
     file = file_of(path)
-    if path.is_dir() and not file.exists():
+    try:
+        table = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if file == path:
+            raise
         return "empty", []
-    table = json.loads(file.read_text(encoding="utf-8"))
     if "server_list" in table:
         servers = sorted(table["server_list"], key=_lowest_rank)
     elif "group_list" in table:

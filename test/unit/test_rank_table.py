@@ -97,3 +97,11 @@ def test_a_table_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"No such file or directory.*set MASTER_ADDR"):
         read_hosts(tmp_path / "none.json", clock.monotonic, clock.sleep)
     assert not clock.seconds
+
+
+def test_a_folder_with_a_table_that_cannot_be_opened_is_not_empty(tmp_path: Path) -> None:
+    (tmp_path / NAME).symlink_to(NAME)  # as of a folder that may not be entered
+    clock = Clock()
+    with pytest.raises(UserError, match=r"Too many levels of symbolic links.*set MASTER_ADDR"):
+        read_hosts(tmp_path, clock.monotonic, clock.sleep)
+    assert not clock.seconds
