@@ -28,6 +28,10 @@ DAMAGE = (OSError, ValueError, zipfile.BadZipFile, NotImplementedError, RuntimeE
           zlib.error, struct.error)  # fmt: skip
 
 
+class UnreadableError(UserError):
+    """A checkpoint that may not be read, whatever is in it."""
+
+
 def pack(state: dict[str, Any]) -> bytes:
     """Return the bytes of a checkpoint; `torch.load(weights_only=True)` reads them.
 
@@ -79,16 +83,21 @@ def load(path: Path | str) -> dict[str, Any]:
     again for torch.load, as the two may read a damaged archive otherwise.
 
     Raises:
+        UnreadableError: it may not be read.
         UserError: it is missing, damaged or no checkpoint.
     """
+    try:
+        Path(path).open("rb").close()  # what is told here is no fault of the file's bytes
+    except FileNotFoundError:
+        raise UserError(f"no checkpoint {path}") from None
+    except OSError as error:
+        raise UnreadableError(f"cannot read {path}: {error.strerror}") from None
     try:
         whole = io.BytesIO()
         with zipfile.ZipFile(path) as archive, zipfile.ZipFile(whole, "w") as copy:
             for name in archive.namelist():
                 copy.writestr(zipfile.ZipInfo(name), archive.read(name))
         state = load_tensors(io.BytesIO(whole.getvalue()))
-    except FileNotFoundError:
-        raise UserError(f"no checkpoint {path}") from None
     except DAMAGE as error:
         raise UserError(f"{path} is no whole checkpoint ({error})") from None
     if not isinstance(state, dict) or not all(isinstance(state.get(part), dict) for part in PARTS):
@@ -215,12 +224,15 @@ def load_newest(folder: Path) -> tuple[Path, dict] | None:
     A damaged one is named on standard error and the one before is taken.
 
     Raises:
+        UnreadableError: the newest may not be read, so that nobody knows whether it is intact.
         UserError: there are checkpoints, and none is intact.
     """
     paths = _newest_first(folder)
     for path in paths:
         try:
             return path, load(path)
+        except UnreadableError:
+            raise
         except UserError as error:
             print(f"warning: {printable(error)}; trying the one before", file=sys.stderr)
     if paths:

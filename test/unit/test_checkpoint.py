@@ -62,6 +62,14 @@ def test_a_torn_file_falls_back_to_the_one_before(
     assert f"warning: {newest}" in capsys.readouterr().err
 
 
+def test_one_that_may_not_be_read_is_not_damaged(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path, 5, checkpoint.pack(state(5)))
+    newest = tmp_path / "checkpoint_10.pt"
+    newest.mkdir()  # root may read all files, but no folder
+    with pytest.raises(UserError, match=f"^cannot read {newest}: Is a directory$"):
+        checkpoint.load_newest(tmp_path)
+
+
 def test_whatever_bytes_are_damaged_nothing_wrong_is_loaded(tmp_path: Path) -> None:
     """Every byte in turn: it is refused, or lies where it has no meaning."""
     weights = torch.arange(64.0)
