@@ -66,7 +66,8 @@ class Results:
             if resumed:
                 checkpoint.leave_behind(folder, resumed["training"]["step"])
         except OSError as error:
-            raise RunError(f"cannot write to {folder}: {error.strerror}") from None
+            place = error.filename or folder
+            raise RunError(f"cannot write to {place}: {error.strerror}") from None
         self.writer = ThreadPoolExecutor(1)
         self.writing: Future[None] | None = None
         self.recorder = Recorder(folder, tensorboard)
@@ -164,7 +165,13 @@ def _move_earlier_aside(folder: Path) -> Path | None:
     stamp, number = time.strftime("%Y%m%d-%H%M%S"), 0
     while (aside := folder.with_name(f"{folder.name}.{stamp}.{number}")).exists():
         number += 1
-    return folder.rename(aside)
+    try:
+        return folder.rename(aside)
+    except OSError as error:
+        raise RunError(
+            f"cannot move earlier results from {folder}: {error.strerror}; "
+            f"name another --outputs-dir"
+        ) from None
 
 
 def _report_images(folder: Path, eval_set: EvalDataset) -> list[float]:

@@ -230,6 +230,24 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
         Results(tmp_path / "file/x3", {})
 
 
+def test_what_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the folder, which can: a lock of another user, or the folder around it."""
+    (tmp_path / "x3/.lock").mkdir(parents=True)  # root may write all files, but no folder
+    with pytest.raises(RunError, match=f"^cannot write to {tmp_path}/x3/.lock: Is a directory$"):
+        Results(tmp_path / "x3", {})
+    (tmp_path / "x3/.lock").rmdir()
+    (tmp_path / "x3/best.pth").touch()
+
+    def refused(path: Path, target: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path), None, str(target))
+
+    monkeypatch.setattr(Path, "rename", refused)
+    why = "Permission denied; name another --outputs-dir"
+    with pytest.raises(RunError, match=f"^cannot move earlier results from {tmp_path}/x3: {why}$"):
+        Results(tmp_path / "x3", {})
+    assert (tmp_path / "x3/best.pth").is_file()
+
+
 def test_what_a_finished_run_says_and_draws(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
