@@ -241,7 +241,12 @@ def load_newest(folder: Path) -> tuple[Path, dict] | None:
 
 
 def _newest_first(folder: Path) -> list[Path]:
-    paths = [path for path in folder.glob("checkpoint_*.pt") if _step(path) >= 0]
+    try:
+        paths = [path for path in folder.iterdir() if _step(path) >= 0]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise UnreadableError(f"cannot read {folder}: {error.strerror}") from None
     return sorted(paths, key=_step, reverse=True)
 
 

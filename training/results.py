@@ -160,7 +160,7 @@ def _lock(folder: Path) -> int:
 
 
 def _move_earlier_aside(folder: Path) -> Path | None:
-    if not any(folder.glob("*.pth")) and not any(folder.glob("*.pt")):
+    if not any(path.suffix in (".pth", ".pt") for path in folder.iterdir()):  # glob hides errors
         return None
     stamp, number = time.strftime("%Y%m%d-%H%M%S"), 0
     while (aside := folder.with_name(f"{folder.name}.{stamp}.{number}")).exists():

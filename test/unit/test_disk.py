@@ -127,6 +127,23 @@ def test_a_folder_that_may_not_be_entered(
     assert "Traceback" not in errors
 
 
+@pytest.mark.parametrize("more", [(), ("--resume",)], ids=["anew", "--resume"])
+def test_earlier_results_in_a_folder_that_may_not_be_listed_stay(
+    dataset: Path, tmp_path: Path, more: tuple[str, ...]
+) -> None:
+    folder = tmp_path / "x3"
+    folder.mkdir()
+    (folder / "best.pth").write_text("earlier")
+    folder.chmod(0o300)
+    words = training(dataset, tmp_path, 1, *more)
+    process = start(*words, wrapper=WITHOUT_OVERRIDE)
+    _, errors = process.communicate(timeout=HANG)
+    folder.chmod(0o700)
+    assert process.returncode
+    assert re.fullmatch(f"error: cannot (write to|read) {folder}: Permission denied\n", errors)
+    assert (folder / "best.pth").read_text() == "earlier"
+
+
 def test_a_folder_that_turns_read_only_during_the_run(dataset: Path, tmp_path: Path) -> None:
     process = start(*training(dataset, tmp_path, 100000), wrapper=WITHOUT_OVERRIDE)
     wait_until(lambda: newest_step(tmp_path), process)
