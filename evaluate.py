@@ -27,7 +27,7 @@ import numpy as np
 
 from imaging.metrics import PROTOCOLS, Protocol, gain
 from inference.samples import Sample, read_dataset, read_folder
-from runtime.errors import RunError, check_memory_limit, run_main
+from runtime.errors import RunError, check_memory_limit, printable, run_main
 from runtime.files import check_writable, write_text
 from runtime.numbers import COUNT
 from runtime.options import Parser, add_device
@@ -72,10 +72,12 @@ def measure(sample: Sample, output: np.ndarray, protocol: Protocol, scale: int) 
 
 def table(result: dict, note: str) -> str:
     """Lay out the figures of a result as text, the note behind the weights' name."""
-    rows = [*result["images"], {"name": "mean", **result["mean"]}]
+    rows = [{**row, "name": printable(row["name"])} for row in result["images"]]
+    rows += [{"name": "mean", **result["mean"]}]
     width = max(len(row["name"]) for row in [*rows, {"name": "image"}])
+    weights = printable(result["weights"])
     lines = [
-        f"x{result['scale']}, protocol {result['protocol']}, weights {result['weights']}{note}",
+        f"x{result['scale']}, protocol {result['protocol']}, weights {weights}{note}",
         f"{'':{width}}  {'bicubic':^14}  {'SRCNN':^14}",
         f"{'image':{width}}  {'PSNR':>6}  {'SSIM':>6}  {'PSNR':>6}  {'SSIM':>6}    gain",
     ]
@@ -147,7 +149,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.json:
         write_text(args.json, to_json(result))
     if report:
-        print(f"report: {report.write(result, note)}")
+        print(f"report: {printable(report.write(result, note))}")
 
 
 if __name__ == "__main__":

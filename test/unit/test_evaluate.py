@@ -408,6 +408,13 @@ def test_set5_figures_reach_the_result(run, copying, set5: Path) -> None:
     assert len(result["images"]) == 5
 
 
+def test_no_name_forges_a_row_or_colours_the_terminal() -> None:
+    row = {**RESULT["mean"], "name": "a\nmean \x1b[31m"}
+    lines = evaluate.table({**RESULT, "images": [row], "weights": "w\n.pth"}, "").split("\n")
+    assert lines[0].endswith(r" w\n.pth")
+    assert [line.partition("  ")[0] for line in lines[3:]] == [r"a\nmean \x1b[31m", "mean"]
+
+
 @pytest.mark.parametrize("locale", ["C.UTF-8", "POSIX"])
 def test_names_that_are_no_utf_8_and_locales_that_are_not(tmp_path: Path, locale: str) -> None:
     folder = tmp_path / "images"
