@@ -111,6 +111,14 @@ def test_a_reader_that_has_enough(
     assert "Exception" not in (errors or "")
 
 
+def test_a_home_that_cannot_be_written_is_no_news(dataset: Path, tmp_path: Path) -> None:
+    """As that of a service, or in a container; Matplotlib said so at length in each run."""
+    home = {"HOME": "/dev/null", "MPLCONFIGDIR": "", "XDG_CONFIG_HOME": "", "XDG_CACHE_HOME": ""}
+    result = train(dataset, tmp_path, "--num-steps=1", "--device=cpu", env=home)
+    assert result.returncode == 0
+    assert result.stderr == ""
+
+
 UNWRITABLE = {
     "train": ("--data_url={data}", "--train_url={no}", "--num-steps=2", "--device=cpu"),
     "train profile": ("--data_url={data}", "--train_url={yes}", "--profile={no}", "--device=cpu"),
