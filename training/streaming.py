@@ -4,7 +4,9 @@ They are the same as from memory, of patches and of crops alike.
 """
 
 import signal
+import warnings
 from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from functools import partial
 from multiprocessing import active_children
 from traceback import clear_frames
@@ -47,11 +49,12 @@ class StreamedBatches(Batches):
     def epoch(self, epoch: int, start: int = 0) -> Generator[Batch, None, None]:
         batches = _Steps(self.reader(epoch), self.plan)
         steps = range(start, self.steps_per_epoch)
-        loader = DataLoader(
-            batches, None, sampler=steps, num_workers=self.num_workers,
-            collate_fn=list,  # leaves the arrays alone
-            multiprocessing_context="fork" if self.num_workers else None,  # as Python to 3.13
-        )  # fmt: skip
+        with _more_than_cores():
+            loader = DataLoader(
+                batches, None, sampler=steps, num_workers=self.num_workers,
+                collate_fn=list,  # leaves the arrays alone
+                multiprocessing_context="fork" if self.num_workers else None,  # as Python to 3.13
+            )  # fmt: skip
         others = set(active_children())
         try:
             for batch in _deaf_to_sigterm(loader):
@@ -66,6 +69,14 @@ class StreamedBatches(Batches):
             raise
 
 
+@contextmanager
+def _more_than_cores() -> Iterator[None]:
+    """Keep PyTorch from warning of more workers than cores: they wait for the disk."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "This DataLoader will create")
+        yield
+
+
 def _deaf_to_sigterm(loader: DataLoader) -> Iterator[list[np.ndarray]]:
     """Start workers that read on: the main process stops a run that is told to, and saves.
 
@@ -74,7 +85,8 @@ def _deaf_to_sigterm(loader: DataLoader) -> Iterator[list[np.ndarray]]:
     """
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:
-        return iter(loader)
+        with _more_than_cores():
+            return iter(loader)
     except OSError as error:
         raise RunError(
             f"a process that reads the training set cannot be started ({error.strerror}); "

@@ -122,6 +122,12 @@ def test_workers_begin_as_copies_of_this_process() -> None:
     assert sum(batch[1].sum().item() for batch in batches.epoch(0)) == 8
 
 
+@pytest.mark.filterwarnings("error:This DataLoader will create")
+def test_more_workers_than_cores_are_no_news(patch_file: TrainDataset) -> None:
+    workers = len(os.sched_getaffinity(0)) + 1
+    next(streamed(patch_file, 241, workers, batch_size=8, seed=3).epoch(0))
+
+
 def test_a_reading_worker_passes_on_the_users_error(tmp_path: Path) -> None:
     values = np.full((40, 2, 2), np.nan, np.float32)
     with h5py.File(tmp_path / "a.h5", "w") as file:
