@@ -155,6 +155,8 @@ def enlarge_all(made: Plan, upscaler: Upscaler, jobs: int, piped: bytes = b"") -
                 bar.set_description(f"{done} of {len(made.work)} files")
                 try:
                     size, note = future.result()
+                except BrokenPipeError:  # nobody reads standard output any more
+                    raise
                 except Exception as error:  # one picture's, whatever it is: the others go on
                     failed += 1
                     note = f"error: {futures[future]}: {what_happened(error)}"

@@ -15,6 +15,7 @@ from pathlib import Path
 import h5py
 import pytest
 from commands import HANG, ROOT, assert_one_line_error, run, train
+from expected_files import save_image
 from runs import start
 
 from runtime.errors import RunError, end_at_signals, run_main
@@ -109,6 +110,16 @@ def test_a_reader_that_has_enough(
     assert process.returncode in ({closed, 0} if words == ["--help"] else {closed})  # argparse: 0
     assert "Error" not in (errors or "")
     assert "Exception" not in (errors or "")
+
+
+def test_a_reader_of_a_picture_that_has_enough(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    save_image(tmp_path / "a.png", 12, 12)
+    process = start(ROOT / "upscale.py", tmp_path / "a.png", "--output=-", stdout=writing)
+    os.close(writing)
+    _, errors = process.communicate(timeout=HANG)
+    assert (process.returncode, errors) == (128 + signal.SIGPIPE, "")
 
 
 def test_a_home_that_cannot_be_written_is_no_news(dataset: Path, tmp_path: Path) -> None:
