@@ -72,6 +72,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     args.scale = args.scale or 3
     if args.pictures and not args.output:
         parser.error("--output DIR: say where the results go")
+    if STREAM in args.pictures and not sys.stdin:  # as a service may start it
+        parser.error("-: standard input is closed")
+    if args.output == STREAM and not sys.stdout:
+        parser.error("--output -: standard output is closed")
     if args.output == STREAM and sys.stdout.isatty():
         parser.error("--output -: standard output is a terminal; redirect it to a file")
     if args.suffix is None:

@@ -122,6 +122,19 @@ def test_a_reader_of_a_picture_that_has_enough(tmp_path: Path) -> None:
     assert (process.returncode, errors) == (128 + signal.SIGPIPE, "")
 
 
+@pytest.mark.parametrize(
+    ("words", "closed", "message"),
+    [
+        (["-", "--output=o"], "<&-", "-: standard input is closed"),
+        (["a.png", "--output=-"], ">&-", "--output -: standard output is closed"),
+    ],
+)
+def test_a_stream_that_is_closed(words: list[str], closed: str, message: str) -> None:
+    shell = ["bash", "-c", f'exec "$@" {closed}', "bash"]
+    _, errors = start(ROOT / "upscale.py", *words, wrapper=shell).communicate(timeout=HANG)
+    assert errors == f"error: {message}\n"
+
+
 def test_a_home_that_cannot_be_written_is_no_news(dataset: Path, tmp_path: Path) -> None:
     """As that of a service, or in a container; Matplotlib said so at length in each run."""
     home = {"HOME": "/dev/null", "MPLCONFIGDIR": "", "XDG_CONFIG_HOME": "", "XDG_CACHE_HOME": ""}
