@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 
 from runtime.errors import RunError, UserError, ending_signals, leave_terminal, printable
-from runtime.files import check_writable
+from runtime.files import check_writable, is_file
 from runtime.numbers import from_environment
 from runtime.options import Parser
 
@@ -64,11 +64,7 @@ def run(kind: str, argv: Sequence[str] | None = None) -> int:
     if is_remote(args.data_url):
         say("download", f"{args.data_url} to {data}")
         _copy_parallel(args.data_url, data)
-    if not data.is_dir():
-        raise UserError(f"no dataset folder {data}; name one with --data_url")
-    if not any(data.glob("train/*.h5")):
-        raise UserError(f"no train/*.h5 in {data}; prepare.py --data-path fills it")
-    for path in sorted(p for p in data.rglob("*") if p.is_file())[:50]:
+    for path in _input_files(data)[:50]:
         say("input file", path, f"({path.stat().st_size} bytes)")
 
     say("start of the run", script)
@@ -227,6 +223,22 @@ def _run_script(options: list[str], script: Path, how_to_go_on: str) -> int:
         for number, handler in before.items():
             signal.signal(number, handler)
     return status if status >= 0 else 128 - status
+
+
+def _input_files(data: Path) -> list[Path]:
+    """Return the files of a dataset; Path.glob finds nothing where it may not look."""
+    try:
+        train = data / "train"
+        there = train in data.iterdir() and not is_file(train)
+        kinds = [path.suffix for path in train.iterdir()] if there else []
+        files = sorted(path for path in data.rglob("*") if is_file(path))
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"no dataset folder {data}; name one with --data_url") from None
+    except OSError as error:
+        raise UserError(f"cannot read {error.filename}: {error.strerror}") from None
+    if ".h5" not in kinds:
+        raise UserError(f"no train/*.h5 in {data}; prepare.py --data-path fills it")
+    return files
 
 
 def _copy_logs(source: Path, results: Path) -> None:

@@ -64,6 +64,10 @@ parse_options() {
     [[ -n $data_path ]] || fail 2 "--data_path=FOLDER is missing: the folder that prepare.py filled"
     absolute data_path
     [[ -d $data_path ]] || fail 2 "no folder $data_path; prepare.py --data-path makes it"
+    for folder in "$data_path" "$data_path/train"; do
+        [[ ! -d $folder || (-r $folder && -x $folder) ]] ||
+            fail 2 "cannot read $folder: Permission denied"
+    done
     files=("$data_path"/train/*.h5)
     [[ -e ${files[0]} ]] || fail 2 "no train/*.h5 in $data_path; prepare.py --data-path fills it"
 }

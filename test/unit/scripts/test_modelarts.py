@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from commands import HANG
+from commands import HANG, WITHOUT_OVERRIDE
 
 from runtime.errors import printable
 
@@ -223,6 +223,21 @@ def test_wrong_input_ends_before_the_training(repository, entry, folders, env, m
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert message in done.stderr
+    assert not repository.record.exists()
+
+
+@pytest.mark.parametrize(
+    ("place", "rights"), [("", 0), ("", 0o400), ("train", 0), ("train", 0o400), ("train", 0o300)]
+)
+def test_data_that_may_not_be_read(repository, entry, place: str, rights: int):
+    locked = repository.data / place
+    locked.chmod(rights)
+    repository.wrapper = WITHOUT_OVERRIDE
+    done = repository.call(entry())
+    locked.chmod(0o700)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: cannot read {printable(locked)}")
+    assert done.stderr.endswith(": Permission denied\n")
     assert not repository.record.exists()
 
 

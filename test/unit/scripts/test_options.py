@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from commands import WITHOUT_OVERRIDE
 
 TRAINING = ["full_1p", "performance_1p", "full_8p", "performance_8p"]
 
@@ -79,6 +80,20 @@ def test_wrong_options_end_at_once(repository, script: str, options: list[str], 
     assert not repository.record.exists()
     assert not repository.output().exists()
     assert not list(repository.root.parent.rglob("hacked"))
+
+
+@pytest.mark.parametrize(
+    ("place", "rights"), [("", 0), ("", 0o400), ("train", 0), ("train", 0o400), ("train", 0o300)]
+)
+def test_data_that_may_not_be_read(repository, place: str, rights: int):
+    locked = repository.data / place
+    locked.chmod(rights)
+    repository.wrapper = WITHOUT_OVERRIDE
+    done = repository.run("full_1p")
+    locked.chmod(0o700)
+    assert done.returncode == 2
+    assert done.stderr == f"error: cannot read {locked}: Permission denied\n"
+    assert not repository.record.exists()
 
 
 @pytest.mark.parametrize("shell", ["sh", "bash"])
