@@ -157,6 +157,11 @@ def test_a_training_log_that_is_none(tmp_path: Path, text: str, words: str) -> N
         draw_log(tmp_path / "nowhere.csv")
 
 
+def test_the_axis_of_a_single_epoch_has_whole_numbers() -> None:
+    (axes,) = draw(Panel("", {"one": ([0], [2.0])})).axes
+    assert all(tick == round(tick) for tick in axes.get_xticks())
+
+
 def test_a_curve_of_one_point_is_seen() -> None:
     (axes,) = draw(Panel("", {"one": ([1], [2.0]), "two": ([1, 2], [2.0, 3.0])})).axes
     assert [line.get_marker() for line in axes.lines] == ["o", "None"]
