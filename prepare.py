@@ -108,10 +108,13 @@ def fill_folder(args: argparse.Namespace) -> Iterator[tuple[Path, Sizes | list[P
         print(f"{path}: kept as it is; --force makes it anew")
     if len(kept) == 3:
         return
-    for path in {patches, whole, measured} - set(kept):
-        check_writable(path)
+    for path in (patches, whole, measured):
+        if path not in kept:
+            check_writable(path)
     train_paths, eval_paths = find_images(args)
     sizes = patch_sources(train_paths, args.scale, args.patch_size)
+    for path in eval_paths:
+        pair_size(path, args.scale)  # one that cannot be read is told before files are made
     plan = (patches, sizes, (1.0,)), (whole, list(sizes), SIZES), (measured, eval_paths, (1.0,))
     yield from (file for file in plan if file[0] not in kept)
 

@@ -87,6 +87,17 @@ def test_missing_and_empty_folders(tmp_path: Path) -> None:
         prepare_file(tmp_path / "file", tmp_path / "train.h5")
 
 
+def test_evaluation_images_are_looked_at_before_any_file_is_made(
+    images: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "eval").mkdir()
+    (tmp_path / "eval/a.png").touch()
+    words = (f"--train-images={images}", f"--eval-images={tmp_path / 'eval'}")
+    with pytest.raises(UserError, match=r"eval/a\.png cannot be read as an image"):
+        prepare.main([f"--data-path={tmp_path / 'd'}", *words])
+    assert not (tmp_path / "d").exists()
+
+
 def test_output_that_cannot_be_written(images: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"cannot write .*x\.h5: (Not a directory|File exists)"):
