@@ -38,7 +38,8 @@ done
 prepare
 folder=$ROOT/test/output/$ASCEND_DEVICE_ID
 log=$folder/eval_$ASCEND_DEVICE_ID.log
-make_folder "$folder"
+{ mkdir -p -- "$folder" 2>/dev/null && [[ -w $folder ]]; } ||
+    fail 1 "cannot write in $folder; evaluate.py --data-path=FOLDER --weights=FILE needs no log"
 set_aside "$log"
 status=0
 run_logged "$log" screen "$PYTHON" "$ROOT/evaluate.py" "--data-path=$data_path" \

@@ -229,3 +229,12 @@ def test_failed_evaluation(repository):
     done = repository.run("eval_1p", "--pth_path=w", FAKE="fail")
     assert done.returncode == 7
     assert "error: the disk is full" in done.stdout
+
+
+def test_an_evaluation_where_no_log_can_be_kept_says_what_needs_none(repository):
+    repository.make_read_only()
+    done = repository.run("eval_1p", "--pth_path=w.pth")
+    assert done.returncode == 1
+    output = f"{repository.root}/test/output/0"
+    advice = "evaluate.py --data-path=FOLDER --weights=FILE needs no log"
+    assert done.stderr == f"error: cannot write in {output}; {advice}\n"
