@@ -17,7 +17,7 @@ LEGS ?= 0 1 2 3 4 5 6 7
 MODULES ?=
 MUTANTS ?= 20
 SHELL := /bin/bash
-TORCH := $(shell grep -o '^torch==[0-9.]*' requirements-npu.txt | sort -u)
+TORCH := $(shell grep -o '^torch==[0-9.]*' requirements-npu.txt)
 # A process for each core, each of one thread, as more threads than cores slow each other down.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=logical --dist=worksteal
 CUDA := cuda-bindings cuda-toolkit nvidia-cudnn-cu13 nvidia-cusparselt-cu13 nvidia-nccl-cu13 \
