@@ -113,7 +113,7 @@ def fill_folder(args: argparse.Namespace) -> Iterator[tuple[Path, Sizes | list[P
             check_writable(path)
     train_paths, eval_paths = find_images(args)
     sizes = patch_sources(train_paths, args.scale, args.patch_size)
-    for path in eval_paths:
+    for path in eval_paths if measured not in kept else ():
         pair_size(path, args.scale)  # one that cannot be read is told before files are made
     plan = (patches, sizes, (1.0,)), (whole, list(sizes), SIZES), (measured, eval_paths, (1.0,))
     yield from (file for file in plan if file[0] not in kept)

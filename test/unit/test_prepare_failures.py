@@ -96,6 +96,11 @@ def test_evaluation_images_are_looked_at_before_any_file_is_made(
     with pytest.raises(UserError, match=r"eval/a\.png cannot be read as an image"):
         prepare.main([f"--data-path={tmp_path / 'd'}", *words])
     assert not (tmp_path / "d").exists()
+    kept = tmp_path / "d/val/Set5_x3.h5"
+    kept.parent.mkdir(parents=True)
+    kept.touch()
+    prepare.main([f"--data-path={tmp_path / 'd'}", *words])
+    assert (tmp_path / "d/train/T91_x3.h5").is_file(), "what they give is there already"
 
 
 def test_output_that_cannot_be_written(images: Path, tmp_path: Path) -> None:
