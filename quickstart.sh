@@ -2,6 +2,7 @@
 # What `make train` does: data, training with the fast recipe, evaluation, pictures.
 # Usage: quickstart.sh DATA SCALE OUTPUTS      (environment: PYTHON, the interpreter)
 set -euo pipefail
+. "$(dirname -- "$0")/test/common.sh" # run, which ends with make what is in work
 data=$1 scale=$2 outputs=$3
 python=${PYTHON:-python3}
 NO_NETWORK=3 # exit status of prepare.py
@@ -12,17 +13,17 @@ if has train && has val; then
   echo "using $data as it is"
 else
   status=0
-  "$python" prepare.py --data-path "$data" --scale "$scale" --download || status=$?
+  run "$python" prepare.py --data-path "$data" --scale "$scale" --download || status=$?
   if [ "$status" = "$NO_NETWORK" ]; then
     data=dataset-sample
     echo "T91 and Set5 cannot be fetched: taking scikit-image's photographs, in $data, instead"
-    "$python" prepare.py --data-path "$data" --scale "$scale" --sample
+    run "$python" prepare.py --data-path "$data" --scale "$scale" --sample
   elif [ "$status" != 0 ]; then
     exit "$status"
   fi
 fi
 
-"$python" train.py --data_url "$data" --scale "$scale" --recipe fast --outputs-dir "$outputs"
+run "$python" train.py --data_url "$data" --scale "$scale" --recipe fast --outputs-dir "$outputs"
 
 results=$outputs/x$scale
 pictures=$data/images/Test/Set5
@@ -32,6 +33,6 @@ if [ -d "$pictures" ]; then
 else
   set -- --data-path "$data"
 fi
-"$python" evaluate.py --weights "$results/best.pth" --scale "$scale" "$@" \
+run "$python" evaluate.py --weights "$results/best.pth" --scale "$scale" "$@" \
   --report "$results/report" --training-log "$results/metrics.csv"
 echo "open $results/report/index.html in a browser to compare the pictures"

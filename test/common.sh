@@ -66,9 +66,37 @@ forward() { # SIGNAL, to $child; kept in $early as long as there is none
     fi
 }
 
-# Run COMMAND, its output added to LOG, and return its exit status. INT, TERM and HUP reach it, each
-# once: it has a process group of its own, so that Ctrl-C comes through the trap only. It writes
-# straight into LOG, so nothing that happens to a reader (a closed screen) can stop it.
+# Run COMMAND and return its exit status. INT, TERM and HUP reach it, each once: it has a process group
+# of its own, so that Ctrl-C comes through the trap only.
+run() { # COMMAND…
+    local child='' signalled='' early=''
+    launch "$@"
+    await
+}
+
+launch() { # COMMAND…; sets the caller's child
+    trap 'forward INT' INT
+    trap 'forward TERM' TERM HUP
+    set -m
+    "$@" </dev/null &
+    child=$!
+    set +m
+    [[ -z $early ]] || forward "$early"
+}
+
+await() { # the end of $child, whose status it returns
+    local status
+    while signalled=; do
+        status=0
+        wait "$child" || status=$?
+        [[ -n $signalled ]] || break # else it was a signal that ended the wait
+    done
+    trap - INT TERM HUP
+    return "$status"
+}
+
+# Run COMMAND likewise, its output added to LOG, straight, so that nothing that happens to a reader (a
+# closed screen) can stop it.
 run_logged() { # LOG SHOW COMMAND…; SHOW: also, where to copy the output: "" (nowhere) or "screen"
     local log=$1 show=$2 start copies=() copier='' status=0 child='' signalled='' early=''
     shift 2
@@ -79,13 +107,7 @@ run_logged() { # LOG SHOW COMMAND…; SHOW: also, where to copy the output: "" (
     fi
     { : >>"$log"; } 2>/dev/null || fail 1 "cannot write the log $log"
     start=$(($(wc -c <"$log") + 1))
-    trap 'forward INT' INT
-    trap 'forward TERM' TERM HUP
-    set -m
-    "$@" >>"$log" 2>&1 </dev/null &
-    child=$!
-    set +m
-    [[ -z $early ]] || forward "$early"
+    launch "$@" >>"$log" 2>&1
     if [[ -n $show ]]; then
         (
             trap '' INT TERM HUP
@@ -93,13 +115,8 @@ run_logged() { # LOG SHOW COMMAND…; SHOW: also, where to copy the output: "" (
         ) &
         copier=$!
     fi
-    while signalled=; do
-        status=0
-        wait "$child" || status=$?
-        [[ -n $signalled ]] || break # else it was a signal that ended the wait
-    done
+    await || status=$?
     [[ -z $copier ]] || wait "$copier" || true
-    trap - INT TERM HUP
     return "$status"
 }
 

@@ -1,16 +1,23 @@
 """quickstart.sh, which `make train` runs: where the data comes from, and in which order."""
 
 import os
+import signal
 import subprocess
 from pathlib import Path
 
 import pytest
-from commands import ROOT, assert_one_line_error, run
+from commands import HANG, ROOT, assert_one_line_error, run, wait_until
 
 # Stands in for Python: writes down each call, and ends a download with a given status.
 RECORDER = """#!/bin/bash
 printf '%s\\n' "$*" >> "$CALLS"
 case "$*" in *--download*) exit "$DOWNLOAD_STATUS" ;; esac
+"""
+# Stands in for Python: each command waits for a signal, and writes down which one ended it.
+WAITING = """#!/bin/bash
+for name in INT TERM; do trap "echo $name >> '$CALLS'; exit 1" $name; done
+echo waits >> "$CALLS"
+while :; do sleep 0.05; done
 """
 
 
@@ -83,3 +90,26 @@ def test_prepare_tells_a_missing_network_by_its_status(tmp_path: Path) -> None:
     result = run("prepare.py", *words, env={"SRCNN_IMAGES_URL": "http://127.0.0.1:1"})
     assert_one_line_error(result, "no network", "--sample", status=3)
     assert not list(tmp_path.rglob("*.h5"))
+
+
+@pytest.mark.parametrize("whom", ["make", "the terminal"])
+def test_the_command_in_work_ends_with_make(tmp_path: Path, whom: str) -> None:
+    """By a signal to make alone, as `kill` sends it, or to all that runs on the terminal."""
+    python, calls = tmp_path / "python", tmp_path / "calls"
+    python.write_text(WAITING)
+    python.chmod(0o755)
+    calls.touch()
+    (tmp_path / "Makefile").write_text(f"train:\n\tbash {ROOT}/quickstart.sh dataset 3 outputs\n")
+    process = subprocess.Popen(
+        ["make", "train"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHON": str(python), "CALLS": str(calls)},
+        start_new_session=True,
+    )
+    wait_until(calls.read_text, process)
+    if whom == "make":
+        process.terminate()
+    else:
+        os.killpg(process.pid, signal.SIGINT)
+    process.wait(HANG)
+    assert calls.read_text().splitlines() == ["waits", "TERM" if whom == "make" else "INT"]
