@@ -27,7 +27,7 @@ from imaging.album import STREAM, Place, Plan, plan, unwritable
 from imaging.kinds import PictureError
 from runtime.errors import RunError, UserError, end_at_signals, printable, run_main
 from runtime.numbers import COUNT, number
-from runtime.options import Parser, add_device
+from runtime.options import Parser, add_device, path
 
 SCALE = number(int, 2)
 
@@ -87,7 +87,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def path_or_stream(text: str) -> Place:
     """Return a path, or STREAM as it is; ./- is a file."""
-    return STREAM if text == STREAM else Path(text)
+    return STREAM if text == STREAM else path(text)
 
 
 def prepared(args: argparse.Namespace, piped: bytes) -> Plan:

@@ -4,6 +4,7 @@ import importlib
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from commands import HANG, ROOT
@@ -52,3 +53,31 @@ def test_every_option_says_what_it_is(module: str, capsys: pytest.CaptureFixture
     for text in listed:
         _, *words = re.split(r"\s{2,}", text.strip(), maxsplit=1)
         assert words, f"{text.strip()} has no explanation"
+
+
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        ("train", ["--data_url="]),
+        ("train", ["--data_url=data", "--train_url", ""]),
+        ("prepare", ["--data-path=", "--download"]),
+        ("evaluate", ["--images-dir="]),
+        ("export", ["--output="]),
+        ("upscale", ["", "--output=enlarged"]),
+        ("upscale", ["photo.jpg", "--output="]),
+    ],
+)
+def test_an_empty_path_is_not_the_current_folder(
+    module: str,
+    words: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """As a script passes it whose variable is not set."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as end:
+        importlib.import_module(module).main(words)
+    assert end.value.code == 2
+    said = capsys.readouterr().err
+    assert re.fullmatch(r"error: argument \S+: is empty; name a file or folder\n", said), said
