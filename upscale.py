@@ -102,8 +102,11 @@ def prepared(args: argparse.Namespace, piped: bytes) -> Plan:
         raise UserError(error) from None
     for note in made.notes:
         print(f"note: {printable(note)}", file=sys.stderr)
-    for source, why in [*made.folders.items(), *made.refused.items()]:
-        print(f"error: {printable(source)}: {printable(why)}", file=sys.stderr)
+    faults = [f"{source}: {why}" for source, why in {**made.folders, **made.refused}.items()]
+    if len(faults) == 1 and not made.work:
+        raise RunError(faults[0])
+    for fault in faults:
+        print(f"error: {printable(fault)}", file=sys.stderr)
     return made
 
 

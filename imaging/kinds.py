@@ -73,7 +73,7 @@ def kind_of(data: bytes) -> str:
     """
     kind = by_content(data)
     if not data:
-        raise PictureError("it is empty (0 bytes); copy it again")
+        raise PictureError("it is empty (0 bytes); look at where it came from")
     if kind is None:
         raise PictureError(f"not a picture of one of these kinds: {', '.join(FORMATS)}")
     Image.init()

@@ -91,7 +91,7 @@ def open_photo(
     except (PictureError, MemoryError):
         raise
     except FileNotFoundError:
-        raise PictureError("no such file") from None
+        raise PictureError("no such file or folder") from None
     except SyntaxError:
         raise PictureError("not a picture, or a broken one") from None
     except Exception as error:  # a decoder may raise anything at a broken file

@@ -159,7 +159,10 @@ def enlarge_all(made: Plan, upscaler: Upscaler, jobs: int, piped: bytes = b"") -
                     raise
                 except Exception as error:  # one picture's, whatever it is: the others go on
                     failed += 1
-                    note = f"error: {futures[future]}: {what_happened(error)}"
+                    note = f"{futures[future]}: {what_happened(error)}"
+                    if count == 1:
+                        raise RunError(note) from None
+                    note = f"error: {note}"
                 else:
                     pixels += size
                     note = note and f"warning: {futures[future]}: {note}"
@@ -169,11 +172,12 @@ def enlarge_all(made: Plan, upscaler: Upscaler, jobs: int, piped: bytes = b"") -
             pool.shutdown(wait=False, cancel_futures=True)  # before a thread asks for the next one
             stopped.set()  # after an interruption, tiles in work end the others
     seconds = time.perf_counter() - start
-    print(
-        f"{count - failed} of {count} pictures enlarged: {pixels / 1e6:.1f} megapixels "
-        f"in {seconds:.1f} s, {pixels / 1e6 / seconds:.2f} megapixels/s",
-        file=sys.stderr if STREAM in made.work else sys.stdout,
-    )
+    if pixels:
+        print(
+            f"{count - failed} of {count} pictures enlarged: {pixels / 1e6:.1f} megapixels "
+            f"in {seconds:.1f} s, {pixels / 1e6 / seconds:.2f} megapixels/s",
+            file=sys.stderr if STREAM in made.work else sys.stdout,
+        )
     if failed:
         raise RunError(f"{failed} of {count} pictures could not be enlarged, see above")
 

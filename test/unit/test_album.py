@@ -190,8 +190,8 @@ def test_whether_the_output_can_be_written_is_known_first(tmp_path: Path) -> Non
         assert_one_line_error(result, f"--output {output}: ", "cannot be written to")
     (tmp_path / "out" / "a_x3.png").mkdir(parents=True)
     result = run("upscale.py", picture, "--output", tmp_path / "out", "--weights", "none")
-    assert_one_line_error(result, "1 of 1 pictures could not be enlarged", status=1)
-    assert "which is a folder" in result.stderr
+    assert_one_line_error(result, "a.png: would become", "which is a folder", status=1)
+    assert result.stderr.count("\n") == 1
 
 
 def test_whatever_a_picture_does_the_others_are_enlarged(

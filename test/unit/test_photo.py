@@ -157,7 +157,7 @@ def refused() -> dict[str, tuple[str, bytes, str]]:
         "float": ("a.tif", written(image.convert("F"), "TIFF"), "floating-point pixels"),
         "truncated png": ("a.png", written(image, "PNG")[:900], "cannot be read"),
         "truncated jpeg": ("a.jpg", written(image, "JPEG")[:800], "truncated"),
-        "empty": ("a.png", b"", r"it is empty \(0 bytes\); copy it again"),
+        "empty": ("a.png", b"", r"it is empty \(0 bytes\); look at where it came from"),
         "text": ("a.jpg", b"hello", "not a picture"),
         "bomb": ("a.png", png(90000, 90000, 8, 2, b""), "8100.0 megapixels enlarged need about 4"),
         "gif bomb": ("a.gif", written(image, "GIF").replace(b"\x28\0\x1e\0", b"\xff" * 4), "need"),

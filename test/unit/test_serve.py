@@ -81,7 +81,7 @@ def test_both_enlargements(client, upscalers: dict[int, Upscaler], scale: int) -
             b"hello",
             "two\\n.jpg was not taken: not a picture of one of these kinds: PNG",
         ),
-        ("a.png", b"", "a.png was not taken: it is empty (0 bytes); copy it again"),
+        ("a.png", b"", "a.png was not taken: it is empty (0 bytes); look at where it came from"),
         ("", b"hello", "The picture was not taken: not a picture of one of these kinds: PNG, JPEG"),
         (
             "a.tif",

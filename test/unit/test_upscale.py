@@ -110,7 +110,7 @@ def test_command_line(tmp_path: Path, weights: Path) -> None:
     result = run(*words)
     assert_one_line_error(result, "2 of 6 pictures could not be enlarged", status=1)
     assert f"error: {folder / 'bad.png'}: not a picture" in result.stderr
-    assert f"error: {tmp_path / 'none.jpg'}: no such file" in result.stderr
+    assert f"error: {tmp_path / 'none.jpg'}: no such file or folder\n" in result.stderr
     assert "4 of 6 pictures enlarged: 0.0 megapixels in" in result.stdout
     assert "megapixels/s" in result.stdout
     names = ["four_x3.png", "one_x3.png", "three_x3.PNG", "two_x3.jpg"]
@@ -126,6 +126,25 @@ def test_command_line(tmp_path: Path, weights: Path) -> None:
     result = run("upscale.py", *again, "--force")
     assert result.returncode == 0, result.stderr
     assert (out / "one_x3.png").read_bytes() == before["one_x3.png"], "depends on --jobs"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["none.jpg"], "error: none.jpg: no such file or folder\n"),
+        (["empty"], r"error: empty: no pictures in it; expected \.png.*\n"),
+        (["-"], r"error: -: it is empty \(0 bytes\); .*where it came from\n"),
+        (["a", "b"], r"error: (a|b): .*\nerror: .*\nerror: 2 of 2 pictures could not .*\n"),
+    ],
+)
+def test_nothing_but_faults_is_told_once(
+    words: list[str], said: str, tmp_path: Path, weights: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    command = ["upscale.py", *words, "--output=out", "--weights", weights]
+    result = run(*command, cwd=tmp_path, stdin=subprocess.DEVNULL)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert re.fullmatch(said, result.stderr), result.stderr
 
 
 def test_weights_that_overflow_make_no_picture(tmp_path: Path, weights: Path) -> None:
@@ -285,9 +304,9 @@ def test_what_is_left_aside_is_told(
     assert "two\\nlines: skipped 1 that are no pictures: notes.txt" in note
     assert error.startswith(f"error: {tmp_path}/empty\\n: no pictures in it")
     assert "1 of 1 pictures enlarged" in out
-    assert upscale.main([words[1], words[2], "--weights=no such"]) == RunError.exit_status
-    out, err = capsys.readouterr()
-    assert (out, err) == ("", f"{error}\n")
+    with pytest.raises(RunError, match=f"{tmp_path}/empty\n: no pictures in it"):
+        upscale.main([words[1], words[2], "--weights=no such"])
+    assert capsys.readouterr() == ("", "")
     upscale.main([str(album), f"--output={tmp_path / 'out'}", "--weights=no such"])
     assert "1 skipped, as the result is there" in capsys.readouterr().err
     with pytest.raises(UserError, match="no such"):
