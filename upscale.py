@@ -102,7 +102,8 @@ def prepared(args: argparse.Namespace, piped: bytes) -> Plan:
         raise UserError(error) from None
     for note in made.notes:
         print(f"note: {printable(note)}", file=sys.stderr)
-    faults = [f"{source}: {why}" for source, why in {**made.folders, **made.refused}.items()]
+    found = [*made.folders.items(), *made.refused.items()]
+    faults = [f"{source}: {why}" for source, why in found]
     if len(faults) == 1 and not made.work:
         raise RunError(faults[0])
     for fault in faults:

@@ -45,8 +45,11 @@ def run_main(main: Callable[[], int | None]) -> int:
     disk that is full under standard output; Ctrl-C becomes status 130. A stream whose reader is
     gone ends the process without a word. What the streams' encoding lacks is printed escaped. A
     line is written at once and whole, as a log may be that of several processes, and read by
-    programs. Other exceptions are bugs and keep their traceback.
+    programs. Messages go nowhere where standard error is closed. Other exceptions are bugs and keep
+    their traceback.
     """
+    if not sys.stderr:  # print would take standard output for it
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115, PTH123 - to the process's end
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace", line_buffering=True, write_through=False)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import h5py
 import pytest
-from commands import HANG, ROOT, assert_one_line_error, run, train
+from commands import HANG, ROOT, SMALL, assert_one_line_error, run, train
 from expected_files import save_image
 from runs import start
 
@@ -133,6 +133,20 @@ def test_a_stream_that_is_closed(words: list[str], closed: str, message: str) ->
     shell = ["bash", "-c", f'exec "$@" {closed}', "bash"]
     _, errors = start(ROOT / "upscale.py", *words, wrapper=shell).communicate(timeout=HANG)
     assert errors == f"error: {message}\n"
+
+
+@pytest.mark.parametrize("fault", ["", "no such picture"])
+def test_standard_error_that_is_closed(dataset: Path, tmp_path: Path, fault: str) -> None:
+    """As a service may start a command: it does its work, and its messages go nowhere."""
+    save_image(tmp_path / "a.png", 9, 9)
+    runs = [["upscale.py", fault or tmp_path / "a.png", f"--output={tmp_path / 'out'}"]]
+    runs.append(["train.py", f"--data_url={fault or dataset}", f"--train_url={tmp_path}", *SMALL])
+    for words in runs:
+        shell = ["bash", "-c", 'exec "$@" 2>&-', "bash"]
+        process = start(ROOT / words[0], *words[1:], wrapper=shell)
+        output, _ = process.communicate(timeout=HANG)
+        assert bool(process.returncode) == bool(fault), output
+        assert "error: " not in output
 
 
 def test_a_home_that_cannot_be_written_is_no_news(dataset: Path, tmp_path: Path) -> None:
