@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from shlex import quote
 
 import h5py
 import numpy as np
@@ -57,7 +58,7 @@ def find_file(data_path: Path | str, split: str, scale: int, suffix: str = "") -
     images = "--sample" if any(folder.glob("sample_x*.h5")) else "--download"
     raise UserError(
         f"no {public}_x{scale}{suffix}.h5 in {folder}; make it: "
-        f"python prepare.py --data-path {data_path} --scale {scale} {images}"
+        f"python prepare.py --data-path {quote(str(data_path))} --scale {scale} {images}"
     )
 
 
