@@ -246,6 +246,19 @@ def _copy_logs(source: Path, results: Path) -> None:
     target = results / "logs" / source.name
     if source == target or not source.is_dir():
         return
-    if target.exists():
-        target.rename(f"{target}_{time.strftime('%Y%m%d-%H%M%S')}")
-    shutil.copytree(source, target)
+    temporary = target.with_name(f".{target.name}.tmp")
+    try:
+        shutil.copytree(source, temporary, copy_function=_copy_file, dirs_exist_ok=True)
+        if target.exists():
+            target.rename(f"{target}_{time.strftime('%Y%m%d-%H%M%S')}")
+        temporary.rename(target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _copy_file(source: str, target: str) -> str:
+    """Copy it, or say why not on a line: copytree has a list of what the system says."""
+    try:
+        return shutil.copy2(source, target)
+    except OSError as error:
+        raise RunError(f"cannot copy {source}: {error.strerror}") from None

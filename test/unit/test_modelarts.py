@@ -3,6 +3,7 @@
 import io
 import os
 import re
+import resource
 import shutil
 import signal
 import sys
@@ -378,6 +379,32 @@ def test_an_upload_that_fails_is_told_and_a_failed_run_keeps_its_status(
     script.status = 7
     assert job(data, "obs://b/out") == 7
     assert re.match(r"error: results not copied, .*403 Forbidden", capsys.readouterr().err)
+
+
+def test_logs_that_find_no_room_leave_no_half_of_them(
+    script: Script, output: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A limit on file sizes stands for the full disk; the logs of an earlier job stay."""
+    room, (soft, hard) = 2**22, resource.getrlimit(resource.RLIMIT_FSIZE)
+    assert job(data, tmp_path / "out") == 0
+    wait = script.wait
+
+    def wait_until_full() -> int:
+        status = wait()
+        (output / "0/train_0.log").write_bytes(b"x" * 2 * room)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
+        return status
+
+    monkeypatch.setattr(script, "wait", wait_until_full)
+    places = f"results not copied, they are in {tmp_path}/out and {output}/0: "
+    try:
+        with pytest.raises(RunError) as error:
+            job(data, tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert str(error.value) == f"{places}cannot copy {output}/0/train_0.log: File too large"
+    assert listing(tmp_path / "out/logs") == ["0/train_0.log"]
+    assert (tmp_path / "out/logs/0/train_0.log").read_text() == "run 1"
 
 
 @pytest.mark.parametrize(
