@@ -202,7 +202,9 @@ def _check_network(base: str) -> None:
             f"give --train-images and --eval-images, or take --sample"
         ) from None
     except requests.exceptions.RequestException as error:
-        raise ImageError(f"{MIRROR} is no address of a server ({_reason(error)})") from None
+        raise ImageError(
+            f"{MIRROR} is no address of a server ({_reason(error)}); expected http://… or https://…"
+        ) from None
 
 
 def _reason(error: Exception) -> str:

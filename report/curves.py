@@ -109,7 +109,8 @@ def _read(path: Path) -> dict[str, list[float]]:
             names = [name for name in reader.fieldnames or () if name]
             rows = list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path} cannot be read as a training log ({error})") from None
+        why = getattr(error, "strerror", None) or error
+        raise UserError(f"{path} cannot be read as a training log ({why})") from None
     wanted = [name for name in names if name.lower() == "loss" or "psnr" in name.lower()]
     if "epoch" not in names or not wanted:
         raise UserError(

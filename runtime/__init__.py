@@ -36,3 +36,6 @@ os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
 # onnxruntime's own builds else tell Microsoft that they run, and keep a number of this computer in
 # its user's cache, from their import on.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+# The profiler of a torch for GPUs else tells what it does, and as an error that there is no GPU.
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")

@@ -236,7 +236,9 @@ def test_a_server_that_falls_silent_is_not_waited_for(
 
 def test_an_address_that_is_none(tmp_path: Path, monkeypatch, server: Server) -> None:
     monkeypatch.setenv(sources.MIRROR, "mirror")
-    with pytest.raises(ImageError, match=r"SRCNN_IMAGES_URL is no address .*MissingSchema"):
+    with pytest.raises(
+        ImageError, match=r"SRCNN_IMAGES_URL is no address .*\(MissingSchema\); .*http://"
+    ):
         download_images(tmp_path / "images")
 
 
