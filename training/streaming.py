@@ -4,6 +4,7 @@ They are the same as from memory, of patches and of crops alike.
 """
 
 import signal
+import sys
 import warnings
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
@@ -77,6 +78,16 @@ def _more_than_cores() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def _unheard() -> Iterator[None]:
+    """Keep Python from telling what fails as half a loader is dropped."""
+    told, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    try:
+        yield
+    finally:
+        sys.unraisablehook = told
+
+
 def _deaf_to_sigterm(loader: DataLoader) -> Iterator[list[np.ndarray]]:
     """Start workers that read on: the main process stops a run that is told to, and saves.
 
@@ -88,6 +99,8 @@ def _deaf_to_sigterm(loader: DataLoader) -> Iterator[list[np.ndarray]]:
         with _more_than_cores():
             return iter(loader)
     except OSError as error:
+        with _unheard():
+            clear_frames(error.__traceback__)
         raise RunError(
             f"a process that reads the training set cannot be started ({error.strerror}); "
             f"lower --num-workers"

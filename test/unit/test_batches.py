@@ -187,7 +187,7 @@ def test_a_worker_that_is_killed_ends_in_one_line() -> None:
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.filterwarnings("ignore:Exception ignored in")  # PyTorch's, of half a loader
+@pytest.mark.filterwarnings("error:Exception ignored in")  # PyTorch's, of half a loader
 def test_a_worker_that_cannot_be_started_leaves_none_behind(
     patch_file: TrainDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
