@@ -36,10 +36,13 @@ def hdf5_file(path: Path, libver: str | tuple[str, str] = "earliest") -> Iterato
                 with signals_wait():
                     file = h5py.File(raw, "w", libver=libver)
                 yield file
-            finally:
-                with signals_wait():
+            except BaseException:
+                with signals_wait(), suppress(Exception):  # h5py of Python 3.14 fails here, too
                     if file:
                         file.close()
+                raise
+            with signals_wait():
+                file.close()
             raw.flush()
     except BaseException:
         for folder in missing:

@@ -1,6 +1,8 @@
 """prepare.py on bad images, bad options, a full disk: a clear error, nothing half-written."""
 
+import errno
 import io
+import os
 import re
 import resource
 import signal
@@ -126,6 +128,27 @@ def test_full_disk_is_one_line(images: Path, tmp_path: Path, room: int, options:
     assert result.returncode == RunError.exit_status, result.stderr
     assert result.stderr == f"error: cannot write {output}: File too large\n"
     assert not output.parent.exists()
+
+
+def test_what_closing_the_file_says_then_is_no_news(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As h5py does with Python 3.14, where the disk is full."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    close = h5py.File.close
+
+    def fails_in_closing(file: h5py.File) -> None:
+        close(file)
+        raise SystemError("returned a result with an exception set")
+
+    monkeypatch.setattr(h5py.Dataset, "__setitem__", full)
+    monkeypatch.setattr(h5py.File, "close", fails_in_closing)
+    with pytest.raises(RunError, match=r"cannot write .*x\.h5: No space left on device"):
+        prepare_file(images, tmp_path / "out" / "x.h5")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("option", ["--scale", "--stride", "--patch-size", "--jobs"])
