@@ -155,7 +155,8 @@ def _status(main: Callable[[], int | None]) -> int:
         reason = lack_of_memory(error)
         if not reason:
             raise
-        print(f"error: not enough memory ({printable(reason)}); {MORE_MEMORY}", file=sys.stderr)
+        lacking = "memory, or processes and threads (ulimit -u)" if "thread" in reason else "memory"
+        print(f"error: not enough {lacking} ({printable(reason)}); {MORE_MEMORY}", file=sys.stderr)
         return RunError.exit_status
 
 

@@ -265,6 +265,7 @@ def test_too_little_memory_is_one_line(fault: Exception, capsys: pytest.CaptureF
     assert run_main(main) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: not enough memory")
+    assert ("ulimit -u" in line) == ("thread" in str(fault))
     assert "Caught" not in line
 
 
