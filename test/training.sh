@@ -216,6 +216,17 @@ tell_how_to_go_on() { # STATUS
         "${GO_ON_WITH:-"--resume after --"}" >&2
 }
 
+# One training at a time in $folder; status 1 of flock is another's lock, all others its own trouble.
+lock_folder() {
+    local status=0
+    { exec 9>"$folder.lock"; } 2>/dev/null || fail 1 "cannot write $folder.lock"
+    command -v flock >/dev/null || return 0
+    flock -n 9 2>/dev/null || status=$?
+    ((status != 1)) || fail 1 "another training is using $folder; set ASCEND_DEVICE_ID for one beside it"
+    ((status == 0)) ||
+        printf 'warning: %s cannot be locked; start no second training there\n' "$folder" >&2
+}
+
 # A whole training. KIND is acc or perf; LR may be empty (train.py chooses); the script's own
 # arguments follow.
 train() { # KIND CARDS EPOCHS BATCH_SIZE LR ARGUMENT…
@@ -237,10 +248,7 @@ train() { # KIND CARDS EPOCHS BATCH_SIZE LR ARGUMENT…
     output_path=${output_path:-$folder/ckpt}
     log=$folder/train_$ASCEND_DEVICE_ID.log
 
-    { exec 9>"$folder.lock"; } 2>/dev/null || fail 1 "cannot write $folder.lock"
-    if command -v flock >/dev/null && ! flock -n 9; then
-        fail 1 "another training is using $folder; set ASCEND_DEVICE_ID for one beside it"
-    fi
+    lock_folder
     # Where nothing can be written, earlier results stay; a folder inside theirs is made after them.
     [[ $output_path/ == "$folder"/* ]] || make_folder "$output_path"
     [[ -n $resume ]] || set_aside "$folder"

@@ -21,6 +21,14 @@ def test_second_training_in_the_same_folder_is_refused(repository):
     assert repository.run("full_1p").returncode == 0
 
 
+def test_a_file_system_that_cannot_lock_is_no_other_training(repository, tmp_path: Path):
+    (tmp_path / "flock").write_text("#!/bin/sh\necho 'flock: 9: No locks available' >&2; exit 71\n")
+    (tmp_path / "flock").chmod(0o755)
+    done = repository.run("full_1p", PATH=f"{tmp_path}:{os.environ['PATH']}")
+    assert done.returncode == 0, done.stderr
+    assert f"warning: {repository.output()} cannot be locked; start no second" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("sent", "arrives"),
     [(signal.SIGTERM, signal.SIGTERM), (signal.SIGINT, signal.SIGINT), (signal.SIGHUP, 15)],
