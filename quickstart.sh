@@ -23,7 +23,11 @@ else
   fi
 fi
 
-run "$python" train.py --data_url "$data" --scale "$scale" --recipe fast --outputs-dir "$outputs"
+training=("$python" train.py --data_url "$data" --scale "$scale" --recipe fast --outputs-dir "$outputs")
+status=0
+run "${training[@]}" || status=$?
+case $status in 129 | 130 | 143) echo "the same command is here: ${training[*]@Q} --resume" >&2 ;; esac
+[ "$status" = 0 ] || exit "$status"
 
 results=$outputs/x$scale
 pictures=$data/images/Test/Set5

@@ -11,7 +11,7 @@ from commands import HANG, ROOT, assert_one_line_error, run, wait_until
 # Stands in for Python: writes down each call, and ends a download with a given status.
 RECORDER = """#!/bin/bash
 printf '%s\\n' "$*" >> "$CALLS"
-case "$*" in *--download*) exit "$DOWNLOAD_STATUS" ;; esac
+case "$*" in *--download*) exit "$DOWNLOAD_STATUS" ;; train.py*) exit "$TRAINING_STATUS" ;; esac
 """
 # Stands in for Python: each command waits for a signal, and writes down which one ended it.
 WAITING = """#!/bin/bash
@@ -21,16 +21,17 @@ while :; do sleep 0.05; done
 """
 
 
-def quickstart(folder: Path, data: str, status: int = 0, scale: str = "3") -> tuple[int, list[str]]:
+def quickstart(
+    folder: Path, data: str, status: int = 0, scale: str = "3", training: int = 0
+) -> tuple[int, list[str]]:
     python, calls = folder / "python", folder / "calls"
     python.write_text(RECORDER)
     python.chmod(0o755)
     calls.touch()
-    given = {"PYTHON": str(python), "CALLS": str(calls), "DOWNLOAD_STATUS": str(status)}
+    given = {"PYTHON": str(python), "CALLS": str(calls)}
+    given |= {"DOWNLOAD_STATUS": str(status), "TRAINING_STATUS": str(training)}
     command = ["bash", ROOT / "quickstart.sh", data, scale, "outputs"]
-    done = subprocess.run(
-        command, cwd=folder, env={**os.environ, **given}, capture_output=True, check=False
-    )
+    done = subprocess.run(command, cwd=folder, env={**os.environ, **given}, check=False)
     return done.returncode, calls.read_text().splitlines()
 
 
@@ -90,6 +91,18 @@ def test_prepare_tells_a_missing_network_by_its_status(tmp_path: Path) -> None:
     result = run("prepare.py", *words, env={"SRCNN_IMAGES_URL": "http://127.0.0.1:1"})
     assert_one_line_error(result, "no network", "--sample", status=3)
     assert not list(tmp_path.rglob("*.h5"))
+
+
+@pytest.mark.parametrize(("status", "told"), [(130, True), (143, True), (1, False)])
+def test_how_to_go_on_with_a_training_that_was_ended(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], status: int, told: bool
+) -> None:
+    ended, calls = quickstart(tmp_path, "my data", training=status)
+    assert ended == status
+    assert calls[-1].startswith("train.py")
+    last = f"here: '{tmp_path}/python' 'train.py' '--data_url' 'my data' '--scale' '3' "
+    last += "'--recipe' 'fast' '--outputs-dir' 'outputs' --resume\n"
+    assert capfd.readouterr().err.endswith(last) == told
 
 
 @pytest.mark.parametrize("whom", ["make", "the terminal"])
