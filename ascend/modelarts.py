@@ -125,7 +125,7 @@ def say(what: str, value: object, note: str = "") -> None:
 def several_processes() -> bool:
     """Tell whether the platform gave this job more than one card or machine."""
     names = ("RANK_SIZE", "MA_NUM_HOSTS", "MA_NUM_GPUS")
-    return any(os.environ.get(name, "1") not in ("", "1") for name in names)
+    return any(os.environ.get(name, "1") not in ("", "0", "1") for name in names)
 
 
 def is_remote(url: str) -> bool:

@@ -15,7 +15,7 @@ from typing import Generic, TypeVar
 
 import torch
 
-from runtime.errors import UserError
+from runtime.errors import RunError, UserError
 from runtime.memory import available_memory
 from runtime.numbers import from_environment
 from runtime.torch_build import aborts
@@ -247,12 +247,18 @@ def _use(kind: str, local_rank: int | None) -> torch.device:
             f"{device} is not there, this machine shows {count}; "
             f"see {variable} and the number of processes"
         )
-    module(device).set_device(device)
+    try:
+        module(device).set_device(device)
+    except RuntimeError as error:
+        why = str(error).strip().partition("\n")[0]
+        raise RunError(f"{device} cannot be used ({why}); see train.py --check") from None
     return device
 
 
 def _npu_index() -> int:
     """Return the card that the platform's variables name, as an index among visible cards."""
-    if os.environ.get("ASCEND_RT_VISIBLE_DEVICES"):
-        return 0  # wins over ASCEND_DEVICE_ID, and the cards that it leaves count from 0
-    return from_environment("ASCEND_DEVICE_ID", "NPU_CALCULATE_DEVICE") or 0
+    card = from_environment("ASCEND_DEVICE_ID", "NPU_CALCULATE_DEVICE") or 0
+    if visible := os.environ.get("ASCEND_RT_VISIBLE_DEVICES"):  # the cards in it count from 0
+        cards = visible.replace(" ", "").split(",")
+        return cards.index(str(card)) if str(card) in cards else 0
+    return card

@@ -118,19 +118,21 @@ def read_environment() -> Launch:
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
         os.environ.pop("RANK_TABLE_FILE", None)
         rank, size = from_environment("RANK") or 0, from_environment("WORLD_SIZE") or 1
+        _check_rank("RANK", rank, "WORLD_SIZE", size)
+        _check_master("WORLD_SIZE", size)
         return Launch(rank, size, from_environment("LOCAL_RANK"))
     sizes = from_environment("RANK_SIZE")
     rank, size = from_environment("RANK_ID") or 0, 1 if sizes is None else sizes
     if size == 1:
         return Launch()
-    if rank >= size:
-        raise UserError(f"RANK_ID={rank} with RANK_SIZE={size}; ranks count from 0")
+    _check_rank("RANK_ID", rank, "RANK_SIZE", size)
     hosts = _hosts()
     machines = from_environment("MA_NUM_HOSTS") or len(hosts)
     cards = from_environment("MA_NUM_GPUS") or -(-size // machines)
     told = {"MASTER_ADDR": hosts[0], "MASTER_PORT": "29500", "LOCAL_WORLD_SIZE": str(cards)}
     for name, value in told.items():
         os.environ[name] = os.environ.get(name) or value
+    _check_master("RANK_SIZE", size)
     return Launch(rank, size)
 
 
@@ -173,14 +175,30 @@ def joined(launch: Launch, device: torch.device) -> Iterator[World]:
             everyone.abort()  # destroying would wait for the others, who wait for this one
 
 
+def _check_rank(name: str, rank: int, size_name: str, size: int) -> None:
+    """Raise UserError for one that no process has: the others would wait for half an hour."""
+    if rank >= size:
+        raise UserError(f"{name}={rank} with {size_name}={size}; ranks count from 0")
+
+
+def _check_master(size_name: str, size: int) -> None:
+    """Raise UserError where several processes cannot meet."""
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        if size > 1 and not os.environ.get(name):
+            raise UserError(f"{name} is not set, which {size_name}={size} needs")
+    port = from_environment("MASTER_PORT")
+    if size > 1 and not 1 <= (port or 0) <= 65535:
+        raise UserError(f"MASTER_PORT={port} is no port; expected 1 to 65535")
+
+
 def _hosts() -> list[str]:
     """Return the addresses of the machines as far as they are told, that of rank 0 first."""
+    table = os.environ.pop("RANK_TABLE_FILE", None)
     if address := os.environ.get("MASTER_ADDR"):
-        os.environ.pop("RANK_TABLE_FILE", None)
         return [address]
-    table = os.environ.get("RANK_TABLE_FILE")
-    if table:
-        os.environ["RANK_TABLE_FILE"] = str(file_of(Path(table)))  # HCCL reads it, too
     if names := os.environ.get("VC_WORKER_HOSTS"):
         return names.split(",")
-    return read_hosts(Path(table)) if table else ["127.0.0.1"]
+    if not table:
+        return ["127.0.0.1"]
+    os.environ["RANK_TABLE_FILE"] = str(file_of(Path(table)))  # HCCL reads it, too
+    return read_hosts(Path(table))

@@ -13,6 +13,17 @@ require_number() { # NAME VALUE LEAST
     [[ $2 =~ ^(0|[1-9][0-9]{0,8})$ && $2 -ge $3 ]] || fail 2 "$1=$2 is no whole number from $3 up"
 }
 
+take_number() { # VARIABLE DEFAULT LEAST NAME…: from the first of these variables that is set
+    local name found=$2
+    for name in "${@:4}"; do
+        [[ -n ${!name:-} ]] || continue
+        require_number "$name" "${!name}" "$3"
+        found=${!name}
+        break
+    done
+    printf -v "$1" %s "$found"
+}
+
 absolute() { # VARIABLE: its path, seen from the caller's working directory
     [[ -n ${!1} ]] || fail 2 "--$1= is empty"
     [[ ${!1} == /* ]] || printf -v "$1" '%s/%s' "$PWD" "${!1}"
@@ -20,8 +31,8 @@ absolute() { # VARIABLE: its path, seen from the caller's working directory
 
 # The card, which is also the name of the folder of logs, and the interpreter.
 prepare() {
-    export ASCEND_DEVICE_ID=${ASCEND_DEVICE_ID:-${NPU_CALCULATE_DEVICE:-0}}
-    require_number ASCEND_DEVICE_ID "$ASCEND_DEVICE_ID" 0
+    take_number ASCEND_DEVICE_ID 0 0 ASCEND_DEVICE_ID NPU_CALCULATE_DEVICE
+    export ASCEND_DEVICE_ID
     export NPU_CALCULATE_DEVICE=${NPU_CALCULATE_DEVICE:-$ASCEND_DEVICE_ID}
     export JOB_ID=${JOB_ID:-10087} PYTHONUNBUFFERED=${PYTHONUNBUFFERED:-1}
     if [[ -z ${PYTHON:-} ]]; then

@@ -18,6 +18,7 @@ $SUMMARY
 EOF
     [[ -z $distributed ]] || cat <<EOF
   --nproc=N             processes on this machine, one per card (default: MA_NUM_GPUS, or 8)
+                        where RANK_SIZE is set, that over the machines in place of 8
 EOF
     cat <<EOF
   --help                this text
@@ -29,7 +30,8 @@ EOF
     [[ -z $distributed ]] || cat <<EOF
 Several machines: NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT (default 29500) as for torchrun, or
 ModelArts' MA_NUM_HOSTS, VC_TASK_INDEX, VC_WORKER_HOSTS. Where the platform starts this script once
-per card (RANK_TABLE_FILE, RANK_ID, RANK_SIZE), each start is one process of the training.
+per card (RANK_ID, RANK_SIZE, and RANK_TABLE_FILE or the first machine's address), each start is one
+process of the training.
 EOF
 }
 
@@ -76,20 +78,16 @@ parse_options() {
 # training), starter (the words before train.py) and node; `reports` is empty where another
 # machine or process writes the results and prints the figures.
 plan_processes() {
-    local nodes=${NNODES:-${MA_NUM_HOSTS:-1}} master=${MASTER_ADDR:-${VC_WORKER_HOSTS:-}} cores
-    node=${NODE_RANK:-${VC_TASK_INDEX:-0}} starter=("$PYTHON")
+    local master=${MASTER_ADDR:-${VC_WORKER_HOSTS:-}} port cores
+    starter=("$PYTHON")
     if [[ -z $distributed ]]; then
         [[ ${RANK_SIZE:-1} == 1 ]] ||
             printf 'warning: RANK_SIZE=%s ignored: this script trains on one card\n' "$RANK_SIZE" >&2
         unset RANK_TABLE_FILE WORLD_SIZE RANK LOCAL_RANK
         export RANK_SIZE=1 RANK_ID=0
-        node=0
         return
     fi
-    require_number NNODES "$nodes" 1
-    require_number NODE_RANK "$node" 0
-    if [[ -n ${RANK_TABLE_FILE:-} && -n ${RANK_ID:-} && ${RANK_SIZE:-1} != 1 ]]; then
-        require_number RANK_SIZE "$RANK_SIZE" 2
+    if [[ -n ${RANK_TABLE_FILE:-}$master && -n ${RANK_ID:-} && ${RANK_SIZE:-1} != 1 ]]; then
         require_number RANK_ID "$RANK_ID" 0
         output_path=${output_path:-$output/0/ckpt} # one folder for all ranks
         ((RANK_ID == 0)) || reports=
@@ -104,12 +102,15 @@ plan_processes() {
     starter+=("$ROOT/test/torchrun.py" "--nproc-per-node=$cards")
     if ((nodes == 1)); then
         starter+=(--standalone --local-addr=127.0.0.1)
-        node=0
         return
     fi
+    take_number node 0 0 NODE_RANK VC_TASK_INDEX
+    take_number port 29500 1 MASTER_PORT
+    ((node < nodes)) || fail 2 "NODE_RANK=$node with NNODES=$nodes; machines count from 0"
+    ((port <= 65535)) || fail 2 "MASTER_PORT=$port is no port; expected 1 to 65535"
     [[ -n $master ]] || fail 2 "NNODES=$nodes needs MASTER_ADDR, the address of the first machine"
     starter+=("--nnodes=$nodes" "--node-rank=$node" "--master-addr=${master%%,*}"
-        "--master-port=${MASTER_PORT:-29500}")
+        "--master-port=$port")
     ((node == 0)) || reports=
 }
 
@@ -231,12 +232,15 @@ lock_folder() {
 # arguments follow.
 train() { # KIND CARDS EPOCHS BATCH_SIZE LR ARGUMENT…
     local kind=$1 cards=$2 train_epochs=$3 batch_size=$4 lr=$5 train_steps=0 data_path='' extra=()
-    local output_path='' resume='' distributed='' reports=yes starter=() node=0
+    local output_path='' resume='' distributed='' reports=yes starter=() node=0 nodes=1 size
     local output folder log seconds status=0 options aside=''
     shift 5
     if ((cards > 1)); then
-        distributed=yes cards=${MA_NUM_GPUS:-$cards} # as many as the platform gives
-        require_number MA_NUM_GPUS "$cards" 1
+        distributed=yes
+        take_number nodes 1 1 NNODES MA_NUM_HOSTS
+        take_number size 0 0 RANK_SIZE
+        ((size < 2)) || cards=$(((size + nodes - 1) / nodes)) # as many as the platform gives
+        take_number cards "$cards" 1 MA_NUM_GPUS
     fi
     parse_options "$@"
     [[ $kind == acc ]] || export TASK_QUEUE_ENABLE=${TASK_QUEUE_ENABLE:-2}

@@ -213,6 +213,7 @@ def test_fifty_input_files_are_named(
     [
         ({}, "1p"),
         ({"RANK_SIZE": "1", "MA_NUM_HOSTS": "1", "MA_NUM_GPUS": ""}, "1p"),
+        ({"RANK_SIZE": "0", "MA_NUM_GPUS": "0"}, "1p"),
         ({"RANK_SIZE": "8"}, "8p"),
         ({"RANK_SIZE": "1", "MA_NUM_HOSTS": "2"}, "8p"),
         ({"MA_NUM_GPUS": "4"}, "8p"),

@@ -155,7 +155,7 @@ def test_alone(variables: pytest.MonkeyPatch) -> None:
 
 def test_torchrun_wins(variables: pytest.MonkeyPatch) -> None:
     set_all(variables, RANK="3", WORLD_SIZE="4", LOCAL_RANK="1", RANK_SIZE="8", RANK_ID="7")
-    set_all(variables, RANK_TABLE_FILE="/t.json")
+    set_all(variables, RANK_TABLE_FILE="/t.json", MASTER_ADDR="first", MASTER_PORT="29500")
     assert read_environment() == Launch(3, 4, 1)
     assert "RANK_TABLE_FILE" not in os.environ  # torch_npu would build HCCL from it
 
@@ -167,7 +167,33 @@ def test_the_first_process_of_torchrun(
     variables: pytest.MonkeyPatch, values: tuple[str, ...], launch: Launch
 ) -> None:
     set_all(variables, **dict(zip(("RANK", "WORLD_SIZE", "LOCAL_RANK"), values, strict=True)))
+    set_all(variables, MASTER_ADDR="first", MASTER_PORT="29500")
     assert read_environment() == launch
+
+
+TORCHRUN = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "first", "MASTER_PORT": "29500"}
+ASCEND = {"RANK_ID": "0", "RANK_SIZE": "2", "MASTER_ADDR": "first"}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (TORCHRUN | {"RANK": "2"}, "RANK=2 with WORLD_SIZE=2; ranks count from 0"),
+        (TORCHRUN | {"MASTER_ADDR": ""}, "MASTER_ADDR is not set, which WORLD_SIZE=2 needs"),
+        (TORCHRUN | {"MASTER_PORT": ""}, "MASTER_PORT is not set, which WORLD_SIZE=2 needs"),
+        (TORCHRUN | {"MASTER_PORT": "99999"}, "MASTER_PORT=99999 is no port; expected 1 to 65535"),
+        (ASCEND | {"RANK_ID": "2"}, "RANK_ID=2 with RANK_SIZE=2; ranks count from 0"),
+        (ASCEND | {"MASTER_PORT": "abc"}, "MASTER_PORT: 'abc' is not a whole number"),
+        (ASCEND | {"MASTER_PORT": "0"}, "MASTER_PORT=0 is no port"),
+    ],
+)
+def test_what_a_launcher_says_wrong(
+    variables: pytest.MonkeyPatch, values: dict[str, str], message: str
+) -> None:
+    """Processes would wait half an hour for each other, or end in a traceback."""
+    set_all(variables, **values)
+    with pytest.raises(UserError, match=message):
+        read_environment()
 
 
 @pytest.fixture
@@ -213,6 +239,7 @@ def test_ascend_launch_on_several_hosts(variables: pytest.MonkeyPatch) -> None:
     read_environment()
     assert master()[0] == "first"
     assert os.environ["LOCAL_WORLD_SIZE"] == "8"
+    assert "RANK_TABLE_FILE" not in os.environ  # nobody waits until it is complete
 
 
 @pytest.fixture
@@ -437,6 +464,9 @@ def test_contradictions_are_errors(variables: pytest.MonkeyPatch, tmp_path: Path
         ({"NPU_CALCULATE_DEVICE": "3"}, 3),
         ({"ASCEND_DEVICE_ID": "5", "NPU_CALCULATE_DEVICE": "3"}, 5),
         ({"ASCEND_RT_VISIBLE_DEVICES": "5,6", "ASCEND_DEVICE_ID": "5"}, 0),
+        ({"ASCEND_RT_VISIBLE_DEVICES": "5, 6", "ASCEND_DEVICE_ID": "6"}, 1),
+        ({"ASCEND_RT_VISIBLE_DEVICES": "5,6", "ASCEND_DEVICE_ID": "0"}, 0),
+        ({"ASCEND_RT_VISIBLE_DEVICES": "5", "ASCEND_DEVICE_ID": "2"}, 0),
     ],
 )
 def test_the_card_that_the_platform_names(
@@ -466,6 +496,20 @@ def test_more_processes_than_cards(
     assert str(error.value) == (
         f"{kind}:2 is not there, this machine shows 2; see {variable} and the number of processes"
     )
+
+
+def test_a_card_that_fails_at_its_first_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    def set_device(_: str) -> None:
+        raise RuntimeError("NPU function error: aclrtSetDevice, error code is 507033\n[ERROR] more")
+
+    card = types.SimpleNamespace(device_count=lambda: 1, set_device=set_device)
+    monkeypatch.setattr(device, "why_no_npu", lambda: "")
+    monkeypatch.setattr(torch, "device", lambda *words: ":".join(map(str, words)))
+    monkeypatch.setattr(device, "module", lambda _: card)
+    with pytest.raises(RunError) as error:
+        device.choose_device("npu", local_rank=0)
+    why = "NPU function error: aclrtSetDevice, error code is 507033"
+    assert str(error.value) == f"npu:0 cannot be used ({why}); see train.py --check"
 
 
 def test_the_cpu_is_always_there() -> None:

@@ -83,6 +83,39 @@ def test_a_number_of_cards_that_is_none(launcher):
     assert "MA_NUM_GPUS=all is no whole number" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("platform", "cards"),
+    [
+        ({"RANK_SIZE": "2"}, "2"),
+        ({"RANK_SIZE": "4", "NNODES": "2", "MASTER_ADDR": "a"}, "2"),
+        ({"RANK_SIZE": "2", "MA_NUM_GPUS": "4"}, "4"),
+        ({"RANK_SIZE": "1"}, "8"),
+        ({"RANK_SIZE": "0"}, "8"),
+    ],
+)
+def test_the_number_of_processes_that_the_platform_names(launcher, platform: dict, cards: str):
+    done = launcher.run("full_8p", **platform)
+    assert done.returncode == 0, done.stderr
+    assert launcher.calls()[0]["argv"][0] == f"--nproc-per-node={cards}"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"NODE_RANK": "2"}, "NODE_RANK=2 with NNODES=2; machines count from 0"),
+        ({"MASTER_PORT": "abc"}, "MASTER_PORT=abc is no whole number"),
+        ({"MA_NUM_HOSTS": "x", "NNODES": ""}, "MA_NUM_HOSTS=x is no whole number"),
+        ({"VC_TASK_INDEX": "x"}, "VC_TASK_INDEX=x is no whole number"),
+        ({"NPU_CALCULATE_DEVICE": "x"}, "NPU_CALCULATE_DEVICE=x is no whole number"),
+    ],
+)
+def test_what_the_platform_says_wrong(launcher, wrong: dict, message: str):
+    done = launcher.run("full_8p", **({"NNODES": "2", "MASTER_ADDR": "a"} | wrong))
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {message}")
+    assert not launcher.output().exists()
+
+
 def test_torchrun_gets_no_rank_table(launcher):
     """torch_npu would build HCCL from it."""
     assert launcher.run("full_8p", RANK_TABLE_FILE="/t.json").returncode == 0
@@ -115,8 +148,9 @@ def test_several_machines_need_the_first_ones_address(launcher):
 
 
 @pytest.mark.parametrize("rank", ["0", "1"])
-def test_platform_starts_each_card_itself(launcher, rank: str):
-    platform = {"RANK_TABLE_FILE": "/t.json", "RANK_SIZE": "2", "RANK_ID": rank}
+@pytest.mark.parametrize("name", ["RANK_TABLE_FILE", "MASTER_ADDR", "VC_WORKER_HOSTS"])
+def test_platform_starts_each_card_itself(launcher, rank: str, name: str):
+    platform = {name: "/t.json", "RANK_SIZE": "2", "RANK_ID": rank}
     done = launcher.run("full_8p", ASCEND_DEVICE_ID=rank, **platform)
     assert done.returncode == 0, done.stderr
     (call,) = launcher.calls()
