@@ -78,7 +78,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     if missing:
         raise UserError(f"export needs {' and '.join(missing)}; pip install {' '.join(missing)}")
     check_writable(args.output)
-    from inference.onnx_graph import build, largest_difference
+    try:
+        from inference.onnx_graph import build, largest_difference
+    except ImportError as error:
+        raise UserError(
+            f"onnx or onnxruntime cannot be imported ({error}); exporting needs no NPU: take an "
+            f"environment without requirements-npu.txt"
+        ) from None
 
     weights = args.weights or shipped_weights(args.scale)
     model = load_weights(weights)

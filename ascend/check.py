@@ -2,6 +2,7 @@
 
 import importlib
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ascend.installed import Finding, find
@@ -50,7 +51,8 @@ def check(
         return _conclude(_print([failure, *judge(found, why)]))
     why_no_npu = device.why_no_npu() if found.torch_npu else ""
     if found.torch_npu and not why_no_npu:
-        found = found._replace(chip=device.describe(device.torch.device("npu", 0)))
+        with suppress(RuntimeError):  # a card that fails; the step will tell
+            found = found._replace(chip=device.describe(device.torch.device("npu", 0)))
     problems = _print(judge(found, why_no_npu))
     agrees, summary = trial.compare(training_step, recipe, device_name, precision_name, loss_scale)
     return _conclude(problems + (not agrees), summary)

@@ -1,5 +1,6 @@
 """Which torch, torch_npu and CANN fit together."""
 
+import re
 from typing import NamedTuple
 
 from packaging.version import InvalidVersion, Version
@@ -7,6 +8,7 @@ from packaging.version import InvalidVersion, Version
 from ascend.installed import Finding
 
 UNKNOWN = Version("0")  # what is no version
+EARLY = re.compile(r"(?<=RC\d)[.-]?(alpha|beta)[.\d]*$", re.IGNORECASE)
 
 
 class Release(NamedTuple):
@@ -41,9 +43,10 @@ RELEASES = (
 
 
 def order(version: str) -> Version:
-    """Return what versions are ordered by, without what comes after a plus: 2.13.0+cpu."""
+    """Return what versions are ordered by: 2.13.0 of 2.13.0+cpu, 8.2.RC1 of 8.2.RC1.alpha003."""
+    whole = EARLY.sub("", version)
     try:
-        return Version(Version(version).public)
+        return Version(Version(whole).public)
     except InvalidVersion:
         return UNKNOWN
 

@@ -3,9 +3,13 @@
 Called by the 8p scripts with torchrun's own arguments; a signal is passed on to every process.
 """
 
+import os
 import signal
 import sys
 
+os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")  # as train.py has it, which tells why
+
+# isort: split
 from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.run import main

@@ -33,7 +33,7 @@ class Recorder:
         self.folder = folder
         self.metrics: list[dict[str, Any]] = []
         self.timing: list[dict[str, Any]] = []
-        self.events = _summary_writer(folder) if tensorboard else None
+        self.events = summary_writer()(str(folder)) if tensorboard else None
 
     def describe(self, args: dict[str, Any], **environment: Any) -> None:
         """Write args.json and environment.json."""
@@ -106,9 +106,12 @@ def _table(columns: tuple[str, ...], rows: list[dict[str, Any]]) -> bytes:
     return text.getvalue().encode()
 
 
-def _summary_writer(folder: Path) -> Any:
+def summary_writer() -> Any:
+    """Return TensorBoard's writer, a class, or raise UserError."""
     try:
         from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415  optional, and slow
-    except ImportError:
-        raise UserError("--tensorboard needs TensorBoard; pip install tensorboard") from None
-    return SummaryWriter(str(folder))
+    except ImportError as error:
+        raise UserError(
+            f"--tensorboard needs TensorBoard ({error}); pip install tensorboard"
+        ) from None
+    return SummaryWriter

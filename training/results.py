@@ -19,7 +19,7 @@ from runtime.errors import RunError, UserError, printable
 from runtime.files import file_name, whole_file, write_bytes
 from training import checkpoint
 from training.evaluation import Evaluator
-from training.recorder import Recorder
+from training.recorder import Recorder, summary_writer
 from training.state import TrainingState
 
 LOCK = ".lock"
@@ -53,6 +53,8 @@ class Results:
         elsewhere: bool = False,
     ) -> None:
         self.folder, self.options, self.save_every = folder, options, save_every
+        if tensorboard:
+            summary_writer()  # before anything is moved
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self.lock = _lock(folder)

@@ -1,5 +1,7 @@
 """train.py --check, run: its trial of a step, and what it says where something is missing."""
 
+import os
+import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -7,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from commands import assert_one_line_error, run
+from commands import ROOT, assert_one_line_error, run
 
 from ascend import trial
 from ascend.check import check
@@ -226,6 +228,7 @@ def test_a_machine_without_what_versions_are_compared_with(
         ("", "Ascend910A", True, "problems: 2, see above"),
         ("torch_npu finds no card", "unknown", True, "fine: a sentence"),
         ("", "Ascend910_9382", False, "problems: 1, see above"),
+        ("", "", False, "problems: 1, see above"),
     ],
 )
 def test_an_npu_is_judged_by_the_name_that_it_tells(
@@ -237,9 +240,15 @@ def test_an_npu_is_judged_by_the_name_that_it_tells(
     end: str,
 ) -> None:
     """With CANN 9.2 and its torch_npu, both too new for a chip of the first generation."""
+
+    def describe(device: str) -> str:
+        if not chip:
+            raise RuntimeError("Initialize:NPU function error: aclInit, error code is 500001")
+        return {"npu:0": chip}[device]
+
     device = SimpleNamespace(
         why_no_npu=lambda: why,
-        describe={"npu:0": chip}.__getitem__,
+        describe=describe,
         torch=SimpleNamespace(device=lambda kind, number: f"{kind}:{number}"),
     )
     step = SimpleNamespace(compare=lambda *_: (agrees, "a sentence"))
@@ -332,6 +341,15 @@ def test_torch_npu_without_cann(torch_npu_without_cann: Path, autoload: str) -> 
     assert ("one step" in result.stdout) == (not autoload)
     assert ("training cannot be imported" in result.stdout) == bool(autoload)
     assert result.stdout.splitlines()[-1] == f"problems: {2 if autoload else 1}, see above"
+
+
+def test_the_launcher_loads_no_torch_npu_that_fails(torch_npu_without_cann: Path) -> None:
+    """A process that it starts tells why there is no NPU, and goes on."""
+    program = [sys.executable, ROOT / "test/torchrun.py", "--help"]
+    as_in_a_script = ["env", "-u", "TORCH_DEVICE_BACKEND_AUTOLOAD", *program]
+    environment = os.environ | {"PYTHONPATH": str(torch_npu_without_cann)}
+    result = subprocess.run(as_in_a_script, env=environment, capture_output=True, check=False)
+    assert result.returncode == 0, result.stderr
 
 
 def test_a_machine_without_torch(tmp_path: Path) -> None:

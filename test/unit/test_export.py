@@ -192,6 +192,17 @@ def test_without_onnxruntime(arguments, monkeypatch: pytest.MonkeyPatch) -> None
         export.main()
 
 
+def test_an_onnx_that_cannot_be_loaded(arguments, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with the protobuf of CANN, which is too old for it."""
+    path = arguments("--weights", "w.pth")
+    monkeypatch.delitem(sys.modules, "inference.onnx_graph", raising=False)
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    with pytest.raises(UserError, match=r"onnx .*cannot be imported \(.*onnx.*\); .*environment"):
+        export.main()
+    assert not path.exists()
+
+
 def test_what_is_not_asked_for() -> None:
     args = vars(export.parse_args([]))
     expected = {"weights": None, "scale": 3, "size": None, "fp16": False, "opset": 11}

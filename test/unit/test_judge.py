@@ -105,6 +105,12 @@ def test_numpy_that_cann_cannot_use(cann: str, numpy: str, mend: str) -> None:
         assert found[0].endswith(mend)
 
 
+@pytest.mark.parametrize("version", ["8.2.RC1.alpha003", "8.2.RC1-beta.1", "8.2.rc1.alpha1"])
+def test_an_early_version_of_a_cann_is_taken_for_it(version: str) -> None:
+    found = with_cann("8.2.RC1", numpy="1.26.4")
+    assert problems(found._replace(cann=Cann(HOME, version, True))) == []
+
+
 def test_packages_that_cann_imports() -> None:
     missing = ("decorator", "protobuf==3.20.*")
     (problem,) = problems(with_cann("9.0.0", cann_missing=missing))

@@ -108,5 +108,7 @@ def test_tensorboard_events_go_by_the_step(tmp_path: Path) -> None:
 
 def test_without_tensorboard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(UserError, match="pip install tensorboard"):
+    with pytest.raises(
+        UserError, match=r"--tensorboard needs .*torch.utils.tensorboard.*; pip install t"
+    ):
         Recorder(tmp_path, True)

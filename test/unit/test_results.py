@@ -4,6 +4,7 @@ import errno
 import fcntl
 import os
 import re
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -174,6 +175,16 @@ def test_earlier_results_are_moved_aside_and_numbered(
         made.save_checkpoint(new_state(REFERENCE, 6))
         os.close(made.lock)
         (folder / "checkpoint_0.pt").unlink()
+
+
+def test_without_tensorboard_earlier_results_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "best.pth").touch()
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(UserError, match=r"^--tensorboard needs .*; pip install tensorboard"):
+        Results(tmp_path, {}, tensorboard=True)
+    assert (tmp_path / "best.pth").exists()
 
 
 def test_the_stamp_of_what_is_moved_aside_tells_when(tmp_path: Path) -> None:
