@@ -6,6 +6,7 @@ import sys
 import numpy as np
 from PIL import Image, ImageCms, ImageFile
 
+from imaging.kinds import PictureError, in_deep_planes
 from imaging.metadata import Carried
 
 Picture = Image.Image | np.ndarray  # mode L, LA, RGB, RGBA; or of 16 bits, uint16 H×W×C
@@ -83,7 +84,13 @@ def levels(image: ImageFile.ImageFile, data: bytes, kind: str) -> np.ndarray | N
     """
     raw = rawmode(image)
     found: np.ndarray
-    if is_deep_grey(image):
+    if in_deep_planes(image):
+        if image.mode not in ("RGB", "RGBA"):
+            raise PictureError("16 bits a channel in planes; convert it to RGB first")
+        import tifffile  # noqa: PLC0415 - loads slowly, needed seldom
+
+        found = np.moveaxis(tifffile.imread(io.BytesIO(data), key=0), 0, 2)
+    elif is_deep_grey(image):
         found = np.asarray(image).astype(np.uint32)[..., None]
         most = 4095 if raw.startswith("I;12") else 65535
         if getattr(image, "tag_v2", {}).get(262) == 0:  # white is zero

@@ -53,6 +53,13 @@ def several(image: Image.Image) -> str:
     return f"has {frames} frames or pages; save the one you want alone" if frames > 1 else ""
 
 
+def in_deep_planes(image: Image.Image) -> bool:
+    """Tell a TIFF of uncompressed planes of 16 bits, each of which Pillow takes for one of 8."""
+    tags = getattr(image, "tag_v2", {})  # planar configuration, compression, bits of each sample
+    deep = tags.get(284) == 2 and tags.get(259, 1) == 1 and 16 in tags.get(258, ())
+    return deep and len(image.getbands()) > 1
+
+
 def by_content(head: bytes) -> str | None:
     """Return the format of a file by its first bytes, as Pillow names it."""
     head = head[:HEAD]

@@ -54,10 +54,10 @@ class Carried:
         entry = self.exif.first.get(ifd.EXIF) if self.exif else None
         return entry.directory if entry else {}
 
-    def orientation(self) -> int:
+    def orientation(self, by_xmp: bool = True) -> int:
         """Return 1–8: how the picture is to be turned, by EXIF or else by XMP."""
         found = self.exif.numbers(ORIENTATION) if self.exif else []
-        if not found:
+        if not found and by_xmp:
             found = [int(n) for n in re.findall(rb'tiff:Orientation(?:="|>)([1-8])', self.xmp)]
         return found[0] if found and found[0] in range(1, 9) else 1
 

@@ -11,7 +11,16 @@ from PIL import ImageFile
 from imaging import decoding, ifd, memory, saving
 from imaging.containers import split
 from imaging.decoding import Picture
-from imaging.kinds import FORMATS, PictureError, TooLarge, kind_of, saved_as, saved_suffix, several
+from imaging.kinds import (
+    FORMATS,
+    PictureError,
+    TooLarge,
+    in_deep_planes,
+    kind_of,
+    saved_as,
+    saved_suffix,
+    several,
+)
 from imaging.metadata import Carried
 from runtime.memory import available_memory
 
@@ -92,7 +101,11 @@ def open_photo(
         raise
     except FileNotFoundError:
         raise PictureError("no such file or folder") from None
-    except SyntaxError:
+    except SyntaxError as error:
+        if str(error) == "unknown pixel mode":  # of TIFF
+            raise PictureError(
+                "pixels of a kind that Pillow does not read; convert it to RGB"
+            ) from None
         raise PictureError("not a picture, or a broken one") from None
     except Exception as error:  # a decoder may raise anything at a broken file
         raise PictureError(f"cannot be read ({one_line(error)})") from None
@@ -123,8 +136,8 @@ def _check(
         raise PictureError(
             f"{kept} holds {longest} pixels a side, x{scale} needs {side}; save it as PNG first"
         )
-    deep = len(image.getbands()) if ";16" in decoding.rawmode(image) else 0
-    need = memory.needed(*image.size, scale, kept, deep)
+    deep = ";16" in decoding.rawmode(image) or in_deep_planes(image)
+    need = memory.needed(*image.size, scale, kept, len(image.getbands()) if deep else 0)
     room = available_memory() if room is None else room
     if need > room:
         raise PictureError(
@@ -143,7 +156,8 @@ def _decode(
 ) -> Photo:
     if kind not in ("PNG", "JPEG", "TIFF"):
         carried.take_info(image.info)
-    turn = 1 if kind in ("AVIF", "HEIF") else carried.orientation()  # those decoders turn it
+    # HEIF's decoder turns it; AVIF's tells, as EXIF, what the format itself has for that.
+    turn = 1 if kind == "HEIF" else carried.orientation(by_xmp=kind != "AVIF")
     picture = decoding.turned(decoding.pixels(image, stripped, kind, carried), turn)
     photo = Photo(picture, saved_as(kind), {}, carried=carried)
     carried.settle(*(scale * length for length in photo.size))

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from PIL import Image
 
-from imaging.kinds import several
+from imaging.kinds import in_deep_planes, several
 from runtime.errors import UserError, printable
 from runtime.files import is_file
 
@@ -99,6 +99,8 @@ def open_image(path: Path) -> Image.Image:
     try:
         with Image.open(path) as image:
             why = several(image)
+            if in_deep_planes(image):
+                why = "has 16 bits a channel in planes; save it with 8 bits a channel"
             image.load()
     except UNREADABLE as error:
         raise unreadable(path, error) from None

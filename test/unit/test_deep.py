@@ -2,6 +2,7 @@
 
 import io
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from imaging.enlarge import bicubic_only, enlarge
 from imaging.metrics import psnr
 from imaging.photo import open_photo
 from imaging.resize import BICUBIC
+from imaging.sources import ImageError, open_image
 from inference.restore import restore
 from inference.upscaler import Upscaler
 from inference.weights import shipped_weights
@@ -104,6 +106,21 @@ def test_tiff_of_16_bits(channels: int, order: str, compression: str | None) -> 
     result = read_back(photo, enlarge(photo.image, 2, bicubic_only, 0))
     assert result.dtype == np.uint16
     assert (result == enlarge(levels, 2, bicubic_only, 0)).all()
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+@pytest.mark.parametrize("order", "<>")
+def test_a_tiff_of_16_bits_in_planes(channels: int, order: str, tmp_path: Path) -> None:
+    """Pillow takes such planes, uncompressed, for 8 bits, and every other byte for a pixel."""
+    levels = COLOURS[..., :channels]
+    options = {"byteorder": order, "photometric": "rgb", "planarconfig": "separate"}
+    if channels == 4:
+        options["extrasamples"] = ["unassalpha"]
+    data = tiff_16(np.moveaxis(levels, 2, 0), metadata=None, **options)
+    assert (open_photo(io.BytesIO(data), "a.tif", 2).image == levels).all()
+    (tmp_path / "a.tif").write_bytes(data)
+    with pytest.raises(ImageError, match=r"a\.tif has 16 bits .* in planes; save it with 8 bits"):
+        open_image(tmp_path / "a.tif")
 
 
 def test_colours_are_enlarged_in_16_bits(shipped: Upscaler) -> None:

@@ -106,6 +106,19 @@ def test_orientation_is_applied(orientation: int) -> None:
     assert result.tobytes() == through(upright, "a.png").tobytes()
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_an_avif_is_turned_as_any_other(orientation: int, tmp_path: Path) -> None:
+    """Pillow does not turn it, as it does HEIF; what XMP says of it is another program's."""
+    shown = {}
+    for name in ("a.avif", "a.png"):
+        coffee(40, 30).save(tmp_path / name, exif=camera_exif(orientation))
+        shown[name] = np.asarray(open_photo(tmp_path / name, name, 2).image).astype(int)
+    assert np.abs(shown["a.avif"] - shown["a.png"]).mean() < 5
+    xmp = b'<x:xmpmeta tiff:Orientation="6"/>'
+    coffee(40, 30).save(tmp_path / "b.avif", xmp=xmp)
+    assert open_photo(tmp_path / "b.avif", "b.avif", 2).size == (40, 30)
+
+
 @pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp", "a.tif"])
 def test_metadata_is_kept(name: str, tmp_path: Path) -> None:
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -144,6 +157,12 @@ def written(image: Image.Image, kind: str, **options) -> bytes:
     return file.getvalue()
 
 
+def tiff(levels: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    tifffile.imwrite(file, levels, photometric="rgb")
+    return file.getvalue()
+
+
 def refused() -> dict[str, tuple[str, bytes, str]]:
     """Return name, bytes and the words of the refusal, of pictures that cannot be enlarged."""
     image = coffee(40, 30)
@@ -155,6 +174,7 @@ def refused() -> dict[str, tuple[str, bytes, str]]:
         "pages": ("a.tif", written(image, "TIFF", **more), "2 frames or pages"),
         "lab": ("a.tif", written(image.convert("LAB"), "TIFF"), "LAB pixels"),
         "float": ("a.tif", written(image.convert("F"), "TIFF"), "floating-point pixels"),
+        "float colours": ("a.tif", tiff(np.zeros((9, 9, 3), np.float32)), "Pillow does not read"),
         "truncated png": ("a.png", written(image, "PNG")[:900], "cannot be read"),
         "truncated jpeg": ("a.jpg", written(image, "JPEG")[:800], "truncated"),
         "empty": ("a.png", b"", r"it is empty \(0 bytes\); look at where it came from"),
