@@ -53,7 +53,7 @@ def plan(
             raise PictureError(f"standard output takes one picture, not {len(wanted)}")
         made.work = {STREAM: next(iter(wanted))}
         return made
-    originals = {source.resolve() for source in wanted if isinstance(source, Path)}
+    originals = {_real(source) for source in wanted if isinstance(source, Path)}
     takers: dict[Path, list[Place]] = {}
     for source, target in wanted.items():
         if not any(_same(source, other) for other in takers.setdefault(target, [])):
@@ -106,6 +106,11 @@ def _result(path: Path, ending: str) -> str:
     return f"{path.stem}{ending}{saved_suffix(path.name, head)}"
 
 
+def _real(path: Path) -> Path:
+    """Return where links lead to; Path.resolve raises at a loop of them, until Python 3.13."""
+    return Path(os.path.realpath(path))
+
+
 def _is_folder(path: Path) -> bool:
     return os.path.isdir(path)  # noqa: PTH112 - Path.is_dir may raise PermissionError, until 3.14
 
@@ -119,7 +124,7 @@ def _may_be_file(path: Path) -> bool:
 
 def _same(one: Place, other: Place) -> bool:
     if isinstance(one, Path) and isinstance(other, Path):
-        return one == other or one.resolve() == other.resolve()
+        return one == other or _real(one) == _real(other)
     return one == other
 
 
@@ -131,7 +136,7 @@ def _trouble(target: Path, sources: list, originals: set[Path], writable: dict) 
     if len(os.fsencode(target.name)) > LONGEST_NAME:
         return f"the name {target.name} is longer than {LONGEST_NAME} bytes; --suffix shortens it"
     try:
-        if target.resolve() in originals:
+        if _real(target) in originals:
             return f"would become {target}, which is to be enlarged, too"
         if target.is_dir():
             return f"would become {target}, which is a folder"
@@ -166,24 +171,25 @@ def _pictures_in(folder: Path, output: Place, recursive: bool, made: Plan) -> di
     def unreadable(error: OSError) -> None:
         made.folders[Path(error.filename)] = f"cannot be read ({error.strerror})"
 
-    avoided = output.resolve() if isinstance(output, Path) else None
-    if avoided == folder.resolve():
+    avoided = _real(output) if isinstance(output, Path) else None
+    if avoided == _real(folder):
         raise PictureError(f"--output {output} is the folder of the pictures; name another one")
     for place, folders, files in os.walk(folder, onerror=unreadable):
         here = Path(place)
         for name in sorted(files):
             path = here / name
-            if path.suffix.lower() in FORMATS and _may_be_file(path):
+            hidden = name.startswith(".")  # as what macOS leaves beside each picture, ._photo.jpg
+            if path.suffix.lower() in FORMATS and not hidden and _may_be_file(path):
                 found[path] = here.relative_to(folder)
             else:
                 others.append(name)
         if not recursive:
             unentered = len(folders)
             break
-        folders[:] = sorted(f for f in folders if (here / f).resolve() != avoided)
+        folders[:] = sorted(f for f in folders if _real(here / f) != avoided)
     if others:
         names = ", ".join(others[:SHOWN]) + (", …" if len(others) > SHOWN else "")
-        made.notes.append(f"{folder}: skipped {len(others)} that are no pictures: {names}")
+        made.notes.append(f"{folder}: skipped {len(others)} (no pictures, or hidden): {names}")
     if unentered:
         made.notes.append(f"{folder}: {unentered} subfolders not entered; --recursive does")
     if not found and folder not in made.folders:

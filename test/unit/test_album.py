@@ -75,7 +75,7 @@ def test_a_folder_is_mirrored_and_what_is_skipped_is_named(tmp_path: Path) -> No
     made = album.plan([folder], out, "_x2")
     assert list(made.work) == [out / "a_x2.png"]
     assert made.notes == [
-        f"{folder}: skipped 3 that are no pictures: Thumbs.db, loop.png, notes.txt",
+        f"{folder}: skipped 3 (no pictures, or hidden): Thumbs.db, loop.png, notes.txt",
         f"{folder}: 2 subfolders not entered; --recursive does",
     ]
     made = album.plan([folder], out, "_x2", recursive=True)
@@ -87,6 +87,25 @@ def test_a_folder_is_mirrored_and_what_is_skipped_is_named(tmp_path: Path) -> No
     made = album.plan([empty], out, "")
     assert (list(made.folders), made.refused) == ([empty], {}), "a folder is no picture"
     assert made.folders[empty].startswith("no pictures in it; expected .png, .jpg")
+
+
+def test_what_macos_leaves_beside_a_picture_is_none(tmp_path: Path) -> None:
+    save(tmp_path / "in/a.png")
+    save(tmp_path / "in/.hidden.png")
+    (tmp_path / "in/._a.png").write_bytes(b"\0\5\x16\7")
+    made = album.plan([tmp_path / "in"], tmp_path / "out", "_x2")
+    assert list(made.work) == [tmp_path / "out/a_x2.png"]
+    skipped = f"{tmp_path / 'in'}: skipped 2 (no pictures, or hidden): ._a.png, .hidden.png"
+    assert made.notes == [skipped]
+    named = album.plan([tmp_path / "in/.hidden.png"], tmp_path / "out", "_x2")
+    assert list(named.work) == [tmp_path / "out/.hidden_x2.png"]
+
+
+def test_a_loop_of_links_is_one_pictures_fault(tmp_path: Path) -> None:
+    picture, loop = save(tmp_path / "a.png"), tmp_path / "loop.png"
+    loop.symlink_to("loop.png")
+    made = album.plan([picture, loop], tmp_path / "out", "_x2")
+    assert picture in made.work.values()
 
 
 def test_a_folder_without_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
