@@ -26,16 +26,16 @@ def whole_file(path: Path | str) -> Iterator[Path]:
     Raises:
         RunError: it cannot be written; the former file, if any, is untouched.
     """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name[:SHOWN]}.{secrets.token_hex(8)}.tmp")
+    place = Path(os.path.realpath(path))  # of what a link leads to; the link stays
+    temporary = place.with_name(f".{place.name[:SHOWN]}.{secrets.token_hex(8)}.tmp")
     try:
-        _refuse_folder(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _refuse_others(place)
+        place.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        temporary.replace(path)
-        _flush_name(path.parent)
+        temporary.replace(place)
+        _flush_name(place.parent)
     except OSError as error:
         raise RunError(f"cannot write {path}: {error.strerror or error}") from None
     finally:
@@ -54,10 +54,10 @@ def check_writable(path: Path | str) -> None:
     Raises:
         RunError: no file can be made there.
     """
-    path = Path(path)
+    place = Path(os.path.realpath(path))
     try:
-        _refuse_folder(path)
-        folder = next(folder for folder in path.absolute().parents if folder.exists())
+        _refuse_others(place)
+        folder = next(folder for folder in place.parents if folder.exists())
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
@@ -78,11 +78,14 @@ def is_file(path: Path) -> bool:
         return False
 
 
-def _refuse_folder(path: Path) -> None:
-    """Raise OSError for a folder or an impossible name, which is_dir, since 3.14, is silent on."""
+def _refuse_others(path: Path) -> None:
+    """Raise OSError for what is there and no file, and for an impossible name."""
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        if stat.S_ISDIR(path.stat().st_mode):
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
             raise OSError("it is a folder")
+        if not stat.S_ISREG(mode):
+            raise OSError("it is no regular file")
 
 
 def _flush_name(folder: Path) -> None:
