@@ -27,7 +27,7 @@ import numpy as np
 
 from imaging.metrics import PROTOCOLS, Protocol, gain
 from inference.samples import Sample, read_dataset, read_folder
-from runtime.errors import RunError, check_memory_limit, printable, run_main
+from runtime.errors import RunError, check_memory_limit, lack_of_memory, printable, run_main
 from runtime.files import check_writable, write_text
 from runtime.numbers import COUNT
 from runtime.options import Parser, add_device
@@ -130,7 +130,15 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     images = []
     for sample in samples:
-        output = restore(model, sample.bicubic, args.self_ensemble)
+        try:
+            output = restore(model, sample.bicubic, args.self_ensemble)
+        except (MemoryError, RuntimeError) as error:
+            if not lack_of_memory(error):
+                raise
+            size = "×".join(map(str, sample.bicubic.shape[::-1]))
+            raise RunError(
+                f"not enough memory for {sample.name}, {size}; cut it in pieces"
+            ) from None
         if not np.isfinite(output).all():
             raise RunError(f"{weights} make values that are not finite of {sample.name}")
         images.append(measure(sample, output, protocol, args.scale))

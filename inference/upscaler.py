@@ -133,6 +133,7 @@ def enlarge_all(made: Plan, upscaler: Upscaler, jobs: int, piped: bytes = b"") -
     stopped, start, pixels = threading.Event(), time.perf_counter(), 0
     failed, done = len(made.refused), 0
     count = len(made.work) + failed
+    share = min(jobs, len(made.work))  # of the memory
     bar = tqdm(
         desc=f"0 of {len(made.work)} files", total=0, unit="pixel", unit_scale=True, disable=None
     )
@@ -148,16 +149,16 @@ def enlarge_all(made: Plan, upscaler: Upscaler, jobs: int, piped: bytes = b"") -
             futures = {}
             for target, source in made.work.items():
                 opened = io.BytesIO(piped) if isinstance(source, str) else source
-                future = pool.submit(upscaler.enlarge_file, opened, target, advance, jobs)
+                future = pool.submit(upscaler.enlarge_file, opened, target, advance, share)
                 futures[future] = source
             for future in as_completed(futures):
                 done += 1
                 bar.set_description(f"{done} of {len(made.work)} files")
                 try:
                     size, note = future.result()
-                except BrokenPipeError:  # nobody reads standard output any more
-                    raise
                 except Exception as error:  # one picture's, whatever it is: the others go on
+                    if STREAM in made.work and isinstance(error, OSError):
+                        raise  # standard output is full, or nobody reads it
                     failed += 1
                     note = f"{futures[future]}: {what_happened(error)}"
                     if count == 1:

@@ -191,6 +191,21 @@ def test_looking_whether_a_place_can_be_written_leaves_nothing(tmp_path: Path) -
         check_writable(tmp_path / "file/a/b")
 
 
+def test_a_device_is_not_replaced_and_what_a_link_leads_to_is_written(tmp_path: Path) -> None:
+    """As --json /dev/stdout; root could replace /dev/null itself."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    for name in ("pipe", "link"):
+        for act in (check_writable, lambda path: write_text(path, "text")):
+            with pytest.raises(RunError, match=f"cannot write .*{name}: it is no regular file"):
+                act(tmp_path / name)
+    assert (tmp_path / "pipe").is_fifo()
+    (tmp_path / "other").symlink_to("file")
+    write_text(tmp_path / "other", "text")
+    assert (tmp_path / "other").is_symlink()
+    assert (tmp_path / "file").read_text() == "text"
+
+
 @pytest.mark.parametrize("name", ["n" * 251 + ".txt", "ü" * 125 + ".txt", "\udce9.txt"])
 def test_names_as_long_and_odd_as_they_may_be(tmp_path: Path, name: str) -> None:
     check_writable(tmp_path / name)
@@ -222,6 +237,17 @@ def test_a_log_on_a_full_disk_is_told_in_one_line(
             command, cwd=tmp_path, env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
             stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=HANG,
         )  # fmt: skip
+    assert result.stderr == "error: cannot write standard output: No space left on device\n"
+    assert result.returncode == 1
+
+
+def test_a_picture_on_a_full_disk_is_told_in_one_line(tmp_path: Path) -> None:
+    picture = save_image(tmp_path / "a.png", 40, 30)
+    command = [sys.executable, ROOT / "upscale.py", picture, "--output", "-"]
+    with Path("/dev/full").open("w") as full:
+        result = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=HANG
+        )
     assert result.stderr == "error: cannot write standard output: No space left on device\n"
     assert result.returncode == 1
 

@@ -23,7 +23,7 @@ from inference.restore import restore, self_ensemble
 from inference.weights import load_weights
 from model import SRCNN, identity_init
 from runtime.device import Choice
-from runtime.errors import run_main
+from runtime.errors import RunError, run_main
 
 ROOT = Path(__file__).resolve().parents[2]
 FIGURES = ["bicubic_psnr", "srcnn_psnr", "bicubic_ssim", "srcnn_ssim"]
@@ -358,6 +358,15 @@ def test_a_result_that_cannot_be_written(monkeypatch, images, copying, tmp_path,
     assert run_main(evaluate.main) == 1
     assert "cannot write" in capsys.readouterr().err
     assert sorted(p.name for p in tmp_path.iterdir()) == ["copying.pth", "folder", "images"]
+
+
+def test_an_image_that_is_too_large_for_the_memory(monkeypatch, images, copying) -> None:
+    def restore(*_: object) -> None:
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory\nmore")
+
+    monkeypatch.setattr("inference.restore.restore", restore)
+    with pytest.raises(RunError, match=r"not enough memory for \S+, \d+×\d+; cut it in pieces"):
+        evaluate.main(["--images-dir", str(images), "--weights", str(copying)])
 
 
 def test_a_gpu_is_measured_in_fp32(monkeypatch, images) -> None:

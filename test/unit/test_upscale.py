@@ -301,7 +301,7 @@ def test_what_is_left_aside_is_told(
     out, err = capsys.readouterr()
     note, error = err.splitlines()
     assert "note: " in note
-    assert "two\\nlines: skipped 1 that are no pictures: notes.txt" in note
+    assert "two\\nlines: skipped 1 (no pictures, or hidden): notes.txt" in note
     assert error.startswith(f"error: {tmp_path}/empty\\n: no pictures in it")
     assert "1 of 1 pictures enlarged" in out
     with pytest.raises(RunError, match=f"{tmp_path}/empty\n: no pictures in it"):
@@ -438,6 +438,12 @@ def test_pictures_side_by_side_share_the_memory(
     assert sum(pixels for (pixels,) in advances[1:]) == 50 * 40 * 9
     with pytest.raises(PictureError, match="memory"):
         upscaler.enlarge_file(source, target, lambda *_: 0, share=4)
+
+
+def test_more_jobs_than_pictures_leave_each_its_share(tmp_path: Path, weights: Path) -> None:
+    coffee(50, 40).save(tmp_path / "a.png")
+    words = [str(tmp_path / "a.png"), f"--output={tmp_path / 'out'}", f"--weights={weights}"]
+    assert upscale.main([*words, "--jobs=1000000000"]) == 0
 
 
 class Terminal(io.StringIO):
