@@ -59,6 +59,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error("--data-path: the file holds pairs of the modelzoo protocol; use --images-dir")
     if args.training_log and not args.report:
         parser.error("--training-log is drawn in the report; add --report DIR")
+    if args.images_dir and args.report and args.report.resolve() == args.images_dir.resolve():
+        parser.error(f"--report {args.report} is the folder of the images; name another one")
     return args
 
 

@@ -26,7 +26,7 @@ class Report:
     """Collects one card per image, then writes the page.
 
     Args:
-        folder: is made; `index.html` and the strips of an earlier report in it are replaced.
+        folder: is made; `index.html` and strips of the same names in it are replaced.
         training_log: CSV of a training run, drawn as curves.
 
     Raises:

@@ -337,6 +337,7 @@ def test_what_is_not_asked_for(monkeypatch) -> None:
         (["--data-path", "dataset", "--protocol", "paper"], "use --images-dir"),
         (["--images-dir", "Set5", "--data-path", "dataset"], "not allowed with"),
         (["--images-dir", "Set5", "--training-log", "metrics.csv"], "add --report DIR"),
+        (["--images-dir", "Set5", "--report", "./Set5/"], "is the folder of the images; name an"),
         (["--images-dir", "Set5", "--scale", "0"], "1 or more"),
         (["--images-dir", "Set5", "--protocol", "mine"], "mine"),
         (["--images-dir", "Set5", "--device", "tpu"], "tpu"),
