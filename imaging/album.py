@@ -176,6 +176,7 @@ def _pictures_in(folder: Path, output: Place, recursive: bool, made: Plan) -> di
         raise PictureError(f"--output {output} is the folder of the pictures; name another one")
     for place, folders, files in os.walk(folder, onerror=unreadable):
         here = Path(place)
+        folders[:] = [name for name in folders if not name.startswith(".")]
         for name in sorted(files):
             path = here / name
             hidden = name.startswith(".")  # as what macOS leaves beside each picture, ._photo.jpg

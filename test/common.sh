@@ -80,9 +80,11 @@ forward() { # SIGNAL, to $child; kept in $early as long as there is none
 # Run COMMAND and return its exit status. INT, TERM and HUP reach it, each once: it has a process group
 # of its own, so that Ctrl-C comes through the trap only.
 run() { # COMMAND…
-    local child='' signalled='' early=''
+    local child='' signalled='' early='' status=0
     launch "$@"
-    await
+    await || status=$?
+    trap - INT TERM HUP
+    return "$status"
 }
 
 launch() { # COMMAND…; sets the caller's child
@@ -95,14 +97,13 @@ launch() { # COMMAND…; sets the caller's child
     [[ -z $early ]] || forward "$early"
 }
 
-await() { # the end of $child, whose status it returns
+await() { # the end of $child, whose status it returns; signals are still forwarded then
     local status
     while signalled=; do
         status=0
         wait "$child" || status=$?
         [[ -n $signalled ]] || break # else it was a signal that ended the wait
     done
-    trap - INT TERM HUP
     return "$status"
 }
 
@@ -128,6 +129,7 @@ run_logged() { # LOG SHOW COMMAND…; SHOW: also, where to copy the output: "" (
     fi
     await || status=$?
     [[ -z $copier ]] || wait "$copier" || true
+    trap - INT TERM HUP
     return "$status"
 }
 

@@ -87,7 +87,8 @@ plan_processes() {
         export RANK_SIZE=1 RANK_ID=0
         return
     fi
-    if [[ -n ${RANK_TABLE_FILE:-}$master && -n ${RANK_ID:-} && ${RANK_SIZE:-1} != 1 ]]; then
+    if [[ -n ${RANK_TABLE_FILE:-}$master && -n ${RANK_ID:-} && ${RANK_SIZE:-1} != 1 &&
+        -z ${NNODES:-} ]]; then # torchrun's variable is the user's word
         require_number RANK_ID "$RANK_ID" 0
         output_path=${output_path:-$output/0/ckpt} # one folder for all ranks
         ((RANK_ID == 0)) || reports=

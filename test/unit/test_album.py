@@ -93,10 +93,13 @@ def test_what_macos_leaves_beside_a_picture_is_none(tmp_path: Path) -> None:
     save(tmp_path / "in/a.png")
     save(tmp_path / "in/.hidden.png")
     (tmp_path / "in/._a.png").write_bytes(b"\0\5\x16\7")
+    save(tmp_path / "in/.Trashes/b.png")
     made = album.plan([tmp_path / "in"], tmp_path / "out", "_x2")
     assert list(made.work) == [tmp_path / "out/a_x2.png"]
     skipped = f"{tmp_path / 'in'}: skipped 2 (no pictures, or hidden): ._a.png, .hidden.png"
     assert made.notes == [skipped]
+    deeper = album.plan([tmp_path / "in"], tmp_path / "out", "_x2", recursive=True)
+    assert (deeper.work, deeper.notes) == (made.work, made.notes)
     named = album.plan([tmp_path / "in/.hidden.png"], tmp_path / "out", "_x2")
     assert list(named.work) == [tmp_path / "out/.hidden_x2.png"]
 

@@ -162,6 +162,13 @@ def test_platform_starts_each_card_itself(launcher, rank: str, name: str):
     assert bool(launcher.final(done.stdout)) == (rank == "0")
 
 
+def test_a_rank_that_was_left_over_beside_several_machines_is_none(launcher):
+    left = {"RANK_ID": "0", "RANK_SIZE": "8"}
+    done = launcher.run("full_8p", NNODES="2", NODE_RANK="1", MASTER_ADDR="a", **left)
+    assert done.returncode == 0, done.stderr
+    assert "--nnodes=2" in launcher.calls()[0]["argv"]
+
+
 def test_torchrun_starts_the_processes(repository):
     done = repository.run("full_8p", "--nproc=2")
     assert done.returncode == 0, done.stderr
