@@ -21,6 +21,7 @@ import runtime  # noqa: F401 - ends here on a Python that is too old
 import argparse
 import json
 import math
+import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -59,7 +60,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error("--data-path: the file holds pairs of the modelzoo protocol; use --images-dir")
     if args.training_log and not args.report:
         parser.error("--training-log is drawn in the report; add --report DIR")
-    if args.images_dir and args.report and args.report.resolve() == args.images_dir.resolve():
+    images, report = (path and os.path.realpath(path) for path in (args.images_dir, args.report))
+    if images and images == report:
         parser.error(f"--report {args.report} is the folder of the images; name another one")
     return args
 

@@ -338,13 +338,16 @@ def test_what_is_not_asked_for(monkeypatch) -> None:
         (["--images-dir", "Set5", "--data-path", "dataset"], "not allowed with"),
         (["--images-dir", "Set5", "--training-log", "metrics.csv"], "add --report DIR"),
         (["--images-dir", "Set5", "--report", "./Set5/"], "is the folder of the images; name an"),
+        (["--images-dir", "loop", "--report", "loop"], "is the folder of the images; name an"),
         (["--images-dir", "Set5", "--scale", "0"], "1 or more"),
         (["--images-dir", "Set5", "--protocol", "mine"], "mine"),
         (["--images-dir", "Set5", "--device", "tpu"], "tpu"),
         ([], "--images-dir --data-path"),
     ],
 )
-def test_options_that_do_not_go_together(arguments, words, capsys) -> None:
+def test_options_that_do_not_go_together(arguments, words, capsys, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("loop").symlink_to("loop")
     with pytest.raises(SystemExit) as ending:
         evaluate.main(arguments)
     assert ending.value.code == 2
