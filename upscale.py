@@ -25,7 +25,7 @@ from collections.abc import Sequence
 
 from imaging.album import STREAM, Place, Plan, plan, unwritable
 from imaging.kinds import PictureError
-from runtime.errors import RunError, UserError, end_at_signals, printable, run_main
+from runtime.errors import RunError, UserError, end_at_signals, first_line, printable, run_main
 from runtime.numbers import COUNT, number
 from runtime.options import Parser, add_device, path
 
@@ -131,8 +131,9 @@ def run(args: argparse.Namespace, made: Plan, piped: bytes) -> None:
         from inference.weights import SHIPPED, shipped_weights
         from runtime.device import choose_device
     except (ImportError, OSError, MemoryError, RuntimeError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise RunError(f"PyTorch cannot be loaded ({reason}); is memory limited?") from None
+        raise RunError(
+            f"PyTorch cannot be loaded ({first_line(error)}); is memory limited?"
+        ) from None
 
     device = choose_device(args.device).value
 

@@ -6,6 +6,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ascend.installed import Finding, find
+from runtime.errors import first_line
 from runtime.torch_build import aborts
 from training.recipes import Recipe
 
@@ -44,8 +45,7 @@ def check(
         device = importlib.import_module("runtime.device")
         trial = importlib.import_module("ascend.trial")
     except (ImportError, RuntimeError, OSError) as error:
-        first_line = str(error).strip().split("\n")[0]
-        failure = Finding(True, f"training cannot be imported: {first_line}")
+        failure = Finding(True, f"training cannot be imported: {first_line(error)}")
         autoload = found.torch_npu and error.__cause__  # torch loads torch_npu, told to by the user
         why = f"torch_npu cannot be loaded ({error.__cause__})" if autoload else ""
         return _conclude(_print([failure, *judge(found, why)]))

@@ -15,7 +15,7 @@ from typing import Generic, TypeVar
 
 import torch
 
-from runtime.errors import RunError, UserError
+from runtime.errors import RunError, UserError, first_line
 from runtime.memory import available_memory
 from runtime.numbers import from_environment
 from runtime.torch_build import aborts
@@ -83,8 +83,7 @@ def why_no_npu() -> str:
     try:
         importlib.import_module("torch_npu")
     except (ImportError, OSError, RuntimeError) as error:
-        first_line = str(error).strip().split("\n")[0]
-        return f"torch_npu cannot be loaded ({first_line}); source CANN's set_env.sh first"
+        return f"torch_npu cannot be loaded ({first_line(error)}); source CANN's set_env.sh first"
     return (
         ""
         if module(torch.device("npu")).is_available()
@@ -250,8 +249,9 @@ def _use(kind: str, local_rank: int | None) -> torch.device:
     try:
         module(device).set_device(device)
     except RuntimeError as error:
-        why = str(error).strip().partition("\n")[0]
-        raise RunError(f"{device} cannot be used ({why}); see train.py --check") from None
+        raise RunError(
+            f"{device} cannot be used ({first_line(error)}); see train.py --check"
+        ) from None
     return device
 
 

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import nn
 
 from runtime.device import COLLECTIVES, synchronize
-from runtime.errors import RunError, UserError
+from runtime.errors import RunError, UserError, first_line
 from runtime.numbers import from_environment
 from runtime.rank_table import file_of, read_hosts
 
@@ -155,9 +155,8 @@ def joined(launch: Launch, device: torch.device) -> Iterator[World]:
         )
     except RuntimeError as error:
         place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
-        why = str(error).partition("\n")[0]
         raise RunError(
-            f"cannot meet the other processes at {place} ({why}); "
+            f"cannot meet the other processes at {place} ({first_line(error)}); "
             f"is another training using this port? MASTER_PORT names one"
         ) from None
     ended = False
@@ -183,11 +182,13 @@ def _check_rank(name: str, rank: int, size_name: str, size: int) -> None:
 
 def _check_master(size_name: str, size: int) -> None:
     """Raise UserError where several processes cannot meet."""
+    if size == 1:
+        return
     for name in ("MASTER_ADDR", "MASTER_PORT"):
-        if size > 1 and not os.environ.get(name):
+        if not os.environ.get(name):
             raise UserError(f"{name} is not set, which {size_name}={size} needs")
-    port = from_environment("MASTER_PORT")
-    if size > 1 and not 1 <= (port or 0) <= 65535:
+    port = from_environment("MASTER_PORT") or 0
+    if not 1 <= port <= 65535:
         raise UserError(f"MASTER_PORT={port} is no port; expected 1 to 65535")
 
 

@@ -168,6 +168,11 @@ def lack_of_memory(error: Exception) -> str:
     return next((line for line in lines if any(word in line for word in NO_MEMORY)), "")
 
 
+def first_line(error: BaseException) -> str:
+    """Return what an exception says first; libraries go on over many lines."""
+    return str(error).strip().partition("\n")[0]
+
+
 def check_memory_limit() -> None:
     """Fail while that is still possible in one line where PyTorch has no room to load.
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from runtime.errors import RunError
+from runtime.errors import RunError, first_line
 
 SHOWN = 54  # characters of a name in that of its temporary file: at most 216 of 255 bytes
 
@@ -135,5 +135,4 @@ def load_tensors(source: Path | str | BinaryIO) -> object:
     except (pickle.UnpicklingError, LookupError):
         raise ValueError("it holds more than tensors, or is damaged") from None
     except Exception as error:  # damaged bytes make the unpickler raise whatever they lead to
-        reason = str(error).strip().split("\n")[0][:200]
-        raise ValueError(reason or type(error).__name__) from None
+        raise ValueError(first_line(error)[:200] or type(error).__name__) from None
