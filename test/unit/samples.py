@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+import tifffile
 import torch
 from PIL import ExifTags, Image
 from skimage import data
@@ -101,6 +102,13 @@ def encoded(image: Image.Image, kind: str) -> bytes:
     """Return a picture as a file of a kind that Pillow knows."""
     file = io.BytesIO()
     image.save(file, kind)
+    return file.getvalue()
+
+
+def tiff_file(levels: np.ndarray, **options: object) -> bytes:
+    """Return pixels as a TIFF file; `options` are those of tifffile."""
+    file = io.BytesIO()
+    tifffile.imwrite(file, levels, **options)
     return file.getvalue()
 
 

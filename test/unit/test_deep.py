@@ -9,7 +9,7 @@ import pytest
 import tifffile
 import torch
 from PIL import Image
-from samples import coffee, network, pixels
+from samples import coffee, network, pixels, tiff_file
 
 from benchmarks.odd_pictures import chunk, directory, exif_block, png_file
 from imaging.enlarge import bicubic_only, enlarge
@@ -31,12 +31,6 @@ def shipped(request: pytest.FixtureRequest) -> Upscaler:
 def grey(levels: np.ndarray) -> np.ndarray:
     """Return a 16-bit greyscale PNG file's pixels as `enlarge` takes them."""
     return open_photo(io.BytesIO(png_file(levels, colour=0)), "a.png", 3).image
-
-
-def tiff_16(levels: np.ndarray, **options: object) -> bytes:
-    file = io.BytesIO()
-    tifffile.imwrite(file, levels, **options)
-    return file.getvalue()
 
 
 def read_back(photo, picture: np.ndarray) -> np.ndarray:
@@ -95,7 +89,7 @@ def test_tiff_of_16_bits(channels: int, order: str, compression: str | None) -> 
     options["photometric"] = "rgb" if channels > 2 else "minisblack"
     if channels == 4:
         options["extrasamples"] = ["unassalpha"]
-    data = tiff_16(levels[..., 0] if channels == 1 else levels, **options)
+    data = tiff_file(levels[..., 0] if channels == 1 else levels, **options)
     photo = open_photo(io.BytesIO(data), "a.tif", 2)
     assert (photo.image == levels).all()
     assert not photo.note
@@ -116,7 +110,7 @@ def test_a_tiff_of_16_bits_in_planes(channels: int, order: str, tmp_path: Path) 
     options = {"byteorder": order, "photometric": "rgb", "planarconfig": "separate"}
     if channels == 4:
         options["extrasamples"] = ["unassalpha"]
-    data = tiff_16(np.moveaxis(levels, 2, 0), metadata=None, **options)
+    data = tiff_file(np.moveaxis(levels, 2, 0), metadata=None, **options)
     assert (open_photo(io.BytesIO(data), "a.tif", 2).image == levels).all()
     (tmp_path / "a.tif").write_bytes(data)
     with pytest.raises(ImageError, match=r"a\.tif has 16 bits .* in planes; save it with 8 bits"):
@@ -156,7 +150,7 @@ def test_12_bits_keep_their_brightness() -> None:
 
 def test_white_is_zero() -> None:
     levels = COLOURS[..., 0]
-    data = tiff_16(levels, photometric="miniswhite", metadata=None)
+    data = tiff_file(levels, photometric="miniswhite", metadata=None)
     assert (open_photo(io.BytesIO(data), "a.tif", 2).image[..., 0] == 65535 - levels).all()
 
 
@@ -297,7 +291,7 @@ def test_the_border_of_a_picture_is_as_its_middle() -> None:
 
 
 def test_a_tiff_of_16_bits_keeps_its_tags() -> None:
-    data = tiff_16(COLOURS[..., :3], photometric="rgb", description="a text", metadata=None)
+    data = tiff_file(COLOURS[..., :3], photometric="rgb", description="a text", metadata=None)
     photo = open_photo(io.BytesIO(data), "a.tif", 2)
     file = io.BytesIO()
     photo.save(photo.image, file)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image, ImageCms, PngImagePlugin
-from samples import coffee, pixels, through
+from samples import coffee, pixels, through, tiff_file
 
 from imaging.decoding import is_deep_avif
 from imaging.enlarge import bicubic_only, enlarge
@@ -157,12 +157,6 @@ def written(image: Image.Image, kind: str, **options) -> bytes:
     return file.getvalue()
 
 
-def tiff(levels: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    tifffile.imwrite(file, levels, photometric="rgb")
-    return file.getvalue()
-
-
 def refused() -> dict[str, tuple[str, bytes, str]]:
     """Return name, bytes and the words of the refusal, of pictures that cannot be enlarged."""
     image = coffee(40, 30)
@@ -174,7 +168,11 @@ def refused() -> dict[str, tuple[str, bytes, str]]:
         "pages": ("a.tif", written(image, "TIFF", **more), "2 frames or pages"),
         "lab": ("a.tif", written(image.convert("LAB"), "TIFF"), "LAB pixels"),
         "float": ("a.tif", written(image.convert("F"), "TIFF"), "floating-point pixels"),
-        "float colours": ("a.tif", tiff(np.zeros((9, 9, 3), np.float32)), "Pillow does not read"),
+        "float colours": (
+            "a.tif",
+            tiff_file(np.zeros((9, 9, 3), np.float32), photometric="rgb"),
+            "Pillow does not read",
+        ),
         "truncated png": ("a.png", written(image, "PNG")[:900], "cannot be read"),
         "truncated jpeg": ("a.jpg", written(image, "JPEG")[:800], "truncated"),
         "empty": ("a.png", b"", r"it is empty \(0 bytes\); look at where it came from"),
