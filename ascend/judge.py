@@ -76,8 +76,8 @@ def _judge_npu(found: Found, why_no_npu: str) -> Iterator[Finding]:
     if aborts(found.torch_npu, found.torch_cuda):
         torch = order(found.torch)
         yield Finding(True, f"torch_npu {found.torch_npu} aborts beside a torch for CUDA: pip "
-                            f"install torch=={torch}+cpu, from PyTorch's index of CPU builds"
-                            f"{_without_abort(found)}")  # fmt: skip
+                            f"install torch=={torch}+cpu, from PyTorch's index of CPU builds, "
+                            f"or {_suggestion(found)}")  # fmt: skip
     versions = {order(found.torch), order(found.torch_npu)} - {UNKNOWN}
     if len({version.base_version for version in versions}) > 1:
         pair = f"torch {found.torch} and torch_npu {found.torch_npu}"
@@ -86,25 +86,20 @@ def _judge_npu(found: Found, why_no_npu: str) -> Iterator[Finding]:
     elif found.cann and found.cann.version:
         yield fit(found.torch_npu, found.cann.version)
     if why_no_npu.startswith("torch_npu cannot be loaded"):
-        script = _set_env(found)
+        remedy = f"With an NPU: {_set_env(found)}; test/env_npu.sh does so."
+        if "undefined symbol" in why_no_npu:
+            remedy = (f"It needs another torch (a symbol that begins with _Z) or another CANN: "
+                      f"{_suggestion(found)}")  # fmt: skip
         yield Finding(
             True,
             f"{why_no_npu.partition(';')[0]}.\n"
             f"Elsewhere a plain `import torch` fails, too: torch loads torch_npu by itself, which "
             f"this project prevents with TORCH_DEVICE_BACKEND_AUTOLOAD=0.\n"
-            f"With an NPU: {script}; test/env_npu.sh does so.\n"
+            f"{remedy}\n"
             f"Without one: pip uninstall torch_npu",
         )
     elif why_no_npu:
         yield Finding(False, why_no_npu)
-
-
-def _without_abort(found: Found) -> str:
-    """Name the newest torch_npu for this torch that works beside CUDA, where there is one."""
-    known = [version for release in RELEASES for version in release.torch_npu
-             if order(version).base_version == order(found.torch).base_version
-             and not aborts(version, found.torch_cuda)]  # fmt: skip
-    return f", or pip install torch_npu=={max(known, key=order)}" if known else ""
 
 
 def _set_env(found: Found) -> str:
@@ -117,4 +112,4 @@ def _set_env(found: Found) -> str:
 
 
 def _suggestion(found: Found) -> str:
-    return suggest(found.torch, found.cann.version if found.cann else "")
+    return suggest(found.torch, found.cann.version if found.cann else "", found.torch_cuda)

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from packaging.version import InvalidVersion, Version
 
 from ascend.installed import Finding
+from runtime.torch_build import aborts
 
 UNKNOWN = Version("0")  # what is no version
 EARLY = re.compile(r"(?<=RC\d)[.-]?(alpha|beta)[.\d]*$", re.IGNORECASE)
@@ -76,13 +77,17 @@ def find_release(torch_npu: str) -> Release | None:
     return None
 
 
-def suggest(torch: str, cann: str) -> str:
-    """Name the torch_npu for this torch: released for this CANN, else one that works with it."""
+def suggest(torch: str, cann: str, torch_cuda: str = "") -> str:
+    """Name the torch_npu for this torch: released for this CANN, else one that works with it.
+
+    None that aborts where torch was built for CUDA.
+    """
     candidates = [
         (order(release.cann) == order(cann), _work_together(release, cann), order(version))
         for release in RELEASES
         for version in release.torch_npu
         if order(version).base_version == order(torch).base_version
+        and not aborts(version, torch_cuda)
     ]
     if not candidates:
         return "pip install -r requirements-npu.txt"

@@ -83,7 +83,10 @@ def why_no_npu() -> str:
     try:
         importlib.import_module("torch_npu")
     except (ImportError, OSError, RuntimeError) as error:
-        return f"torch_npu cannot be loaded ({first_line(error)}); source CANN's set_env.sh first"
+        why = first_line(error)
+        unfit = "undefined symbol" in why  # it is there, and made for another torch or CANN
+        remedy = "see train.py --check" if unfit else "source CANN's set_env.sh first"
+        return f"torch_npu cannot be loaded ({why}); {remedy}"
     return (
         ""
         if module(torch.device("npu")).is_available()

@@ -231,6 +231,11 @@ def test_chip_is_found_by_npu_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert installed.find_chip() == ""
 
 
+def test_cann_without_torch_npu_beside_a_torch_for_cuda() -> None:
+    (problem,) = problems(Found("2.12.0", cann=Cann(HOME, "9.2.0", False), torch_cuda="13.0"))
+    assert "torch_npu is not: pip install torch_npu==2.12.0.post2" in problem
+
+
 def test_cann_without_torch_npu() -> None:
     (problem,) = problems(Found("2.12.0", cann=Cann(HOME, "9.1.0", False)))
     assert "torch_npu is not: pip install torch_npu==2.12.0.post2" in problem
@@ -245,6 +250,16 @@ def test_torch_npu_without_cann_is_explained(torch_npu: str, cann: str) -> None:
     assert "plain `import torch` fails" in problem
     assert "TORCH_DEVICE_BACKEND_AUTOLOAD=0" in problem
     assert f"install CANN {cann}, then source its set_env.sh" in problem
+    assert "pip uninstall torch_npu" in problem
+
+
+def test_torch_npu_that_was_built_for_another_torch_is_not_told_to_source_cann() -> None:
+    found = Found("2.12.0", "2.12.0.post3", Cann(HOME, "9.2.0", True))
+    why = "torch_npu cannot be loaded (libtorch_npu.so: undefined symbol: _ZN2at4_ops); see"
+    (problem,) = problems(found, why)
+    assert "(libtorch_npu.so: undefined symbol: _ZN2at4_ops)." in problem
+    assert "or another CANN: pip install torch_npu==2.12.0.post3" in problem
+    assert "set_env.sh" not in problem
     assert "pip uninstall torch_npu" in problem
 
 

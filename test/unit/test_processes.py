@@ -538,6 +538,25 @@ def test_torch_npu_that_would_abort_is_not_imported(monkeypatch: pytest.MonkeyPa
     assert not imported
 
 
+@pytest.mark.parametrize(
+    ("reason", "remedy"),
+    [
+        ("libhccl.so: cannot open shared object file", "source CANN's set_env.sh first"),
+        ("libtorch_npu.so: undefined symbol: _ZN2at4_ops", "see train.py --check"),
+    ],
+)
+def test_why_torch_npu_cannot_be_loaded(
+    monkeypatch: pytest.MonkeyPatch, reason: str, remedy: str
+) -> None:
+    def load(_: str) -> None:
+        raise ImportError(f"{reason}\nand more")
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: types.SimpleNamespace())
+    monkeypatch.setattr(importlib, "import_module", load)
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert device.why_no_npu() == f"torch_npu cannot be loaded ({reason}); {remedy}"
+
+
 def test_processes_share_the_memory_of_their_machine(variables: pytest.MonkeyPatch) -> None:
     variables.setattr(device, "available_memory", lambda: 1_000_000)
     cpu = torch.device("cpu")

@@ -67,3 +67,9 @@ def test_a_torch_npu_is_suggested_for_the_torch_that_is_there() -> None:
     assert suggest("2.10.0", "8.5.0") == "pip install torch_npu==2.10.0.post7"
     assert suggest("2.7.1", "8.2.RC1") == "pip install torch_npu==2.7.1.post6"  # what works with it
     assert suggest("2.4.1", "9.0.0") == "pip install -r requirements-npu.txt"
+
+
+def test_none_is_suggested_that_aborts_beside_the_torch_that_is_there() -> None:
+    assert suggest("2.12.0", "9.2.0") == "pip install torch_npu==2.12.0.post3"
+    assert suggest("2.12.0", "9.2.0", "13.0") == "pip install torch_npu==2.12.0.post2"
+    assert suggest("2.13.0", "9.2.0", "13.0") == "pip install -r requirements-npu.txt"
