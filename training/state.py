@@ -73,6 +73,8 @@ class TrainingState:
         self.base_lrs = [group["lr"] for group in self.optimizer.param_groups]
         combined = isinstance(precision, Apex) and precision.combine_ddp
         self.parallel_model = self.model if combined else world.wrap(self.model)
+        if self.parallel_model is not self.model:
+            self._arrange_gradients()
         self.step = 0
         self.ema: dict[str, torch.Tensor] | None = None
         if recipe.ema_decay(self.step, total_steps):
@@ -81,6 +83,20 @@ class TrainingState:
         self.loss_sum, self.loss_count = self.loss_sums[world.rank], 0
         self.best: dict[str, Any] = {"score": -math.inf}  # before the first epoch
         self.best_weights: dict[str, torch.Tensor] | None = None
+
+    def _arrange_gradients(self) -> None:
+        """Let DistributedDataParallel arrange the gradients, as it does after a first step.
+
+        It sums them in the order in which they arrived then; before, and so in the first step of a
+        resumed run, in another, whose sums of more than two processes are others.
+        """
+        for _ in range(2):
+            black = torch.zeros(1, 1, 33, 33, device=self.world.device)
+            with self.precision.autocast():
+                output = self.parallel_model(black.to(memory_format=self.precision.memory_format))
+            output.float().sum().backward()
+        for parameter in self.model.parameters():
+            parameter.grad = None
 
     @property
     def description(self) -> str:

@@ -14,8 +14,10 @@ from training import checkpoint
 SMALL = ("--batch-size=8", "--precision=fp32", "--device=cpu")
 STEPS = 5  # of an epoch of 44 patches, 8 a step
 HELD_AT = Path(__file__).with_name("held_at.py")
-# Two processes; by the host's name, where that cannot be resolved, torchrun waits for many minutes.
-TWO = (ROOT / "test/torchrun.py", "--standalone", "--local-addr=127.0.0.1", "--nproc_per_node=2")
+# By the host's name, where that cannot be resolved, torchrun waits for many minutes.
+LAUNCHER = (ROOT / "test/torchrun.py", "--standalone", "--local-addr=127.0.0.1")
+TWO = (*LAUNCHER, "--nproc_per_node=2")
+THREE = (*LAUNCHER, "--nproc_per_node=3")
 
 
 def start(*words: object, wrapper: Sequence[str] = (), **options: object) -> subprocess.Popen:
@@ -41,6 +43,11 @@ def training(dataset: Path, out: Path, epochs: int, *options: str) -> list[objec
 def training_by_two(dataset: Path, out: Path, epochs: int) -> list[object]:
     """Return the command line of the same run on two processes."""
     return [*TWO, *training(dataset, out, epochs, "--batch-size=4")]
+
+
+def training_by_three(dataset: Path, out: Path, epochs: int) -> list[object]:
+    """Return that of three: the order in which they add up, unlike that of two, changes sums."""
+    return [*THREE, *training(dataset, out, epochs, "--batch-size=3")]
 
 
 def held(words: list[object], step: int) -> list[object]:

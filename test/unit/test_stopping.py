@@ -22,6 +22,7 @@ from runs import (
     newest_step,
     start,
     training,
+    training_by_three,
     training_by_two,
     wait_for_epochs,
 )
@@ -76,7 +77,7 @@ def test_killed_50_times(dataset: Path, tmp_path: Path) -> None:
     kill_and_resume(dataset, tmp_path, kills=50, epochs=250, seed=2)
 
 
-@pytest.mark.parametrize("command", [training, training_by_two], ids=["alone", "two processes"])
+@pytest.mark.parametrize("command", [training, training_by_three], ids=["alone", "three processes"])
 def test_stopped_in_an_epoch_and_resumed_is_as_never_stopped(
     dataset: Path, tmp_path: Path, command: Callable
 ) -> None:
