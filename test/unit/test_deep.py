@@ -299,3 +299,20 @@ def test_a_tiff_of_16_bits_keeps_its_tags() -> None:
     with tifffile.TiffFile(file) as tiff:
         assert tiff.pages[0].description == "a text"
         assert len(tiff.pages) == 1
+
+
+def test_a_png_of_16_bits_carries_what_one_of_8_does() -> None:
+    kept = [
+        chunk(b"gAMA", struct.pack(">I", 45455)),
+        chunk(b"tEXt", b"Comment\0one"),
+        chunk(b"pHYs", struct.pack(">IIB", 11811, 11811, 1)),
+    ]
+    exif = chunk(b"eXIf", exif_block([(0x10F, 2, b"Camera\0")]))
+    data = png_file(COLOURS[..., :3], *kept, exif)
+    photo, file = open_photo(io.BytesIO(data), "a.png", 2), io.BytesIO()
+    photo.save(photo.image, file)
+    assert not photo.note
+    for part in kept:
+        assert file.getvalue().count(part) == 1, part[4:8]
+    with Image.open(file) as result:
+        assert result.getexif()[0x10F] == "Camera"

@@ -367,3 +367,18 @@ def test_a_limit_of_memory_that_is_too_low(dataset: Path, tmp_path: Path, megaby
     )  # fmt: skip
     if result.returncode:
         assert_one_line_error(result, "not enough memory", status=1)
+
+
+def test_a_file_and_then_its_name_are_flushed_to_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flush, flushed = os.fsync, []
+
+    def noted(descriptor: int) -> None:
+        flushed.append(("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file",
+                        (tmp_path / "a.txt").exists()))  # fmt: skip
+        flush(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    write_text(tmp_path / "a.txt", "all of it")
+    assert flushed == [("file", False), ("folder", True)]

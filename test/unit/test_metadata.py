@@ -21,6 +21,7 @@ from benchmarks.odd_pictures import (
 )
 from imaging import ifd
 from imaging.enlarge import bicubic_only, enlarge
+from imaging.metrics import psnr
 from imaging.photo import Photo, open_photo
 
 IPTC = b"\x1c\x02\x78\x00\x07Caption\x1c\x02\x74\x00\x09Copyright"
@@ -382,3 +383,17 @@ def test_a_gif_keeps_transparency_and_comment() -> None:
         assert (result.mode, result.text["Comment"]) == ("RGBA", "a comment")
         assert result.getpixel((0, 0))[3] == 0
         assert result.getchannel("A").getextrema() == (0, 255)
+
+
+@pytest.mark.parametrize(("kind", "least"), [("JPEG", 43), ("WEBP", 39), ("AVIF", 40.5)])
+def test_saving_costs_next_to_nothing(kind: str, least: float) -> None:
+    """Of a picture whose colours end sharply, which coarser colour would smear."""
+    Image.init()
+    if kind not in Image.SAVE:
+        pytest.skip(f"this Pillow writes no {kind}")
+    squares = np.random.default_rng(3).integers(0, 256, (12, 16, 3), np.uint8)
+    image = Image.fromarray(squares.repeat(5, 0).repeat(5, 1))
+    data, photo = enlarged(written(image, kind, quality=95), f"a.{kind.lower()}")
+    expected = np.asarray(enlarge(photo.image, 3, bicubic_only, 8))
+    found = psnr(np.asarray(Image.open(io.BytesIO(data)).convert("RGB")), expected)
+    assert found > least

@@ -126,3 +126,21 @@ def test_the_command_in_work_ends_with_make(tmp_path: Path, whom: str) -> None:
         os.killpg(process.pid, signal.SIGINT)
     process.wait(HANG)
     assert calls.read_text().splitlines() == ["waits", "TERM" if whom == "make" else "INT"]
+
+
+def dry_run(*words: str) -> str:
+    command = ["make", "--dry-run", "--always-make", "--directory", ROOT, *words]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def test_make_hands_on_its_variables_and_its_python() -> None:
+    printed = dry_run("train", "DATA=my data", "SCALE=2", "OUTPUTS=o")
+    assert 'PYTHON=.venv/bin/python bash quickstart.sh "my data" "2" "o"\n' in printed
+    assert "pip install" in printed, "without .venv"
+    assert "--require-hashes -r constraints.txt" in printed
+
+
+def test_make_clean_leaves_data_and_results() -> None:
+    printed = dry_run("clean")
+    assert "rm -rf .venv build" in printed
+    assert not any(name in printed for name in ("outputs", "dataset", "weights"))

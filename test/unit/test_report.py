@@ -325,3 +325,50 @@ def test_the_page_fits_its_window(browser: Chrome, folder: Path, width: int) -> 
     assert browser.execute_script(broken) == 0
     browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
     assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
+
+
+def test_each_figure_stands_in_its_place(tmp_path: Path) -> None:
+    def told(html: str) -> str:
+        return " ".join(re.sub("<[^>]*>", " ", html).split())
+
+    report = Report(tmp_path)
+    worse = {**figures("worse"), "srcnn_psnr": 30.0, "srcnn_ssim": 0.7}
+    for image in (figures("one"), worse):
+        report.add(image, *pictures())
+    mean = {**figures(""), "bicubic_psnr": 30.25, "srcnn_psnr": 31.25, "srcnn_ssim": 0.85}
+    page = report.write({"protocol": "paper", "scale": 3, "weights": "w.pth", "mean": mean})
+    text = page.read_text("utf-8")
+    title, means = (
+        re.search(f"<{tag}>(.*?)</{tag.split()[0]}>", text, re.DOTALL)[1]
+        for tag in ("title", 'dl class="means"')
+    )
+    assert title == "SRCNN ×3: 31.25 dB, protocol paper"
+    assert told(means) == (
+        "Bicubic 30.25 dB SSIM 0.8000 SRCNN 31.25 dB SSIM 0.8500 Gain +1.00 dB SSIM +0.0500"
+    )
+    rows = [told(row) for row in re.findall("<tr>(.*?)</tr>", text, re.DOTALL)]
+    assert rows == [
+        "PSNR in dB SSIM",
+        "Image Bicubic SRCNN Gain Bicubic SRCNN",
+        "one 30.25 32.50 +2.25 0.8000 0.9000",
+        "worse 30.25 30.00 -0.25 0.8000 0.7000",
+        "Mean 30.25 31.25 +1.00 0.8000 0.8500",
+    ]
+    assert re.findall('<td class="(.*?)">', text) == ["better", "worse", "better"]
+    links = re.findall('<a href="#(.*?)"', text)
+    assert links == re.findall('<section class="card image" id="(.*?)"', text)
+    assert text.count("<p>120×80 · ") == 2
+
+
+def test_the_figures_of_a_strip_are_those_that_are_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = []
+
+    def save_strip(path: Path, *_: object, psnrs: tuple[float, float]) -> None:
+        path.touch()
+        written.append(psnrs)
+
+    monkeypatch.setattr("report.page.save_strip", save_strip)
+    Report(tmp_path).add(figures("one"), *pictures())
+    assert written == [(30.25, 32.5)]

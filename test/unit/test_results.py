@@ -5,6 +5,7 @@ import fcntl
 import os
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,7 +23,7 @@ from runtime.errors import RunError, UserError
 from training import checkpoint, results
 from training.evaluation import Evaluator
 from training.precision import Precision
-from training.recipes import REFERENCE
+from training.recipes import FAST, REFERENCE
 from training.results import Results
 from training.state import TrainingState
 
@@ -314,3 +315,24 @@ def test_what_a_finished_run_says_and_draws(
         assert (name, shapes) == (f"picture{i}", 3 * [(20 + i, 31)])
         assert figures == pytest.approx(psnrs[i], abs=1e-3)
     assert titles == [(evaluator.bicubic_psnr, "Val_x3")]
+
+
+def test_a_checkpoint_is_written_when_what_it_says_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that is killed between them would go on behind an epoch whose weights are missing."""
+    written: list[str | int] = []
+    monkeypatch.setattr(results, "write_bytes", lambda path, _: written.append(path.name))
+    monkeypatch.setattr(checkpoint, "save", lambda folder, step, packed: written.append(step))
+    made = Results(tmp_path / "x3", {})
+    add_epoch(made, new_state(REFERENCE, 8), 0)
+    made._wait()
+    assert written == ["metrics.csv", "timing.csv", "epoch_0.pth", "best.pth", 2]
+
+
+def test_the_weights_that_are_left_are_the_averaged_ones(tmp_path: Path) -> None:
+    made, state = Results(tmp_path / "x3", {}), new_state(replace(FAST, ema_share=0.5), 8)
+    state.ema["conv1.bias"].fill_(7.0)
+    add_epoch(made, state, 0)
+    made._wait()
+    assert [epoch_of(tmp_path / f"x3/{name}.pth") for name in ("best", "epoch_0")] == [7, 7]

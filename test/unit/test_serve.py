@@ -411,6 +411,7 @@ def test_several_pictures_are_pasted(browser: Chrome) -> None:
     buttons[1].click()
     wait.until(lambda _: "20×10 → 60×30" in facts.text)
     assert browser.find_element(By.ID, "name").text == "two.png"
+    assert [button.get_attribute("aria-pressed") for button in buttons] == ["false", "true"]
 
 
 def shown(browser: Chrome) -> list[np.ndarray]:
@@ -461,3 +462,78 @@ def test_a_picture_in_the_browser(
     assert status.text == ""
     messages = [entry["message"] for entry in browser.get_log("browser")]
     assert all("422" in message for message in messages), messages
+
+
+def test_another_picture_ends_what_is_asked_for_the_one_before(browser: Chrome) -> None:
+    """Else the answer that comes last would be shown, be it of the first."""
+    browser.execute_script(
+        "window.signals = []; window.fetch = (url, options) => {"
+        " signals.push(options.signal); return new Promise(() => {}); };"
+    )
+    for name in ("one.png", "two.png"):
+        browser.execute_script(DROP, base64.b64encode(png(coffee(9, 9))).decode(), name)
+    assert browser.execute_script("return signals.map((s) => s.aborted)") == [True, False]
+
+
+def test_results_that_are_shown_no_more_are_let_go(browser: Chrome) -> None:
+    """A browser keeps each until the page is closed, or says that it may go."""
+    browser.execute_script(
+        "window.kept = 0; const made = URL.createObjectURL, gone = URL.revokeObjectURL;"
+        "URL.createObjectURL = (blob) => { kept += 1; return made.call(URL, blob); };"
+        "URL.revokeObjectURL = (url) => { kept -= 1; gone.call(URL, url); };"
+    )
+    facts, wait = browser.find_element(By.ID, "facts"), WebDriverWait(browser, HANG)
+    for width in (10, 11, 12):
+        data = base64.b64encode(png(coffee(width, 9))).decode()
+        browser.execute_script(DROP, data, "a.png")
+        wait.until(lambda _, width=width: f"{width}×9 → " in facts.text)
+    assert browser.execute_script("return kept") == 2
+
+
+def test_a_name_of_any_characters_and_what_is_said_of_its_picture(browser: Chrome) -> None:
+    data = base64.b64encode(png(coffee(9, 9))).decode()
+    browser.execute_script(DROP, data, "#1 & 100%.jpg")
+    status, wait = browser.find_element(By.ID, "status"), WebDriverWait(browser, HANG)
+    wait.until(lambda _: browser.find_element(By.ID, "result").is_displayed())
+    assert status.text == "Note: is a PNG file by its content, saved as .png."
+    link = browser.find_element(By.ID, "download")
+    assert link.get_attribute("download") == "#1 & 100%_x3.png"
+    assert status.get_attribute("class") == ""
+    browser.execute_script(DROP, base64.b64encode(b"hello").decode(), "#1 & 100%.jpg")
+    wait.until(lambda _: "#1 & 100%.jpg was not taken" in status.text)
+    assert status.get_attribute("class") == "error"
+
+
+def test_actual_pixels_and_the_whole_picture(browser: Chrome, tmp_path: Path) -> None:
+    coffee(500, 40).save(tmp_path / "wide.png")
+    chooser = browser.find_element(By.ID, "file")
+    chooser.send_keys(str(tmp_path / "wide.png"))
+    wait = WebDriverWait(browser, HANG)
+    wait.until(lambda _: browser.find_element(By.ID, "result").is_displayed())
+    assert chooser.get_property("value") == "", "the same file could not be chosen again"
+    compare = browser.find_element(By.CLASS_NAME, "compare")
+    for view, width in (("actual", 1500), ("fit", None)):
+        browser.execute_script(f"document.querySelector('[value={view}]').click()")
+        shown = compare.rect["width"] * browser.execute_script("return devicePixelRatio")
+        assert shown == pytest.approx(1500) if width else shown < 1100
+
+
+def test_a_picture_that_is_too_large_is_not_sent(browser: Chrome) -> None:
+    browser.execute_script(
+        "window.sent = 0; window.fetch = () => { sent += 1; return new Promise(() => {}); };"
+        "const files = new DataTransfer();"
+        f"files.items.add(new File([new Uint8Array({server.MOST_BYTES + 1})], 'a.png'));"
+        "document.dispatchEvent(new DragEvent('drop', { dataTransfer: files, cancelable: true }));"
+    )
+    told = "a.png is larger than 32 MB; python upscale.py takes it."
+    assert browser.find_element(By.ID, "status").text == told
+    assert browser.execute_script("return sent") == 0
+
+
+def test_what_other_pages_may_do_with_an_answer(client) -> None:
+    headers = client.get("/").headers
+    policy = headers["Content-Security-Policy"].split("; ")
+    assert {"frame-ancestors 'none'", "form-action 'none'", "base-uri 'none'"} <= set(policy)
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["Cross-Origin-Resource-Policy"] == "same-origin"
+    assert headers["Cache-Control"] == "no-store"

@@ -35,7 +35,7 @@ from training.precision import Precision
 from training.recipes import FAST, POLISH, REFERENCE, Recipe, apply_overrides
 from training.results import Results
 from training.state import TrainingState, new_model
-from training.stopping import StopRequest
+from training.stopping import Interrupted, StopRequest
 from training.streaming import StreamedBatches
 from training.timing import StepTimer
 
@@ -603,3 +603,89 @@ def test_the_time_of_a_step_leaves_the_warm_up_out(capsys: pytest.CaptureFixture
     single.tick()
     assert single.stop() == pytest.approx((3, 3))
     assert capsys.readouterr().out == ""
+
+
+def test_each_step_of_an_epoch_has_the_rates_and_the_kernel_of_its_place() -> None:
+    state, seen = new_state(FAST, epochs=4), []
+
+    def loss_function(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        seen.append((state.optimizer.param_groups[0]["lr"], state.model.conv2.size))
+        return mse_loss(output, target)
+
+    for _ in range(4):
+        train_epoch(state, Noise(), loss_function)
+    rates, sizes = zip(*seen, strict=True)
+    assert rates == pytest.approx([1e-2 * min(1, (1 - step / 12) / 0.4) for step in range(12)])
+    assert sizes == (3,) * 8 + (5,) * 4
+
+
+def test_what_is_saved_within_an_epoch_is_finite_and_holds_the_losses_of_all() -> None:
+    def stopped(factor: float) -> list[int]:
+        state, stop, gathered = new_state(REFERENCE, epochs=1), StopRequest(), []
+        state.gather_losses = lambda: gathered.append(state.step)
+
+        def loss_function(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+            stop.signum = signal.SIGTERM
+            return factor * mse_loss(output, target)
+
+        with pytest.raises(Interrupted):
+            train_epoch(state, Noise(), loss_function, stop)
+        return gathered
+
+    assert stopped(1.0) == [1]
+    with pytest.raises(RunError, match="the loss is inf at step 1"):
+        stopped(math.inf)
+
+
+def test_images_a_second_are_those_of_all_processes_and_one_warns(
+    evaluator: Evaluator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timer = SimpleNamespace(tick=lambda: None, stop=lambda: (1.5, 0.5))
+    monkeypatch.setattr("train.StepTimer", lambda *_: timer)
+    rows, warned, batches = [], [], Noise()
+    batches.plan = BatchPlan(2, 0, 4)
+    evaluator.warn = warned.append
+    train(new_state(REFERENCE, epochs=1), batches, mse_loss, evaluator)
+    assert not warned, "a process that keeps no results"
+    results = SimpleNamespace(add_epoch=lambda state, metrics, timing: rows.append(timing))
+    train(new_state(REFERENCE, epochs=1), batches, mse_loss, evaluator, results)
+    assert len(warned) == 1
+    assert [row["images_per_second"] for row in rows] == [2 * 4 / 0.5]
+
+
+def test_a_checkpoint_holds_the_averaged_weights_of_the_best_epoch() -> None:
+    """And how many steps were skipped."""
+    recipe = replace(FAST, ema_share=0.5)
+    state, again = new_state(recipe, epochs=2), new_state(recipe, epochs=2)
+    train_epoch(state, Noise(), mse_loss)
+    state.precision.skipped = 3
+    state.end_epoch({"epoch": 0, "psnr": 30.0, "held_out_psnr": None})
+    averaged = {name: weight.clone() for name, weight in state.weights().items()}
+    train_epoch(state, Noise(), mse_loss)
+    again.load_state_dict(state.state_dict())
+    assert again.precision.skipped == 3
+    assert all(torch.equal(again.best_weights[name], averaged[name]) for name in averaged)
+
+
+def test_the_clock_is_read_when_the_device_has_finished() -> None:
+    clock = Clock()
+
+    def finish() -> None:
+        clock.now += 0.5
+
+    timer = StepTimer(finish, clock=clock)
+    clock.now += 1
+    timer.tick()
+    assert timer.stop() == pytest.approx((1.5, 1.5))
+
+
+def test_what_overflows_in_evaluation_is_no_fault_of_training(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On a card that tells of it by a flag alone."""
+    raised = [True]
+    monkeypatch.setattr("training.state.overflowed", lambda _: bool(raised) and raised.pop())
+    state = new_state(REFERENCE, epochs=2)
+    state.end_epoch({"epoch": 0, "psnr": 30.0, "held_out_psnr": None})
+    train_epoch(state, Noise(), mse_loss)
+    assert math.isfinite(state.mean_loss())

@@ -44,6 +44,7 @@ def test_every_published_release_is_in_the_table() -> None:
         ("2.9.1", "9.0.0", False, "released for each other"),
         ("2.5.1", "8.3.RC1", False, "work together; released for it was CANN 8.1.RC1"),
         ("2.5.1", "8.5.0", True, "needs CANN 8.0.RC2 to 8.3.RC1, best 8.1.RC1"),
+        ("2.9.0", "8.0.0", False, "work together; released for it was CANN 8.5.0"),
         ("2.13.0", "9.2.0", False, "released for each other"),
         ("2.9.0.post2", "9.0.0", False, "released for each other"),
         ("2.1.0.post17", "8.3.rc1", False, "released for each other"),

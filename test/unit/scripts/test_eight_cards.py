@@ -1,5 +1,6 @@
 """The 8p scripts: torchrun, several machines, a platform that starts each card itself."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -194,3 +195,11 @@ def test_signal_reaches_every_process(repository):
     assert process.returncode == 143
     log = repository.output() / "train_0.log"
     assert log.read_text().count("got signal 15") == 2
+
+
+@pytest.mark.parametrize(("cores", "threads"), [(192, "24"), (8, "1"), (4, "1")])
+def test_the_processes_share_the_cores(launcher, tmp_path: Path, cores: int, threads: str):
+    (tmp_path / "nproc").write_text(f"#!/bin/sh\necho {cores}\n")
+    (tmp_path / "nproc").chmod(0o755)
+    assert launcher.run("full_8p", PATH=f"{tmp_path}:{os.environ['PATH']}").returncode == 0
+    assert launcher.calls()[0]["env"]["OMP_NUM_THREADS"] == threads

@@ -56,3 +56,11 @@ def test_cann_that_is_set_up_is_left_alone(repository, tmp_path: Path):
 
 def test_machine_without_cann(repository):
     assert source(repository) == " "
+
+
+def test_the_options_of_the_shell_that_sources_it_stay(repository):
+    """An interactive shell has neither -e nor -u, with which it would end at the next mistake."""
+    cann(Path(repository.env["HOME"]) / "Ascend" / "cann")
+    plain = 'before=$-; . "$1"/test/env_npu.sh; [ "$before" = "$-" ]'
+    done = repository.call(["bash", "-c", plain, "-", str(repository.root)])
+    assert (done.returncode, done.stderr) == (0, "")

@@ -1,5 +1,6 @@
 """What goes into the scripts: options, paths, working directories, the environment."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -189,3 +190,18 @@ def test_one_card_ignores_a_launch_for_many(repository):
     assert (env["RANK_SIZE"], env["RANK_ID"]) == ("1", "0")
     assert not {"RANK", "WORLD_SIZE", "LOCAL_RANK", "RANK_TABLE_FILE"} & set(env)
     assert repository.figures("bs32_1p_acc")  # of card 0, not of a second machine
+
+
+def test_the_environment_of_make_setup_is_taken_where_no_interpreter_is_named(repository):
+    python = repository.root / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\nMINE=yes exec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
+    done = repository.run("full_1p", PYTHON="")
+    assert done.returncode == 0, done.stderr
+    assert repository.calls()[0]["env"]["MINE"] == "yes"
+
+
+def test_the_older_variable_names_the_same_card(repository):
+    assert repository.run("full_1p", ASCEND_DEVICE_ID="3").returncode == 0
+    assert repository.calls()[0]["env"]["NPU_CALCULATE_DEVICE"] == "3"

@@ -238,3 +238,30 @@ def test_an_evaluation_where_no_log_can_be_kept_says_what_needs_none(repository)
     output = f"{repository.root}/test/output/0"
     advice = "evaluate.py --data-path=FOLDER --weights=FILE needs no log"
     assert done.stderr == f"error: cannot write in {output}; {advice}\n"
+
+
+def test_earlier_results_of_one_second_are_kept_apart(repository, tmp_path: Path):
+    (tmp_path / "date").write_text("#!/bin/sh\necho 20260131-235959\n")
+    (tmp_path / "date").chmod(0o755)
+    for _ in range(3):
+        done = repository.run("full_1p", PATH=f"{tmp_path}:{os.environ['PATH']}")
+        assert done.returncode == 0, done.stderr
+    for name in ("0_20260131-235959", "0_20260131-235959_"):
+        assert (repository.output().parent / name / "train_0.log").is_file()
+
+
+def test_the_loss_is_that_of_the_last_epoch(repository):
+    """Also where it has risen."""
+    script = repository.root / "train.py"
+    script.write_text(script.read_text().replace("0.5 / (epoch + 1)", "0.5 * (epoch + 1)"))
+    assert repository.run("full_1p").returncode == 0
+    assert repository.figures("bs32_1p_acc")["ActualLoss"] == "1.500000"
+
+
+def test_the_last_20_lines_of_a_failed_training_are_shown(repository):
+    script = repository.root / "train.py"
+    lines = "\\n".join(f"line {number}" for number in range(18))
+    script.write_text(script.read_text().replace("a line before the end", lines))
+    done = repository.run("full_1p", FAKE="fail")
+    assert done.returncode == 7
+    assert "\nline 0\n" in done.stderr
