@@ -129,7 +129,7 @@ def test_the_command_in_work_ends_with_make(tmp_path: Path, whom: str) -> None:
 
 
 def dry_run(*words: str) -> str:
-    command = ["make", "--dry-run", "--always-make", "--directory", ROOT, *words]
+    command = ["make", "--dry-run", "--always-make", "--no-print-directory", "-C", ROOT, *words]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
