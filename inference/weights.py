@@ -92,8 +92,9 @@ def _read(path: Path) -> dict[str, Any]:
             f"{path} is no weights file that can be read safely ({error}); "
             f"expected a state dict saved by torch.save, or safetensors"
         ) from None
-    while _is_dict(state) and (names := [name for name in WRAPPERS if _is_dict(state.get(name))]):
-        state = state[names[0]]
+    for _ in WRAPPERS:  # one lies in another at most so often; a dict may hold itself
+        inner = [state[n] for n in WRAPPERS if _is_dict(state) and _is_dict(state.get(n))]
+        state = inner[0] if inner else state
     if not _is_dict(state):
         raise UserError(f"{path} holds a {type(state).__name__}; expected a state dict")
     return state

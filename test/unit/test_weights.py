@@ -95,6 +95,14 @@ def test_safetensors(tmp_path: Path) -> None:
         load_weights(path)
 
 
+def test_a_dict_that_holds_itself_is_no_state_dict(tmp_path: Path) -> None:
+    endless: dict = {}
+    endless["model"] = endless
+    torch.save(endless, tmp_path / "w.pth")
+    with pytest.raises(UserError, match=r"w\.pth is no SRCNN"):
+        load_weights(tmp_path / "w.pth")
+
+
 def test_without_safetensors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "safetensors.torch", None)
     (tmp_path / "w.safetensors").touch()
