@@ -77,7 +77,7 @@ def run(kind: str, argv: Sequence[str] | None = None) -> int:
         if is_remote(args.train_url):
             say("upload", f"{results} to {args.train_url}")
             _copy_parallel(results, args.train_url)
-    except (OSError, shutil.Error, RunError) as error:
+    except (OSError, RunError) as error:
         message = f"results not copied, they are in {results} and {logs}: {error}"
         if not status:
             raise RunError(message) from error
@@ -248,17 +248,14 @@ def _copy_logs(source: Path, results: Path) -> None:
         return
     temporary = target.with_name(f".{target.name}.tmp")
     try:
-        shutil.copytree(source, temporary, copy_function=_copy_file, dirs_exist_ok=True)
+        temporary.mkdir(parents=True, exist_ok=True)
+        for path in filter(Path.is_file, source.iterdir()):  # folders hold results: ckpt/
+            try:
+                shutil.copy2(path, temporary)
+            except OSError as error:
+                raise RunError(f"cannot copy {path}: {error.strerror}") from None
         if target.exists():
             target.rename(f"{target}_{time.strftime('%Y%m%d-%H%M%S')}")
         temporary.rename(target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _copy_file(source: str, target: str) -> str:
-    """Copy it, or say why not on a line: copytree has a list of what the system says."""
-    try:
-        return shutil.copy2(source, target)
-    except OSError as error:
-        raise RunError(f"cannot copy {source}: {error.strerror}") from None

@@ -382,6 +382,14 @@ def test_an_upload_that_fails_is_told_and_a_failed_run_keeps_its_status(
     assert re.match(r"error: results not copied, .*403 Forbidden", capsys.readouterr().err)
 
 
+def test_results_among_the_logs_are_not_copied_into_themselves(
+    script: Script, output: Path, data: Path
+) -> None:
+    """As where they go to the scripts' own place, beside the log."""
+    assert job(data, output / "0/ckpt") == 0
+    assert listing(output / "0/ckpt/logs") == ["0/train_0.log"]
+
+
 def test_logs_that_find_no_room_leave_no_half_of_them(
     script: Script, output: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
