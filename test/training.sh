@@ -90,6 +90,7 @@ plan_processes() {
     if [[ -n ${RANK_TABLE_FILE:-}$master && -n ${RANK_ID:-} && ${RANK_SIZE:-1} != 1 &&
         -z ${NNODES:-} ]]; then # torchrun's variable is the user's word
         require_number RANK_ID "$RANK_ID" 0
+        take_number node 0 0 NODE_RANK VC_TASK_INDEX
         output_path=${output_path:-$output/0/ckpt} # one folder for all ranks
         ((RANK_ID == 0)) || reports=
         return

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from commands import HANG
 
+from ascend import modelarts
+
 
 @pytest.fixture
 def launcher(repository, tmp_path: Path):
@@ -161,6 +163,16 @@ def test_platform_starts_each_card_itself(launcher, rank: str, name: str):
     assert call["env"]["ASCEND_DEVICE_ID"] == rank
     assert (launcher.output(rank) / f"train_{rank}.log").is_file()
     assert bool(launcher.final(done.stdout)) == (rank == "0")
+
+
+def test_a_card_of_the_second_machine_logs_where_modelarts_looks(launcher, monkeypatch):
+    platform = {"RANK_TABLE_FILE": "/t.json", "RANK_SIZE": "16", "RANK_ID": "8",
+                "VC_TASK_INDEX": "1", "ASCEND_DEVICE_ID": "0"}  # fmt: skip
+    assert launcher.run("full_8p", **platform).returncode == 0
+    for name, value in platform.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(modelarts, "OUTPUT", launcher.output().parent)
+    assert (modelarts._log_folder(Path("/results")) / "train_0.log").is_file()
 
 
 def test_a_rank_that_was_left_over_beside_several_machines_is_none(launcher):
