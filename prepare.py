@@ -25,7 +25,8 @@ import runtime  # noqa: F401 - ends here on a Python that is too old
 # isort: split
 import argparse
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from imaging.sources import download_images, folder_images, sample_images
 from preparing.hdf5 import Sizes, write_images, write_patches
@@ -35,7 +36,6 @@ from runtime.files import check_writable
 from runtime.numbers import COUNT
 from runtime.options import Parser
 
-Whole = tuple[float, ...]  # the sizes in which whole images are written; patches have one
 SIZES = (1.0, 0.9, 0.8, 0.7, 0.6)  # augmentation of Dong et al., 2016 (arXiv:1608.00367)
 
 
@@ -97,8 +97,8 @@ def find_images(args: argparse.Namespace) -> tuple[list[Path], list[Path]]:
     return folder_images(args.train_images), folder_images(args.eval_images)
 
 
-def fill_folder(args: argparse.Namespace) -> Iterator[tuple[Path, Sizes | list[Path], Whole]]:
-    """Yield each file that the dataset folder lacks, its images, and how they stay whole."""
+def fill_folder(args: argparse.Namespace) -> list[Callable]:
+    """Return what writes each file that the dataset folder lacks, given scale and jobs."""
     train, evaluation = ("sample", "sample") if args.sample else ("T91", "Set5")
     patches = args.data_path / "train" / f"{train}_x{args.scale}.h5"
     whole = args.data_path / "train" / f"{train}_x{args.scale}_images.h5"
@@ -107,7 +107,7 @@ def fill_folder(args: argparse.Namespace) -> Iterator[tuple[Path, Sizes | list[P
     for path in kept:
         print(f"{path}: kept as it is; --force makes it anew")
     if len(kept) == 3:
-        return
+        return []
     for path in (patches, whole, measured):
         if path not in kept:
             check_writable(path)
@@ -115,27 +115,29 @@ def fill_folder(args: argparse.Namespace) -> Iterator[tuple[Path, Sizes | list[P
     sizes = patch_sources(train_paths, args.scale, args.patch_size)
     for path in eval_paths if measured not in kept else ():
         pair_size(path, args.scale)  # one that cannot be read is told before files are made
-    plan = (patches, sizes, (1.0,)), (whole, list(sizes), SIZES), (measured, eval_paths, (1.0,))
-    yield from (file for file in plan if file[0] not in kept)
+    writers = {
+        patches: partial(write_patches, patches, sizes, args.patch_size, args.stride),
+        whole: partial(write_images, whole, list(sizes), sizes=SIZES),
+        measured: partial(write_images, measured, eval_paths),
+    }
+    return [write for path, write in writers.items() if path not in kept]
 
 
-def one_file(args: argparse.Namespace) -> Iterator[tuple[Path, Sizes | list[Path], Whole]]:
-    """Yield the file of --output-path, as `fill_folder` does."""
+def one_file(args: argparse.Namespace) -> list[Callable]:
+    """Return what writes the file of --output-path, as `fill_folder` does."""
     check_writable(args.output_path)
     paths = folder_images(args.images_dir)
-    images = paths if args.eval else patch_sources(paths, args.scale, args.patch_size)
-    yield args.output_path, images, (1.0,)
+    if args.eval:
+        return [partial(write_images, args.output_path, paths)]
+    sizes = patch_sources(paths, args.scale, args.patch_size)
+    return [partial(write_patches, args.output_path, sizes, args.patch_size, args.stride)]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Make the files that are asked for."""
     args = parse_args(argv)
-    common = {"scale": args.scale, "jobs": args.jobs}
-    for path, images, whole in fill_folder(args) if args.data_path else one_file(args):
-        if isinstance(images, dict):
-            write_patches(path, images, args.patch_size, args.stride, **common)
-        else:
-            write_images(path, images, sizes=whole, **common)
+    for write in fill_folder(args) if args.data_path else one_file(args):
+        write(scale=args.scale, jobs=args.jobs)
 
 
 if __name__ == "__main__":
