@@ -15,6 +15,8 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+import psutil
+
 from runtime.errors import run_main
 from runtime.numbers import COUNT, POSITIVE
 from runtime.options import Parser
@@ -31,30 +33,17 @@ class Use(NamedTuple):
     threads: int
 
 
-def family(pid: int) -> list[Path]:
-    """Return the /proc folders of a process and all its children that run."""
-    folder = Path(f"/proc/{pid}")
-    try:
-        if ") Z" in (folder / "stat").read_text():
-            return []
-    except OSError:
-        return []
-    children: list[int] = []
-    with contextlib.suppress(OSError):  # it may end at any moment
-        for path in folder.glob("task/*/children"):
-            children += map(int, path.read_text().split())
-    return [folder, *(member for child in children for member in family(child))]
-
-
 def use(pid: int) -> Use:
-    """Look at a process now; zeros when it has ended."""
+    """Look at a process and its children now; zeros when it has ended."""
     memory = files = threads = 0
-    for folder in family(pid):
-        with contextlib.suppress(OSError):  # a child may end at any moment
-            lines = (folder / "smaps_rollup").read_text().splitlines()
-            memory += sum(int(line.split()[1]) for line in lines if line.startswith(ALLOCATED))
-            files += len(list((folder / "fd").iterdir()))
-            threads += len(list((folder / "task").iterdir()))
+    with contextlib.suppress(psutil.Error):
+        process = psutil.Process(pid)
+        for member in (process, *process.children(recursive=True)):
+            with contextlib.suppress(psutil.Error, OSError):  # it may end at any moment
+                lines = Path(f"/proc/{member.pid}/smaps_rollup").read_text().splitlines()
+                memory += sum(int(line.split()[1]) for line in lines if line.startswith(ALLOCATED))
+                files += member.num_fds()
+                threads += member.num_threads()
     return Use(memory / 1024, files, threads)
 
 
