@@ -8,7 +8,6 @@ import importlib.util
 import os
 import platform
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Generic, TypeVar
@@ -50,23 +49,14 @@ def choose_device(name: str, local_rank: int | None = None) -> Choice[torch.devi
     Raises:
         UserError: the device that was asked for is not there; says what is missing.
     """
-    missing: dict[str, Callable[[], str]] = {
-        "npu": why_no_npu,
-        "cuda": why_no_cuda,
-        "cpu": lambda: "",
-    }
-    if name != "auto":
-        why = missing[name]()
-        if why:
-            raise UserError(f"--device {name}: {why}")
-        return Choice(_use(name, local_rank), "as asked")
-    reasons: list[str] = []
-    for kind in ("npu", "cuda", "cpu"):
+    missing = {"npu": why_no_npu, "cuda": why_no_cuda, "cpu": lambda: ""}
+    reason = "auto"
+    for kind in missing if name == "auto" else (name,):
         why = missing[kind]()
         if not why:
-            return Choice(_use(kind, local_rank), "; ".join(["auto", *reasons]))
-        reasons.append(f"no {kind}: {why}")
-    raise AssertionError("a CPU is always there")
+            return Choice(_use(kind, local_rank), reason if name == "auto" else "as asked")
+        reason += f"; no {kind}: {why}"
+    raise UserError(f"--device {name}: {why}")
 
 
 def why_no_npu() -> str:

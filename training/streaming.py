@@ -50,15 +50,9 @@ class StreamedBatches(Batches):
     def epoch(self, epoch: int, start: int = 0) -> Generator[Batch, None, None]:
         batches = _Steps(self.reader(epoch), self.plan)
         steps = range(start, self.steps_per_epoch)
-        with _more_than_cores():
-            loader = DataLoader(
-                batches, None, sampler=steps, num_workers=self.num_workers,
-                collate_fn=list,  # leaves the arrays alone
-                multiprocessing_context="fork" if self.num_workers else None,  # as Python to 3.13
-            )  # fmt: skip
         others = set(active_children())
         try:
-            for batch in _deaf_to_sigterm(loader):
+            for batch in _deaf_to_sigterm(batches, steps, self.num_workers):
                 yield Batch(*(torch.from_numpy(values).to(self.device) for values in batch))
         except BaseException as error:
             clear_frames(error.__traceback__)  # they hold workers; Python's end would wait for them
@@ -71,14 +65,6 @@ class StreamedBatches(Batches):
 
 
 @contextmanager
-def _more_than_cores() -> Iterator[None]:
-    """Keep PyTorch from warning of more workers than cores: they wait for the disk."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "This DataLoader will create")
-        yield
-
-
-@contextmanager
 def _unheard() -> Iterator[None]:
     """Keep Python from telling what fails as half a loader is dropped."""
     told, sys.unraisablehook = sys.unraisablehook, lambda _: None
@@ -88,7 +74,9 @@ def _unheard() -> Iterator[None]:
         sys.unraisablehook = told
 
 
-def _deaf_to_sigterm(loader: DataLoader) -> Iterator[list[np.ndarray]]:
+def _deaf_to_sigterm(
+    batches: "_Steps", steps: range, num_workers: int
+) -> Iterator[list[np.ndarray]]:
     """Start workers that read on: the main process stops a run that is told to, and saves.
 
     They inherit that the signal is blocked; ignored by their own doing, it would end those that
@@ -96,8 +84,15 @@ def _deaf_to_sigterm(loader: DataLoader) -> Iterator[list[np.ndarray]]:
     """
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:
-        with _more_than_cores():
-            return iter(loader)
+        with warnings.catch_warnings():  # of more workers than cores: they wait for the disk
+            warnings.filterwarnings("ignore", "This DataLoader will create")
+            return iter(
+                DataLoader(
+                    batches, None, sampler=steps, num_workers=num_workers,
+                    collate_fn=list,  # leaves the arrays alone
+                    multiprocessing_context="fork" if num_workers else None,  # as Python to 3.13
+                )
+            )  # fmt: skip
     except OSError as error:
         with _unheard():
             clear_frames(error.__traceback__)
