@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 import torch
 
-from runtime.errors import UserError, printable
+from runtime.errors import UserError, first_line, printable
 
 Member = TypeVar("Member", h5py.Dataset, h5py.Group)
 
@@ -44,8 +44,9 @@ def reading(path: Path) -> Iterator[None]:
     try:
         yield
     except DAMAGE as error:
-        reason = str(error).split("\n")[0]
-        raise UserError(f"{path} cannot be read ({reason}); it is damaged, {AGAIN}") from None
+        raise UserError(
+            f"{path} cannot be read ({first_line(error)}); it is damaged, {AGAIN}"
+        ) from None
 
 
 def open_file(path: Path) -> h5py.File:

@@ -22,6 +22,7 @@ from imaging.kinds import (
     several,
 )
 from imaging.metadata import Carried
+from runtime.errors import first_line
 from runtime.memory import available_memory
 
 LONGEST_SIDE = {"JPEG": 65500, "WEBP": 16383, "AVIF": 65535}  # what they can hold
@@ -60,15 +61,9 @@ class Photo:
         except (OSError, MemoryError) as error:
             if isinstance(error, MemoryError) or error.errno is not None:
                 raise
-            raise PictureError(f"cannot be saved as {self.format} ({one_line(error)})") from None
+            raise PictureError(f"cannot be saved as {self.format} ({first_line(error)})") from None
         except Exception as error:
-            raise PictureError(f"cannot be saved as {self.format} ({one_line(error)})") from None
-
-
-def one_line(error: BaseException) -> str:
-    """Return what an exception says, or is, on one line."""
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return str(text).strip().splitlines()[0]
+            raise PictureError(f"cannot be saved as {self.format} ({first_line(error)})") from None
 
 
 def open_photo(
@@ -108,7 +103,7 @@ def open_photo(
             ) from None
         raise PictureError("not a picture, or a broken one") from None
     except Exception as error:  # a decoder may raise anything at a broken file
-        raise PictureError(f"cannot be read ({one_line(error)})") from None
+        raise PictureError(f"cannot be read ({first_line(error)})") from None
 
 
 def _bytes(source: Path | BinaryIO) -> bytes:

@@ -18,12 +18,12 @@ from imaging.album import STREAM, Place, Plan
 from imaging.decoding import Picture
 from imaging.enlarge import enlarge, silent
 from imaging.kinds import PictureError
-from imaging.photo import Photo, one_line, open_photo
+from imaging.photo import Photo, open_photo
 from inference.fast_cpu import for_cpu
 from inference.restore import restore
 from inference.weights import load_luminance_weights
 from runtime.device import has_bf16, keep_fp32
-from runtime.errors import RunError, lack_of_memory, printable
+from runtime.errors import RunError, first_line, lack_of_memory, printable
 from runtime.files import whole_file
 from runtime.memory import available_memory
 
@@ -189,4 +189,4 @@ def what_happened(error: Exception) -> str:
         return str(error)
     if lack_of_memory(error):
         return "not enough memory; cut it in pieces, or end other programs"
-    return f"failed ({type(error).__name__}: {one_line(error)})"
+    return f"failed ({type(error).__name__}: {first_line(error)})"

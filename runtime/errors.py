@@ -169,8 +169,9 @@ def lack_of_memory(error: Exception) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Return what an exception says first; libraries go on over many lines."""
-    return str(error).strip().partition("\n")[0]
+    """Return what an exception says first, or is; libraries go on over many lines."""
+    text = str(getattr(error, "strerror", None) or error).strip()
+    return text.partition("\n")[0] or type(error).__name__
 
 
 def check_memory_limit() -> None:

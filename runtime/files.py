@@ -135,4 +135,4 @@ def load_tensors(source: Path | str | BinaryIO) -> object:
     except (pickle.UnpicklingError, LookupError):
         raise ValueError("it holds more than tensors, or is damaged") from None
     except Exception as error:  # damaged bytes make the unpickler raise whatever they lead to
-        raise ValueError(first_line(error)[:200] or type(error).__name__) from None
+        raise ValueError(first_line(error)[:200]) from None

@@ -20,8 +20,8 @@ from werkzeug.serving import make_server
 
 from imaging.enlarge import bicubic_only, enlarge
 from imaging.kinds import PictureError, TooLarge, by_content, saved_suffix
-from imaging.photo import one_line, open_photo
-from runtime.errors import RunError, lack_of_memory, printable
+from imaging.photo import open_photo
+from runtime.errors import RunError, first_line, lack_of_memory, printable
 
 if TYPE_CHECKING:
     from inference.upscaler import Upscaler
@@ -83,7 +83,7 @@ def create_app(upscalers: "dict[int, Upscaler]") -> Flask:
         except Exception as error:  # whatever a picture does to a decoder or to torch
             if lack_of_memory(error):
                 abort(503, "There is not enough memory for this picture.")
-            abort(422, f"{_name()} was not taken: {one_line(error)}.")
+            abort(422, f"{_name()} was not taken: {first_line(error)}.")
         finally:
             places.release()
 

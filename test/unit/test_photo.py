@@ -17,7 +17,8 @@ from imaging.decoding import is_deep_avif
 from imaging.enlarge import bicubic_only, enlarge
 from imaging.kinds import FORMATS, by_content, saved_suffix
 from imaging.memory import needed
-from imaging.photo import PictureError, TooLarge, one_line, open_photo
+from imaging.photo import PictureError, TooLarge, open_photo
+from runtime.errors import first_line
 
 ORIENTATION, EXIF_IFD, GPS_IFD, MAKE = 0x0112, 0x8769, 0x8825, 0x010F
 WIDTH_TAG, HEIGHT_TAG, DATE_TAG = 0xA002, 0xA003, 0x9003
@@ -315,10 +316,11 @@ def test_a_pillow_that_only_reads_a_kind(monkeypatch: pytest.MonkeyPatch) -> Non
         (OSError(28, "No space left on device"), "No space left on device"),
         (ValueError("one\ntwo"), "one"),
         (ValueError(), "ValueError"),
+        (ValueError(" \n"), "ValueError"),
     ],
 )
 def test_what_an_error_says_on_one_line(error: Exception, line: str) -> None:
-    assert one_line(error) == line
+    assert first_line(error) == line
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "tif"])
