@@ -35,12 +35,16 @@ process of the training.
 EOF
 }
 
-# train.py's own options. A resumed training goes on in the folder, log and all.
+# train.py's own options. A resumed training goes on in the folder, log and all; what only tells
+# something leaves it alone.
 read_extra() {
     local word
     extra=("$@")
     for word; do
-        case $word in --resume | --resume=*) resume=yes ;; esac
+        case $word in
+        --resume | --resume=*) resume=yes ;;
+        --check | --help | -h) trains='' ;;
+        esac
     done
 }
 
@@ -130,6 +134,7 @@ choose_output() { # sets output
 # counts once, as it was the last time.
 epoch_lines() { # < LOG
     LC_ALL=C awk -F '[ =,]+' '
+        /^warning: no checkpoint in / { n = 0; split("", last) } # all before is another training
         /^epoch[0-9]+ : loss=[^,]+, each_step_time=[0-9.]+$/ {
             if (!($1 in last)) order[++n] = $1
             last[$1] = $4 " " $6
@@ -234,7 +239,7 @@ lock_folder() {
 # arguments follow.
 train() { # KIND CARDS EPOCHS BATCH_SIZE LR ARGUMENT…
     local kind=$1 cards=$2 train_epochs=$3 batch_size=$4 lr=$5 train_steps=0 data_path='' extra=()
-    local output_path='' resume='' distributed='' reports=yes starter=() node=0 nodes=1 size
+    local output_path='' resume='' trains=yes distributed='' reports=yes starter=() node=0 nodes=1 size
     local output folder log seconds status=0 options aside=''
     shift 5
     if ((cards > 1)); then
@@ -254,6 +259,9 @@ train() { # KIND CARDS EPOCHS BATCH_SIZE LR ARGUMENT…
     output_path=${output_path:-$folder/ckpt}
     log=$folder/train_$ASCEND_DEVICE_ID.log
 
+    options=("--data_url=$data_path" "--train_url=$output_path" "--num-epochs=$train_epochs"
+        "--num-steps=$train_steps" "--batch-size=$batch_size" ${lr:+"--lr=$lr"} "${extra[@]}")
+    [[ -n $trains ]] || exec "$PYTHON" "$ROOT/train.py" "${options[@]}"
     lock_folder
     # Where nothing can be written, earlier results stay; a folder inside theirs is made after them.
     [[ $output_path/ == "$folder"/* ]] || make_folder "$output_path"
@@ -261,8 +269,6 @@ train() { # KIND CARDS EPOCHS BATCH_SIZE LR ARGUMENT…
     make_folder "$folder"
     make_folder "$output_path"
 
-    options=("--data_url=$data_path" "--train_url=$output_path" "--num-epochs=$train_epochs"
-        "--num-steps=$train_steps" "--batch-size=$batch_size" ${lr:+"--lr=$lr"} "${extra[@]}")
     printf 'training log: %s\n' "$log"
     seconds=$SECONDS
     run_logged "$log" '' "${starter[@]}" "$ROOT/train.py" "${options[@]}" || status=$?

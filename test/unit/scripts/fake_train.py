@@ -61,6 +61,8 @@ if "--train_url" in options:
     best = Path(options["--train_url"]) / "x3" / "best.pth"
     best.parent.mkdir(parents=True, exist_ok=True)
     best.write_text("weights")
+if "ANEW" in os.environ:
+    print("warning: no checkpoint in /out to resume from; starting")
 kind = "npu:0" if FAKE == "npu" else "cpu"
 print(f"device: {kind} (auto), precision: fp32 (as asked)")
 if FAKE == "silent":

@@ -192,6 +192,29 @@ def test_resumed_training_goes_on_in_its_folder(repository):
     assert (repository.output() / "train_0.log").read_text().count("best epoch") == 2
 
 
+def test_figures_are_those_of_this_training_where_there_was_none_to_resume(repository):
+    """As where --output_path is another one than before: the log is the same."""
+    assert repository.run("full_1p").returncode == 0
+    other = f"--output_path={repository.root / 'other'}"
+    done = repository.run("full_1p", other, "--", "--resume", ANEW="1", BETTER="1", FIRST="1")
+    assert done.returncode == 0, done.stderr
+    losses = repository.output() / f"{repository.root.name}_bs32_1p_acc_loss.txt"
+    assert losses.read_text() == "0.125000\n0.083333\n"
+
+
+@pytest.mark.parametrize("word", ["--check", "--help"])
+@pytest.mark.parametrize("script", ["full_1p", "full_8p"])
+def test_what_only_tells_something_leaves_earlier_results(repository, word: str, script: str):
+    assert repository.run("full_1p").returncode == 0
+    before = sorted(repository.output().parent.rglob("*"))
+    done = repository.run(script, "--", word, FAKE="silent")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "device: cpu (auto), precision: fp32 (as asked)\n"
+    assert word in repository.calls()[-1]["argv"]
+    assert "--num-epochs=500" in repository.calls()[-1]["argv"]
+    assert sorted(repository.output().parent.rglob("*")) == before
+
+
 def test_duration_is_that_of_the_training(repository):
     """Bash counts SECONDS on from where the environment has it."""
     done = repository.run("full_1p", FAKE="slow", SECONDS="5000")
