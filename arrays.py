@@ -1,5 +1,6 @@
 """Arrays in HDF5 files, as this project and other SRCNN code write them: names, axes, range."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ Member = TypeVar("Member", h5py.Dataset, h5py.Group)
 DAMAGE = (OSError, RuntimeError, ValueError, KeyError, TypeError, OverflowError, MemoryError)
 AGAIN = "make it again (prepare.py --force)"  # without, prepare.py keeps the files that are there
 MOST_COMPRESSED = 1100  # gzip shrinks no data to less than a thousandth
+BEYOND = -0.5, 2.0  # of 0–1: bicubic goes beyond it where an edge is sharp
 SAMPLE = 1024  # patches that tell the range of values
 
 # Input and target: prepare.py's, and those of SRCNN's own MATLAB code for Caffe and its heirs.
@@ -134,7 +136,7 @@ class StoredArray:
     def find_unit(self, file: h5py.File) -> float:
         """Return what 1 is in the file by its first values: 1, or 255; flat black tells nothing."""
         greatest = self._values(file, Part(n=slice(0, SAMPLE))).max() if self.is_real else 255.0
-        return 1.0 if 0.0 < greatest <= 1.0 else 255.0
+        return 1.0 if 0.0 < greatest <= BEYOND[1] else 255.0
 
     def read(self, file: h5py.File, unit: float, part: Part = WHOLE) -> torch.Tensor:
         """Read n×H×W or H×W float32, 0–1.
@@ -145,15 +147,21 @@ class StoredArray:
             part: what of it.
 
         Raises:
-            UserError: a value that is not finite, or not of the range that the first ones had.
+            UserError: values that are not finite, or of another range.
         """
         values = torch.from_numpy(self._values(file, part))
-        if not torch.isfinite(values).all():
+        least, greatest = (float(value) for value in values.aminmax())
+        if not math.isfinite(least) or not math.isfinite(greatest):
             raise UserError(f"{self.path}: {self.name} holds values that are not finite; {AGAIN}")
-        if unit == 1.0 and values.max() > 2.0:
+        if unit == 1.0 and greatest > BEYOND[1]:
             raise UserError(
                 f"{self.path}: {self.name} begins with values of 0–1 and goes on with larger ones; "
                 f"write 0–255 throughout"
+            )
+        if least < BEYOND[0] * unit or greatest > BEYOND[1] * unit:
+            raise UserError(
+                f"{self.path}: {self.name} holds values from {least:g} to {greatest:g}; "
+                f"expected 0–255 or 0–1"
             )
         return values.div_(unit)
 
@@ -166,9 +174,10 @@ class StoredArray:
             "h": slice(rows.start + self.cut, rows.stop + self.cut),
             "w": slice(columns.start + self.cut, columns.stop + self.cut),
         }
-        values = np.asarray(
-            file[self.name][tuple(index[axis] for axis in self.axes)], dtype=np.float32
-        )
+        with np.errstate(over="ignore"):  # infinity is told
+            values = np.asarray(
+                file[self.name][tuple(index[axis] for axis in self.axes)], dtype=np.float32
+            )
         return values if self.axes[-1] != "n" else np.ascontiguousarray(np.moveaxis(values, -1, 0))
 
 

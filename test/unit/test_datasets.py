@@ -3,6 +3,7 @@
 import os
 import pickle
 import subprocess
+import warnings
 from pathlib import Path
 
 import h5py
@@ -44,15 +45,16 @@ def test_patches_are_scaled_to_one(tmp_path: Path) -> None:
 
 def test_many_patches_are_read_as_each_alone(tmp_path: Path) -> None:
     """In blocks, the last of which is not full; neither side is the other."""
-    lr = np.arange(BLOCK + 3, dtype=np.float32)[:, None, None] + np.ones((1, 2, 3), np.float32)
+    numbers = 1 + np.arange(BLOCK + 3, dtype=np.float32)[:, None, None]
+    lr = numbers / 16 * np.ones((1, 2, 3), np.float32)
     dataset = TrainDataset(write(tmp_path / "a.h5", lr=lr, hr=2 * lr))
     pairs = list(dataset)
     assert len(pairs) == dataset.images == BLOCK + 3
     for index in (0, BLOCK - 1, BLOCK, BLOCK + 2):
         assert all(map(torch.equal, pairs[index], dataset[index]))
         low, high = pairs[index]
-        assert torch.equal(low, torch.full((1, 2, 3), (index + 1.0) / 255))
-        assert torch.equal(high, torch.full((1, 2, 3), (index + 1.0) * 2 / 255))
+        assert torch.equal(low, torch.full((1, 2, 3), (index + 1.0) / 16 / 255))
+        assert torch.equal(high, torch.full((1, 2, 3), (index + 1.0) / 8 / 255))
     assert dataset.shapes == [(2, 3)] * (BLOCK + 3)
     assert dataset.nbytes == sum(side.nbytes for side in dataset.read(0, len(dataset)))
 
@@ -323,6 +325,42 @@ def test_a_range_that_changes_in_the_file_is_refused(tmp_path: Path) -> None:
     images = {"0": smooth(1)[0] / 255, "1": smooth(1)[0]}
     with pytest.raises(UserError, match=r"a\.h5: lr/1 begins with values of 0–1 and goes on"):
         EvalDataset(write(tmp_path / "a.h5", lr=images, hr=images))
+
+
+@pytest.mark.parametrize(
+    ("kind", "low", "high"),
+    [
+        ("f4", -1, 1),
+        ("f4", 0, 511),
+        ("f8", -128, 255),
+        ("u2", 0, 65535),
+        ("i2", -128, 127),
+    ],
+)
+def test_a_range_that_is_none_of_the_known_is_refused(
+    tmp_path: Path, kind: str, low: int, high: int
+) -> None:
+    values = np.linspace(low, high, 5 * 33 * 33).reshape(5, 33, 33).astype(kind)
+    path = write(tmp_path / "a.h5", lr=values, hr=smooth(5))
+    message = rf"a\.h5: lr holds values from {low} to {high}; expected 0–255 or 0–1$"
+    with pytest.raises(UserError, match=message):
+        TrainDataset(path).read(0, 5)
+
+
+def test_numbers_beyond_float32_are_told_once(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.h5", lr=np.full((5, 33, 33), 1e300), hr=smooth(5))
+    with warnings.catch_warnings(action="error"), pytest.raises(UserError, match="not finite"):
+        TrainDataset(path).read(0, 5)
+
+
+@pytest.mark.parametrize("unit", [1, 255])
+def test_bicubic_may_go_beyond_black_and_white(tmp_path: Path, unit: int) -> None:
+    """As MATLAB's does where the image is of real numbers."""
+    lr, hr = smooth(5), smooth(5)
+    lr[0, 0, :2], hr[0, 0, :2] = (-51, 306), (0, 255)
+    dataset = TrainDataset(write(tmp_path / "a.h5", data=lr * unit / 255, label=hr * unit / 255))
+    for values, side in zip((lr, hr), dataset.read(0, 5), strict=True):
+        np.testing.assert_allclose(side[:, 0] * 255, values, atol=1e-4)
 
 
 SIZES = {

@@ -20,6 +20,7 @@ from training.streaming import StreamedBatches
 CPU = torch.device("cpu")
 PATCHES = BLOCK + 47  # more than are read at once
 IMAGES = 41  # three of them, numbers 0, 20 and 40, are held out
+WHOLE = 2**17  # the number that the files hold as 1
 CROPS = replace(FAST, crop_size=5, steps_per_epoch=60)
 WITHOUT_LIMIT, NOTHING = float("inf"), -1.0
 
@@ -31,12 +32,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "train").mkdir()
     with h5py.File(folder / "train/T91_x3.h5", "w") as file:
         number = np.arange(PATCHES, dtype=np.float32).reshape(-1, 1, 1)
-        file["hr"] = number + np.linspace(0, 0.5, 7 * 6, dtype=np.float32).reshape(7, 6)
-        file["lr"] = -file["hr"][:]
+        numbered = number + np.linspace(0, 0.5, 7 * 6, dtype=np.float32).reshape(7, 6)
+        file["hr"] = numbered / WHOLE
+        file["lr"] = file["hr"][:] / 2
     with h5py.File(folder / "train/T91_x3_images.h5", "w") as file:
         for i in range(IMAGES):
-            pixels = np.arange(8 * 9, dtype=np.float32).reshape(8, 9)
-            file[f"hr/{i}"], file[f"lr/{i}"] = 1000 * i + pixels, -(1000 * i + pixels)
+            pixels = 1000 * i + np.arange(8 * 9, dtype=np.float32).reshape(8, 9)
+            file[f"hr/{i}"], file[f"lr/{i}"] = pixels / WHOLE, pixels / WHOLE / 2
         file.attrs["names"] = [f"{i}.png" for i in range(IMAGES)]
     return folder
 
@@ -50,11 +52,11 @@ def load(
 
 
 def first_pixels(data: TrainingData, epoch: int = 0) -> list[float]:
-    """The lowest value of each sample of an epoch, in files' units."""
+    """The lowest number of each sample of an epoch."""
     values = []
     for lr, hr, _ in data.batches.epoch(epoch):
-        assert torch.equal(lr, -hr), "low and high resolution belong together, in this order"
-        values += (255 * hr).amin(dim=(1, 2, 3)).tolist()
+        assert torch.equal(lr, hr / 2), "low and high resolution belong together, in this order"
+        values += (WHOLE * hr).amin(dim=(1, 2, 3)).tolist()
     return values
 
 
@@ -72,8 +74,8 @@ def test_every_patch_but_the_last_twentieth_is_trained_on_once(
     assert len(seen) == len(set(seen)) == kept // 8 * 8
     assert max(seen) < kept and seen != sorted(seen)
     ((lr, hr),) = data.held_out
-    assert torch.equal(lr, -hr)
-    assert (255 * hr[:, 0, 0, 0]).round().tolist() == list(range(kept, PATCHES))
+    assert torch.equal(lr, hr / 2)
+    assert (WHOLE * hr[:, 0, 0, 0]).round().tolist() == list(range(kept, PATCHES))
     assert f"{kept:,} patches of 7×6" in data.description
     assert f"; {PATCHES - kept} more patches held out" in data.description
 
@@ -97,8 +99,8 @@ def test_no_crop_is_of_an_image_that_is_held_out(folder: Path, budget: float, ki
     assert {divmod(corner, 9) for _, corner in corners} == {
         (top, left) for top in range(4) for left in range(5)
     }, "crops reach the last row and column of an image of 8×9"
-    assert [round(255 * hr[0, 0, 0, 0].item()) for _, hr in data.held_out] == [0, 20000, 40000]
-    assert all(lr.shape == (1, 1, 8, 9) and torch.equal(lr, -hr) for lr, hr in data.held_out)
+    assert [round(WHOLE * hr[0, 0, 0, 0].item()) for _, hr in data.held_out] == [0, 20000, 40000]
+    assert all(lr.shape == (1, 1, 8, 9) and torch.equal(lr, hr / 2) for lr, hr in data.held_out)
     assert f"from {IMAGES - 3} whole images of" in data.description
     assert "; 3 more images held out" in data.description
 
@@ -223,7 +225,7 @@ def test_crops_of_patches_where_there_are_no_whole_images(
     assert data.batches.steps_per_epoch == 60
     out = range(PATCHES - PATCHES // 20, PATCHES)
     assert not {round(value) for value in first_pixels(data)} & set(out)
-    assert [round(255 * hr[0, 0, 0, 0].item()) for _, hr in data.held_out] == list(out)
+    assert [round(WHOLE * hr[0, 0, 0, 0].item()) for _, hr in data.held_out] == list(out)
     kept = f"{PATCHES - len(out):,} patches, as there are no whole images of {tmp_path}"
     assert data.description.startswith(f"random crops of 6×6 from {kept}")
     assert data.description.endswith(f"; {len(out)} more images held out")
