@@ -204,6 +204,7 @@ def deciding_options(
         "scale": args.scale,
         "seed": args.seed,
         "select": args.select,
+        "eval_half": args.eval_half,
         "precision": state.precision.name,
         "loss_scale": args.loss_scale,
         "processes": state.world.size,

@@ -12,7 +12,7 @@ import pytest
 import torch
 from runs import start
 
-from datasets import BLOCK, EvalDataset, ImageDataset, TrainDataset, find_file
+from datasets import BLOCK, EvalDataset, ImageDataset, TrainDataset, find_file, identity
 from runtime.errors import UserError
 
 
@@ -361,6 +361,22 @@ def test_bicubic_may_go_beyond_black_and_white(tmp_path: Path, unit: int) -> Non
     dataset = TrainDataset(write(tmp_path / "a.h5", data=lr * unit / 255, label=hr * unit / 255))
     for values, side in zip((lr, hr), dataset.read(0, 5), strict=True):
         np.testing.assert_allclose(side[:, 0] * 255, values, atol=1e-4)
+
+
+def test_a_set_is_known_by_its_name_its_size_and_its_values(tmp_path: Path) -> None:
+    told = set()
+    for number, hr in enumerate((smooth(5), 255 - smooth(5), smooth(5)[::-1], smooth(6))):
+        path = tmp_path / str(number) / "a.h5"
+        path.parent.mkdir()
+        told.add(identity(TrainDataset(write(path, lr=smooth(len(hr)), hr=hr))))
+        images = {str(i): plane for i, plane in enumerate(hr)}
+        path = write(path.with_name("b.h5"), lr=images, hr=images)
+        assert identity(EvalDataset(path)) == identity(ImageDataset(path))
+        told.add(identity(ImageDataset(path)))
+    assert len(told) == 8
+    same = TrainDataset(write(tmp_path / "a.h5", lr=smooth(5), hr=smooth(5)))
+    assert identity(same) in told
+    assert identity(same).startswith("a.h5 (5 samples, 43,560 bytes, CRC-32 ")
 
 
 SIZES = {

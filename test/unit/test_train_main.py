@@ -22,7 +22,7 @@ from samples import OneOfSeveral, save_weights
 from torch import nn
 
 import train
-from datasets import EvalDataset
+from datasets import EvalDataset, TrainDataset, identity
 from inference.weights import load_weights
 from model import SRCNN
 from runtime.device import Choice
@@ -156,12 +156,13 @@ def test_the_files(dataset: Path, tmp_path: Path) -> None:
     del recipe["name"]
     assert state["options"] == recipe | {
         "recipe": "reference",
-        "training set": "T91_x3.h5 (44 samples, 101,376 bytes)",
-        "evaluation set": "Set5_x3.h5 (3 samples, 18,600 bytes)",
+        "training set": identity(TrainDataset(dataset / "train/T91_x3.h5")),
+        "evaluation set": identity(EvalDataset(dataset / "val/Set5_x3.h5")),
         "init_weights": None,
         "scale": 3,
         "seed": 123,
         "select": "held-out",
+        "eval_half": False,
         "precision": "fp32",
         "loss_scale": 32.0,
         "processes": 1,
