@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pickle
+import re
 import secrets
 import stat
 import tempfile
@@ -41,6 +42,11 @@ def whole_file(path: Path | str) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def is_temporary(path: Path) -> bool:
+    """Tell whether a file is what `whole_file` leaves where a process is killed."""
+    return bool(re.fullmatch(r"\..+\.[0-9a-f]{16}\.tmp", path.name)) and path.is_file()
 
 
 def file_name(text: str) -> str:

@@ -16,13 +16,14 @@ from imaging.pictures import save_strip
 from inference.restore import restore
 from inference.weights import load_weights
 from runtime.errors import RunError, UserError, printable
-from runtime.files import file_name, whole_file, write_bytes
+from runtime.files import file_name, is_temporary, whole_file, write_bytes
 from training import checkpoint
 from training.evaluation import Evaluator
 from training.recorder import Recorder, summary_writer
 from training.state import TrainingState
 
 LOCK = ".lock"
+LEFT = (".pth", ".pt", ".csv")  # what a run has left that came as far as its first epoch
 
 
 class Results:
@@ -63,8 +64,9 @@ class Results:
                 print(f"earlier results are now in {printable(aside)}")
                 folder.mkdir()
                 self.lock = _lock(folder)
-            for left_by_a_killed_run in folder.glob(".*.tmp"):
-                left_by_a_killed_run.unlink()
+            for path in folder.iterdir():
+                if is_temporary(path):  # of a killed run
+                    path.unlink()
             if resumed:
                 checkpoint.leave_behind(folder, resumed["training"]["step"])
         except OSError as error:
@@ -162,7 +164,7 @@ def _lock(folder: Path) -> int:
 
 
 def _move_earlier_aside(folder: Path) -> Path | None:
-    if not any(path.suffix in (".pth", ".pt") for path in folder.iterdir()):  # glob hides errors
+    if not any(path.suffix in LEFT for path in folder.iterdir()):  # glob hides errors
         return None
     stamp, number = time.strftime("%Y%m%d-%H%M%S"), 0
     while (aside := folder.with_name(f"{folder.name}.{stamp}.{number}")).exists():

@@ -165,7 +165,7 @@ def test_earlier_results_are_moved_aside_and_numbered(
 ) -> None:
     monkeypatch.setattr(results, "time", SimpleNamespace(strftime=lambda form: "20260102-030405"))
     folder = tmp_path / "x3"
-    for number, name in enumerate(["best.pth", "checkpoint_1.pt"]):
+    for number, name in enumerate(["best.pth", "checkpoint_1.pt", "metrics.csv"]):
         folder.mkdir(exist_ok=True)
         (folder / name).write_text(name)
         made = Results(folder, {})
@@ -199,10 +199,13 @@ def test_the_stamp_of_what_is_moved_aside_tells_when(tmp_path: Path) -> None:
 def test_other_files_stay_and_what_a_killed_run_left_half_does_not(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name in ("notes.txt", ".metrics.csv.77.tmp", ".hidden"):
+    others = [".0123456789abcdef.tmp", ".hidden", ".mine.tmp", "notes.txt"]
+    for name in (*others, ".metrics.csv.0123456789abcdef.tmp"):
         (tmp_path / name).touch()
+    (tmp_path / ".folder.0123456789abcdef.tmp").mkdir()
     Results(tmp_path, {})
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".hidden", ".lock", "notes.txt"]
+    others += [".folder.0123456789abcdef.tmp", ".lock"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(others)
     assert capsys.readouterr() == ("", "")
 
 
