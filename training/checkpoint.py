@@ -6,6 +6,7 @@ import struct
 import sys
 import zipfile
 import zlib
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,7 +64,8 @@ def save(folder: Path, step: int, packed: bytes) -> Path:
     path = folder / f"checkpoint_{step}.pt"
     write_bytes(path, packed)
     for old in _newest_first(folder)[KEEP:]:
-        old.unlink(missing_ok=True)
+        with suppress(OSError):  # gone, or not ours to remove
+            old.unlink()
     return path
 
 
@@ -168,10 +170,10 @@ def start_from(path: Path, model: nn.Module) -> None:
 
 
 def same_precision(resumed: dict[str, Any] | None, wanted: str) -> str:
-    """Return the precision to train in: where "auto" is wanted, that of the interrupted run."""
-    if resumed and wanted == "auto":
-        return resumed["options"].get("precision", wanted)
-    return wanted
+    """Return the precision to train in: of the interrupted run, where that or "auto" is wanted."""
+    earlier = resumed["options"].get("precision", wanted) if resumed else wanted
+    forms = ("auto", earlier, earlier.partition("-")[0])  # fp32-contiguous is asked for as fp32
+    return earlier if wanted in forms else wanted
 
 
 def restore(resumed: dict[str, Any], options: dict[str, Any], state: "TrainingState") -> None:

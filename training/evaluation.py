@@ -1,5 +1,6 @@
 """PSNR of the weights that are trained, after each epoch."""
 
+import math
 import sys
 from typing import Any
 
@@ -87,7 +88,7 @@ class Evaluator:
         epoch, psnr, skipped = (metrics[name] for name in ("epoch", "psnr", "skipped_steps"))
         if skipped:
             print(f"steps skipped so far, as they overflowed: {skipped}", file=sys.stderr)
-        if epoch >= BELOW_BICUBIC_AFTER and psnr < self.bicubic_psnr:
+        if epoch >= BELOW_BICUBIC_AFTER and psnr < self.bicubic_psnr < math.inf:
             print(
                 f"warning: PSNR {psnr:.2f} dB is below bicubic's {self.bicubic_psnr:.2f} dB "
                 f"after {epoch + 1} epochs; see docs/troubleshooting.md",

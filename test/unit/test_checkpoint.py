@@ -39,6 +39,13 @@ def test_an_old_one_that_someone_else_removes_is_not_missed(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint_2.pt", "checkpoint_3.pt"]
 
 
+def test_an_old_one_that_cannot_be_removed_stays(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint_1.pt").mkdir()
+    for step in (2, 3):
+        checkpoint.save(tmp_path, step, checkpoint.pack(state(step)))
+    assert len(list(tmp_path.iterdir())) == 3
+
+
 def test_a_checkpoint_is_one_plain_file_of_torch(tmp_path: Path) -> None:
     path = checkpoint.save(tmp_path, 1, checkpoint.pack(state(1, w=torch.ones(3))))
     loaded = torch.load(path, weights_only=True)

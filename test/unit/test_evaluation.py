@@ -1,5 +1,6 @@
 """PSNR after an epoch: of which weights, on which pictures, shared out over the processes."""
 
+import math
 from contextlib import AbstractContextManager, nullcontext
 from types import SimpleNamespace
 
@@ -173,3 +174,13 @@ def test_what_should_not_pass_unnoticed(
     if above < 0 and said:
         below = f"PSNR {psnr:.2f} dB is below bicubic's {evaluator.bicubic_psnr:.2f} dB"
         assert lines[-1].startswith(f"warning: {below}")
+
+
+def test_nothing_is_worse_than_bicubic_that_is_exact(
+    eval_set: EvalDataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As of a picture that is black all over."""
+    evaluator = Evaluator(eval_set, [], World(CPU), Precision())
+    evaluator.bicubic_psnr = math.inf
+    evaluator.warn({"epoch": 9, "psnr": 40.0, "skipped_steps": 0})
+    assert capsys.readouterr().err == ""

@@ -88,6 +88,9 @@ def test_auto_takes_the_precision_of_the_run_that_goes_on() -> None:
     assert checkpoint.same_precision(SAVED, "auto") == "bf16"
     assert checkpoint.same_precision(SAVED, "fp32") == "fp32"
     assert checkpoint.same_precision(None, "auto") == "auto"
+    plain = {"options": {"precision": "fp32-contiguous"}}  # a form of fp32 that has no word
+    assert checkpoint.same_precision(plain, "fp32") == "fp32-contiguous"
+    assert checkpoint.same_precision(plain, "bf16") == "bf16"
     assert checkpoint.same_precision({"options": {}}, "auto") == "auto"
 
 
