@@ -11,7 +11,7 @@ from PIL import Image
 from imaging.metrics import PROTOCOLS, gain
 from imaging.pictures import most_changed, save_strip
 from runtime.errors import RunError
-from runtime.files import file_name, whole_file, write_text
+from runtime.files import SHOWN, file_name, whole_file, write_text
 
 TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent),
@@ -58,7 +58,7 @@ class Report:
             output: the network's, same shape.
             original: same shape.
         """
-        strip = f"{len(self._cards):02d}_{Path(figures['name']).name}.png"
+        strip = f"{len(self._cards):02d}_{Path(figures['name']).name[:SHOWN]}.png"
         psnrs = figures["bicubic_psnr"], figures["srcnn_psnr"]
         pictures = (bicubic, output, original)
         with whole_file(self.folder / file_name(strip)) as temporary:

@@ -372,3 +372,10 @@ def test_the_figures_of_a_strip_are_those_that_are_given(
     monkeypatch.setattr("report.page.save_strip", save_strip)
     Report(tmp_path).add(figures("one"), *pictures())
     assert written == [(30.25, 32.5)]
+
+
+def test_an_image_may_have_the_longest_name_that_there_is(tmp_path: Path) -> None:
+    report = Report(tmp_path)
+    for name in ("é" * 125, "é" * 125):
+        report.add(figures(name), *pictures())
+    assert len({path.name for path in tmp_path.glob("*.png")}) == 2
