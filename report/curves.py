@@ -3,10 +3,13 @@
 import csv
 import io
 import math
+import os
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
 from typing import NamedTuple
+
+os.environ["MPLBACKEND"] = "agg"  # the user's, and the user's style, are for windows and papers
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -17,6 +20,7 @@ from runtime.errors import UserError
 
 COLOURS = ("#2f6fed", "#e0663b", "#2a9d6f", "#9b5de5")
 GRID = "#8884"
+matplotlib.rcdefaults()
 Points = tuple[Sequence[float], Sequence[float]]
 
 

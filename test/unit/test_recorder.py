@@ -1,7 +1,9 @@
 """What a run leaves behind for people: its files, its tables, its curves, its events."""
 
 import json
+import os
 import platform
+import subprocess
 import sys
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from commands import ROOT
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -112,3 +115,22 @@ def test_without_tensorboard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         UserError, match=r"--tensorboard needs .*torch.utils.tensorboard.*; pip install t"
     ):
         Recorder(tmp_path, True)
+
+
+DRAW = """
+import io
+from report.curves import Panel, draw
+draw(Panel("a_title", {"loss": ([1, 2], [3, 4])})).savefig(io.BytesIO(), format="png")
+"""
+
+
+@pytest.mark.parametrize("backend", ["", "no_such"])
+def test_what_the_user_has_set_for_own_figures_does_not_count(tmp_path: Path, backend: str) -> None:
+    """LaTeX may be missing, and so may the backend; a run would end by them after its training."""
+    (tmp_path / "matplotlibrc").write_text("text.usetex: True\n")
+    settings = {"MATPLOTLIBRC": str(tmp_path), "PATH": "", "MPLBACKEND": backend}
+    done = subprocess.run(
+        [sys.executable, "-c", DRAW], env=os.environ | settings, cwd=ROOT,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
