@@ -2,6 +2,7 @@
 
 import csv
 import importlib
+import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -10,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 
-from runtime.errors import UserError
+from runtime.errors import UserError, printable
 from training.timing import WARM_UP_STEPS
 
 Batch = TypeVar("Batch")
@@ -66,7 +67,13 @@ class StepProfiler:
             for batch in islice(batches, waiting + preparing + recorded):
                 yield batch
                 profile.step()
-        for trace in sorted(set(self._traces()) - before):
+        traces = sorted(set(self._traces()) - before)
+        if not traces:  # the profiler itself says nothing
+            for half in self.folder.glob("*.pt.trace.json.tmp"):
+                half.unlink()
+            print(f"warning: no trace could be written to {printable(self.folder)}; "
+                  f"is the disk full?", file=sys.stderr)  # fmt: skip
+        for trace in traces:
             print(f"profile: {recorded} steps in {trace}; the times of this epoch include it")
             print_table(read_operators(profile, trace))
         yield from batches

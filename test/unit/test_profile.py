@@ -164,6 +164,21 @@ def test_an_npu_is_watched_by_the_profiler_of_torch_npu(
     assert last.split() == ["100.0%", "2.000", "1.000", "1", "aten::conv2d"]
 
 
+def test_a_trace_that_finds_no_room_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The profiler itself says nothing of it."""
+    (tmp_path / "earlier.pt.trace.json").touch()
+    profiler = StepProfiler(tmp_path, torch.device("cpu"))
+    monkeypatch.setattr(
+        torch.profiler, "tensorboard_trace_handler", lambda _: lambda _: None, raising=True
+    )
+    assert list(profiler.watch(range(3), 3)) == [0, 1, 2]
+    output, errors = capsys.readouterr()
+    assert output == ""
+    assert errors == f"warning: no trace could be written to {tmp_path}; is the disk full?\n"
+
+
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"--profile .*file.*name a folder"):
