@@ -6,7 +6,7 @@ import sys
 import numpy as np
 from PIL import Image, ImageCms, ImageFile
 
-from imaging.kinds import PictureError, in_deep_planes
+from imaging.kinds import PictureError, in_deep_planes, rawmode
 from imaging.metadata import Carried
 
 Picture = Image.Image | np.ndarray  # mode L, LA, RGB, RGBA; or of 16 bits, uint16 H×W×C
@@ -36,12 +36,6 @@ def shape(picture: Picture) -> tuple[int, int, int]:
 def opened(data: bytes, kind: str) -> ImageFile.ImageFile:
     """Open a picture without Pillow's limit of pixels; whoever calls it has one of memory."""
     return Image.OPEN[kind][0](io.BytesIO(data), "")
-
-
-def rawmode(image: ImageFile.ImageFile) -> str:
-    """Return how the pixels lie in the file, in Pillow's words; empty if it does not say."""
-    args = image.tile[0].args if image.tile else ""
-    return str(args[0] if isinstance(args, tuple) and args else args or "")
 
 
 def is_deep_grey(image: ImageFile.ImageFile) -> bool:

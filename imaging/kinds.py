@@ -53,6 +53,18 @@ def several(image: Image.Image) -> str:
     return f"has {frames} frames or pages; save the one you want alone" if frames > 1 else ""
 
 
+def rawmode(image: Image.Image) -> str:
+    """Return how the pixels lie in an open file, in Pillow's words; empty if it does not say."""
+    tile = getattr(image, "tile", None)
+    args = tile[0].args if tile else ""
+    return str(args[0] if isinstance(args, tuple) and args else args or "")
+
+
+def is_deep(image: Image.Image) -> bool:
+    """Tell whether an open picture has 16 bits a channel."""
+    return ";16" in rawmode(image) or in_deep_planes(image)
+
+
 def in_deep_planes(image: Image.Image) -> bool:
     """Tell a TIFF of uncompressed planes of 16 bits, each of which Pillow takes for one of 8."""
     tags = getattr(image, "tag_v2", {})  # planar configuration, compression, bits of each sample

@@ -15,7 +15,7 @@ from imaging.kinds import (
     FORMATS,
     PictureError,
     TooLarge,
-    in_deep_planes,
+    is_deep,
     kind_of,
     saved_as,
     saved_suffix,
@@ -131,8 +131,7 @@ def _check(
         raise PictureError(
             f"{kept} holds {longest} pixels a side, x{scale} needs {side}; save it as PNG first"
         )
-    deep = ";16" in decoding.rawmode(image) or in_deep_planes(image)
-    need = memory.needed(*image.size, scale, kept, len(image.getbands()) if deep else 0)
+    need = memory.needed(*image.size, scale, kept, len(image.getbands()) if is_deep(image) else 0)
     room = available_memory() if room is None else room
     if need > room:
         raise PictureError(

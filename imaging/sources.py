@@ -5,13 +5,16 @@ import os
 import struct
 import sys
 import tempfile
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from PIL import Image
+from PIL.ImageFile import StubImageFile
 
-from imaging.kinds import in_deep_planes, several
+from imaging.kinds import is_deep, several
 from runtime.errors import UserError, printable
 from runtime.files import is_file
 
@@ -96,14 +99,11 @@ def open_image(path: Path) -> Image.Image:
         ImageError: unreadable, truncated, a decompression bomb, animated or of several pages, or
             deeper than 8 bits.
     """
-    try:
-        with Image.open(path) as image:
-            why = several(image)
-            if in_deep_planes(image):
-                why = "has 16 bits a channel in planes; save it with 8 bits a channel"
-            image.load()
-    except UNREADABLE as error:
-        raise unreadable(path, error) from None
+    with opened(path) as image:
+        why = several(image)
+        if is_deep(image):
+            why = "has 16 bits a channel; save it with 8 bits a channel"
+        image.load()
     if why:
         raise ImageError(f"{path} {why}")
     if image.mode.startswith(("I", "F")):  # RGB would clip nearly all of it to white
@@ -111,11 +111,24 @@ def open_image(path: Path) -> Image.Image:
     return image
 
 
-def unreadable(path: Path, error: Exception) -> ImageError:
-    """Return the error for a file that Pillow does not read."""
-    if isinstance(error, PermissionError):
-        return ImageError(f"cannot read {path}: {error.strerror}")
-    return ImageError(f"{path} cannot be read as an image ({error}); mend or remove it")
+@contextmanager
+def opened(path: Path) -> Iterator[Image.Image]:
+    """Open an image, of which the header alone is read so far.
+
+    Raises:
+        ImageError: it, or what the block reads of it, is no image that Pillow reads.
+    """
+    try:
+        with Image.open(path) as image:
+            if isinstance(image, StubImageFile):
+                raise OSError(f"Pillow reads no {image.format}")
+            yield image
+    except PermissionError as error:
+        raise ImageError(f"cannot read {path}: {error.strerror}") from None
+    except UNREADABLE as error:
+        raise ImageError(
+            f"{path} cannot be read as an image ({error}); mend or remove it"
+        ) from None
 
 
 def sample_images() -> tuple[list[Path], list[Path]]:

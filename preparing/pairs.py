@@ -6,10 +6,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from imaging.resize import BICUBIC, modelzoo_pair
-from imaging.sources import UNREADABLE, ImageError, open_image, unreadable
+from imaging.sources import ImageError, open_image, opened
 
 BLOCK_VALUES = 2**20  # patches are copied and written 4 MB at a time; h5py takes 0.1 ms a call
 
@@ -20,11 +19,8 @@ def pair_size(path: Path, scale: int) -> tuple[int, int]:
     Raises:
         ImageError: not an image.
     """
-    try:
-        with Image.open(path) as image:
-            return image.height // scale * scale, image.width // scale * scale
-    except UNREADABLE as error:
-        raise unreadable(path, error) from None
+    with opened(path) as image:
+        return image.height // scale * scale, image.width // scale * scale
 
 
 def modelzoo_pairs(

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import IO
 
 import h5py
+import numpy as np
 import pytest
+import tifffile
 from commands import ROOT, run, wait_until
 from expected_files import prepare_file, save_image
 from PIL import Image
@@ -45,7 +47,17 @@ BAD_FOLDERS = {
     "16 bits": (
         lambda images: Image.new("I;16", (50, 50)).save(images / "deep.png"),
         [],
-        "deep.png has pixels of mode I;16",
+        "deep.png has 16 bits a channel; save it with 8 bits a channel",
+    ),
+    "16 bits, colours": (
+        lambda images: tifffile.imwrite(images / "deep.tif", np.zeros((50, 50, 3), np.uint16)),
+        [],
+        "deep.tif has 16 bits a channel; save it with 8 bits a channel",
+    ),
+    "a data file": (
+        lambda images: h5py.File(images / "old.h5", "w").close(),
+        [],
+        r"old.h5 cannot be read as an image \(Pillow reads no HDF5\); mend or remove it",
     ),
     "floating point": (
         lambda images: Image.new("F", (50, 50)).save(images / "deep.tif"),
