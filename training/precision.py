@@ -187,7 +187,7 @@ class Autocast(Precision):
 
     def load_state_dict(self, state: dict) -> None:
         super().load_state_dict(state)
-        if self.scaler:
+        if self.scaler and state.get("scaler"):
             self.scaler.load_state_dict(state["scaler"])
 
 

@@ -367,3 +367,13 @@ def test_what_to_do_about_overflow(monkeypatch: pytest.MonkeyPatch, bf16: bool) 
     end = "--loss-scale dynamic" + (" or --precision fp32" if bf16 else "")
     assert advice(NPU).endswith(end)
     assert advice(CPU).endswith("or --precision fp32")
+
+
+def test_a_run_without_a_loss_scale_goes_on_with_one() -> None:
+    """As one in fp32 on a card that computes convolutions in fp16."""
+    without = Autocast(CPU, torch.bfloat16, 32.0)
+    without.skipped = 2
+    precision = Autocast(CPU, torch.float32, 32.0)
+    for state in (Precision.state_dict(without), without.state_dict()):
+        precision.load_state_dict(state)
+        assert (precision.skipped, precision.scaler.get_scale()) == (2, 32.0)
