@@ -8,7 +8,7 @@ from pathlib import Path
 
 from runtime.errors import UserError
 from runtime.numbers import COUNT, NATURAL, POSITIVE, SEED, number
-from runtime.options import Parser, add_device
+from runtime.options import Parser, add_device, path
 from training.recipes import POLISH, RECIPES
 
 # What ModelArts adds to the command line of a job, and what it sets in its environment.
@@ -34,7 +34,7 @@ def parse_args(description: str | None, argv: Sequence[str] | None = None) -> ar
     add("--train_url", "--outputs-dir", dest="outputs_dir", type=Path, default=Path("outputs"),
         metavar="O", help="results go to O/x{scale} (default: %(default)s)")
     add("--scale", type=COUNT, default=3, help="enlargement factor (default: %(default)s)")
-    add("--resume", nargs="?", const="auto", metavar="FILE",
+    add("--resume", type=lambda text: str(path(text)), nargs="?", const="auto", metavar="FILE",
         help="go on from this checkpoint, or from the newest one in the results")
     add("--init-weights", type=Path, metavar="FILE",
         help="start from the weights in this file, trained here or elsewhere (fine-tuning)")

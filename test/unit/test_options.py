@@ -26,6 +26,7 @@ def test_what_a_run_does_by_default() -> None:
         "memory_share": 0.5, "check": False, "profile": None,
     }  # fmt: skip
     assert parse_args(None, [DATA, "--resume"]).resume == "auto"
+    assert parse_args(None, [DATA, "--resume=a/b.pt"]).resume == "a/b.pt"
 
 
 def test_the_help_names_what_an_option_takes(capsys: pytest.CaptureFixture[str]) -> None:
@@ -39,6 +40,13 @@ def test_the_help_names_what_an_option_takes(capsys: pytest.CaptureFixture[str])
         "num-steps": "N", "seed": "SEED", "loss-scale": "S", "num-workers": "N",
         "memory-share": "F", "profile": "DIR",
     }  # fmt: skip
+
+
+def test_an_empty_checkpoint_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+    """As of a variable of a job that is not set."""
+    with pytest.raises(SystemExit):
+        parse_args(None, [DATA, "--resume="])
+    assert capsys.readouterr().err == "error: argument --resume: is empty; name a file or folder\n"
 
 
 @pytest.mark.parametrize("share", ["0", "1.01", "-1"])
