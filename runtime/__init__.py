@@ -26,8 +26,9 @@ def say_what_is_missing(
         sys.__excepthook__(kind, error, trace)
 
 
-if Path(sys.argv[0]).resolve().is_relative_to(Path(__file__).resolve().parents[1]):
-    sys.excepthook = say_what_is_missing  # not in other people's programs
+program = Path(sys.argv[0]).resolve()
+if program.suffix == ".py" and Path(__file__).resolve().parents[1] in program.parents:
+    sys.excepthook = say_what_is_missing  # not in other people's programs, and not in a shell
 
 # Where torch_npu is installed but CANN is not, `import torch` itself would fail on loading it.
 # runtime.device imports torch_npu when an NPU is wanted, and explains what is missing.

@@ -62,6 +62,12 @@ def test_a_package_that_is_missing_is_one_line(stage: str, tmp_path: Path) -> No
     assert (result.returncode, list(tmp_path.iterdir())) == (1, [])
 
 
+def test_a_module_that_another_program_lacks_is_its_own_matter() -> None:
+    command = [sys.executable, "-c", "import runtime, no_such_module"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert "Traceback" in result.stderr and "activate" not in result.stderr
+
+
 @pytest.mark.parametrize("encoding", ["", "ascii:strict"])
 @pytest.mark.parametrize("stage", STAGES)
 def test_help_in_a_locale_that_is_not_utf_8(stage: str, encoding: str) -> None:
