@@ -2,7 +2,7 @@
 
     python benchmarks/large_picture.py [--format PNG]
 
-In a process of its own the picture is opened, enlarged by 3 and saved; the network's share (40 MB a
+In a process of its own the picture is opened, enlarged by 3 and saved; the network's share (50 MB a
 thread) is left out, as the tiles are bicubic. Linux only.
 """
 
@@ -11,8 +11,6 @@ import tempfile
 from pathlib import Path
 
 from PIL import Image
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from imaging import memory
 from imaging.enlarge import bicubic_only, enlarge

@@ -16,8 +16,6 @@ from pathlib import Path
 
 from PIL import Image, PngImagePlugin
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from imaging.enlarge import bicubic_only, enlarge
 from imaging.kinds import FORMATS, PictureError
 from imaging.photo import open_photo

@@ -37,9 +37,9 @@ def choose_precision(
 ) -> Choice[Precision]:
     """Choose the arithmetic of training.
 
-    "auto" takes apex O2 on an NPU; where a recipe can't use it bf16, without apex and on an
-    Ascend 910A fp16; bf16, else fp16 on a GPU; on a CPU what a trial of less than a second finds
-    fastest, or what its units promise.
+    "auto" takes, on an NPU, apex O2, or fp16 where it is not installed; for recipes that cannot use
+    it bf16, on an Ascend 910A fp16. On a GPU: bf16, else fp16. On a CPU: what a trial of less than
+    a second finds fastest, or what its units promise.
 
     Args:
         name: "auto", "fp32", "bf16", "fp16", "apex-O1" or "apex-O2".
