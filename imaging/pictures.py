@@ -5,8 +5,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from imaging.metrics import psnr
-
 PAD, FONT_SIZE, ZOOM_SHARE = 12, 16, 0.2
 MIN_PANEL = 280  # pixels: room for the caption; smaller images are enlarged
 NEAREST = Image.Resampling.NEAREST
@@ -20,7 +18,7 @@ def save_strip(
     output: np.ndarray,
     original: np.ndarray,
     *,
-    psnrs: tuple[float, float] | None = None,
+    psnrs: tuple[float, float],
 ) -> None:
     """Save a PNG strip: bicubic, SRCNN and the original, with the most changed region enlarged.
 
@@ -30,12 +28,9 @@ def save_strip(
         bicubic: H×W luminance or H×W×3 RGB, 0–255, any real type.
         output: the network's, same shape.
         original: same shape.
-        psnrs: dB of bicubic and of the output, for the captions; computed over whole images when
-            left out.
+        psnrs: dB of bicubic and of the output, for the captions.
     """
     pictures = [_as_image(pixels) for pixels in (bicubic, output, original)]
-    if psnrs is None:
-        psnrs = psnr(bicubic, original), psnr(output, original)
     captions = (f"Bicubic  {psnrs[0]:.2f} dB", f"SRCNN  {psnrs[1]:.2f} dB", f"Original  {name}")
     region = most_changed(bicubic, output)
     panels = [

@@ -83,7 +83,7 @@ def _png_metadata(carried: Carried, info: dict) -> dict:
     for kind, body in carried.chunks:
         if kind != b"pHYs":
             chunks.add(kind, body)
-        elif len(body) == 9 and body[8]:
+        elif body[8]:
             lengths = (int.from_bytes(body[i : i + 4], "big") * 0.0254 for i in (0, 4))  # per metre
             wanted["dpi"] = tuple(lengths)
         elif body[:4] != body[4:8]:

@@ -6,14 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from model import SRCNN
-
 Module = TypeVar("Module", bound=nn.Module)
-
-
-def replace_last_layer(model: SRCNN, kind: "type[InFp32]") -> None:
-    """Let the last layer compute otherwise, with the parameters that it has."""
-    model.conv3 = kind(model.conv3)  # type: ignore[assignment]
 
 
 def in_layout(module: Module, layout: torch.memory_format) -> Module:

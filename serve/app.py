@@ -67,7 +67,8 @@ def create_app(upscalers: "dict[int, Upscaler]") -> Flask:
 
     @app.post("/enlarge/<int:scale>/<any(srcnn, bicubic):method>")
     def enlarged(scale: int, method: str) -> Response:
-        if request.headers.get("Origin", request.host_url.rstrip("/")) != request.host_url[:-1]:
+        origin = request.host_url.rstrip("/")
+        if request.headers.get("Origin", origin) != origin:
             abort(403, "This page takes pictures from itself only.")
         if scale not in upscalers:
             abort(404, f"There are no weights for ×{scale}.")

@@ -27,8 +27,7 @@ class MuonAdam(torch.optim.Optimizer):
         muon_lr: Muon's learning rate.
         layers: those whose weights Muon takes, each with its learning rate over Muon's.
         momentum: Muon's, Nesterov's kind; and how far back the mean squares of rows look.
-        ns_steps: Newton–Schulz iterations.
-        dtype: these iterations' arithmetic; None for what the device is best at.
+        ns_steps: Newton–Schulz iterations, in what the device multiplies fastest.
     """
 
     def __init__(
@@ -39,7 +38,6 @@ class MuonAdam(torch.optim.Optimizer):
         layers: Mapping[str, float],
         momentum: float = 0.95,
         ns_steps: int = 5,
-        dtype: torch.dtype | None = None,
     ) -> None:
         self.kernels = [model.get_parameter(f"{name}.weight") for name in layers]
         rest = [p for p in model.parameters() if not any(p is kernel for kernel in self.kernels)]
@@ -49,7 +47,7 @@ class MuonAdam(torch.optim.Optimizer):
         ]
         super().__init__([*groups, {"params": rest, "lr": lr}], {})
         self.momentum, self.ns_steps = momentum, ns_steps
-        self.dtype = dtype or matrix_type(self.kernels[0].device)
+        self.dtype = matrix_type(self.kernels[0].device)
         self.momenta = [torch.zeros_like(as_matrix(kernel)) for kernel in self.kernels]
         self.squares = [momentum.new_zeros(len(momentum), 1) for momentum in self.momenta]
         self.adam = torch.optim.Adam(rest, betas=(0.9, 0.99))

@@ -144,7 +144,8 @@ def test_muon_is_that_of_pytorch_with_rows_at_one_rate(layout: torch.memory_form
     """With gradients of all sizes, and at a learning rate that changes."""
     torch.manual_seed(2)
     model = SRCNN().to(memory_format=layout)
-    ours = MuonAdam(model, lr=1e-3, muon_lr=1e-2, layers=LAYERS, dtype=torch.bfloat16)
+    ours = MuonAdam(model, lr=1e-3, muon_lr=1e-2, layers=LAYERS)
+    ours.dtype = torch.bfloat16
     matrices = [nn.Parameter(torch.zeros_like(as_matrix(kernel))) for kernel in ours.kernels]
     theirs = torch.optim.Muon(matrices, lr=1.0, weight_decay=0.0, momentum=0.95, nesterov=True)
     expected = [as_matrix(kernel) for kernel in ours.kernels]

@@ -181,7 +181,7 @@ def test_the_most_changed_region_is_found() -> None:
 @pytest.mark.parametrize("shape", [(80, 120, 3), (33, 40), (300, 500)])
 def test_a_strip_holds_three_panels(tmp_path: Path, shape: tuple[int, ...]) -> None:
     images = [np.full(shape, grey, float) for grey in GREY.values()]
-    save_strip(tmp_path / "strip.png", "name", *images)
+    save_strip(tmp_path / "strip.png", "name", *images, psnrs=(30.25, 32.5))
     strip = np.asarray(Image.open(tmp_path / "strip.png"))
     row = strip[60, :, 1]  # through the three pictures, above or beside the frame
     for i, grey in enumerate(GREY.values()):
@@ -191,8 +191,8 @@ def test_a_strip_holds_three_panels(tmp_path: Path, shape: tuple[int, ...]) -> N
 
 def test_a_strip_frames_the_most_changed_region_and_enlarges_it(tmp_path: Path) -> None:
     """Of pictures of 80×120 pixels, three times as large for the caption above them."""
-    bicubic, output, original = pictures()
-    save_strip(tmp_path / "strip.png", "name", bicubic, output, original)
+    _, output, _ = pictures()
+    save_strip(tmp_path / "strip.png", "name", *pictures(), psnrs=(30.25, 32.5))
     panel = np.asarray(Image.open(tmp_path / "strip.png"))[12:-12, 12 + 360 + 12 :][:, :360]
     caption, picture, zoom = panel[:28], panel[28:][:240], panel[28 + 240 + 12 :]
     assert np.ptp(np.argwhere(caption.max(axis=2) < 128)[:, 0]) > 10, "too small to be read"
