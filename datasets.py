@@ -176,7 +176,8 @@ class ImageDataset(_FileDataset):
                      for i in range(len(lr))]  # fmt: skip
             self.stored = [StoredPair(self.path, low, high, IMAGES) for low, high in sides]
             units = self.stored[0].find_units(file)
-            names = [str(name) for name in file.attrs.get("names", ())]
+            stored = np.atleast_1d(file.attrs.get("names", ()))
+            names = [os.fsdecode(name) if isinstance(name, bytes) else str(name) for name in stored]
             self.images = int(file.attrs.get("images", len(self)))
         if self.images < 1 or len(self) % self.images:
             raise UserError(

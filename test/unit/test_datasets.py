@@ -82,7 +82,7 @@ def test_names_that_could_not_be_those_of_files_are_numbers(
     """So are names that are not different, or too few."""
     images = {str(i): patches(1, seed=i)[0] for i in range(2)}
     path = write(tmp_path / "a.h5", lr=images, hr=images)
-    for names in ([name, "other"], ["other", name], [name], [name, name], [name, "b", "c"]):
+    for names in ([name, "other"], ["other", name], [name], [name, name], [name, "b", "c"], "ab"):
         with h5py.File(path, "a") as file:
             file.attrs["names"] = names
         usable = plain and "other" in names
@@ -103,6 +103,15 @@ def test_each_process_opens_the_file_itself(
     images = {"0": patches(1)[0]}
     evaluation = EvalDataset(write(tmp_path / "b.h5", lr=images, hr=images))
     assert torch.equal(evaluation.crop(0, 2, 3, 4)[1], evaluation[0][1][:, 2:6, 3:7])
+
+
+def test_names_may_be_bytes(tmp_path: Path) -> None:
+    """As h5py writes such, and MATLAB its texts."""
+    images = {str(i): patches(1, seed=i)[0] for i in range(2)}
+    path = write(tmp_path / "a.h5", lr=images, hr=images)
+    with h5py.File(path, "a") as file:
+        file.attrs["names"] = np.array([b"baby", b"bird"])
+    assert EvalDataset(path).names == ["baby", "bird"]
 
 
 def test_whole_images_keep_their_names(tmp_path: Path) -> None:
