@@ -60,9 +60,10 @@ class Results:
             folder.mkdir(parents=True, exist_ok=True)
             self.lock = _lock(folder)
             anew = not resumed or elsewhere
-            if anew and (aside := _move_earlier_aside(folder)):
+            place = folder.resolve() if folder.is_symlink() else folder  # the link stays
+            if anew and (aside := _move_earlier_aside(place)):
                 print(f"earlier results are now in {printable(aside)}")
-                folder.mkdir()
+                place.mkdir()
                 self.lock = _lock(folder)
             for path in folder.iterdir():
                 if is_temporary(path):  # of a killed run

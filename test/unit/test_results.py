@@ -178,6 +178,19 @@ def test_earlier_results_are_moved_aside_and_numbered(
         (folder / "checkpoint_0.pt").unlink()
 
 
+def test_results_stay_on_the_disk_that_a_link_leads_to(tmp_path: Path) -> None:
+    disk = tmp_path / "disk/x3"
+    disk.mkdir(parents=True)
+    (tmp_path / "x3").symlink_to(disk)
+    (disk / "best.pth").write_text("earlier")
+    made = Results(tmp_path / "x3", {})
+    made.save_checkpoint(new_state(REFERENCE, 6))
+    assert (tmp_path / "x3").is_symlink()
+    (aside,) = disk.parent.glob("x3.*")
+    assert (aside / "best.pth").read_text() == "earlier"
+    assert (disk / "checkpoint_0.pt").is_file()
+
+
 def test_without_tensorboard_earlier_results_stay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
