@@ -16,7 +16,7 @@ from urllib.parse import quote
 from flask import Flask, Response, abort, render_template, request
 from jinja2 import FileSystemLoader
 from werkzeug.exceptions import HTTPException
-from werkzeug.serving import make_server
+from werkzeug.serving import WSGIRequestHandler, make_server
 
 from imaging.enlarge import bicubic_only, enlarge
 from imaging.kinds import PictureError, TooLarge, by_content, saved_suffix
@@ -43,6 +43,12 @@ SECURITY = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
+
+
+class Handler(WSGIRequestHandler):
+    """Gives up a browser from which nothing has come for a minute, and with it its place."""
+
+    timeout = 60
 
 
 def create_app(upscalers: "dict[int, Upscaler]") -> Flask:
@@ -123,7 +129,9 @@ def serve(upscalers: "dict[int, Upscaler]", port: int) -> None:
     port = listener.getsockname()[1]
     app = create_app(upscalers)
     logging.getLogger("werkzeug").setLevel(logging.WARNING)  # no line per request
-    server = make_server(HOST, port, app, threaded=True, fd=listener.fileno())
+    server = make_server(
+        HOST, port, app, threaded=True, request_handler=Handler, fd=listener.fileno()
+    )
     print(f"http://{HOST}:{port}/ is the page, for this computer only; Ctrl-C ends it")
     with listener:
         try:

@@ -316,6 +316,45 @@ def test_it_serves_until_it_is_interrupted_and_again_at_once(
     assert caplog.records == []
 
 
+def test_an_upload_that_stalls_gives_its_place_back(
+    upscalers: dict[int, Upscaler], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "MOST_WAITING", 0)
+    monkeypatch.setattr(server.Handler, "timeout", 0.1)
+    address, app = (server.HOST, 0), server.create_app(upscalers)
+    running = make_server(*address, app, threaded=True, request_handler=server.Handler)
+    thread = threading.Thread(target=running.serve_forever)
+    thread.start()
+    try:
+        with socket.create_connection((server.HOST, running.port)) as visitor:
+            visitor.sendall(
+                f"POST /enlarge/3/srcnn HTTP/1.0\r\nHost: localhost:{running.port}\r\n"
+                f"Content-Length: 100\r\n\r\nhalf of it".encode()
+            )
+            assert b" 400 " in visitor.makefile("rb").readline()
+        url = f"http://{server.HOST}:{running.port}/enlarge/3/srcnn"
+        with urllib.request.urlopen(url, png(coffee(9, 9))) as answer:
+            assert answer.status == 200
+    finally:
+        running.shutdown()
+        thread.join()
+        running.server_close()
+
+
+def test_the_page_waits_for_stalled_uploads_no_longer_than_a_minute(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given = {}
+
+    def make(*_: object, **options: object) -> SimpleNamespace:
+        given.update(options)
+        return SimpleNamespace(serve_forever=lambda: None)
+
+    monkeypatch.setattr(server, "make_server", make)
+    server.serve({}, 0)
+    assert given["request_handler"].timeout == 60
+
+
 @pytest.mark.parametrize("port", [0, 65536])
 def test_a_port_that_cannot_be_had(port: int) -> None:
     with socket.socket() as taken:
