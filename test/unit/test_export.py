@@ -145,6 +145,25 @@ def test_the_largest_difference_is_that_of_the_worst_pixel() -> None:
     assert difference == pytest.approx(0.5, abs=1e-5)
 
 
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_the_shipped_weights_go_into_fp16(arguments, scale: int) -> None:
+    path = arguments("--scale", scale, "--fp16")
+    export.main()
+    assert path.stat().st_size < 120_000
+
+
+def test_the_weights_are_not_overwritten(
+    arguments, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "x.onnx").symlink_to(save_weights(tmp_path / "w.pth"))
+    path = arguments("--weights", tmp_path / "w.pth")
+    with pytest.raises(SystemExit):
+        export.main()
+    assert capsys.readouterr().err == (
+        f"error: --output {path} is the file of the weights; name another one\n"
+    )
+
+
 def test_fp16_is_tried_on_every_photograph(
     arguments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
