@@ -77,6 +77,8 @@ def load_luminance_weights(path: Path | str) -> SRCNN:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
+        if path.is_fifo():
+            raise UserError(f"{path} is a pipe; save it to a file first")
         path.open("rb").close()  # what is told here is no fault of the file's bytes
         state = load_tensors(path)
     except FileNotFoundError:

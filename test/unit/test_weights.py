@@ -1,6 +1,7 @@
 """Weights files: every shape of the paper, other people's, and what is no weights file."""
 
 import hashlib
+import os
 import re
 import sys
 from itertools import permutations
@@ -100,6 +101,12 @@ def test_a_dict_that_holds_itself_is_no_state_dict(tmp_path: Path) -> None:
     endless["model"] = endless
     torch.save(endless, tmp_path / "w.pth")
     with pytest.raises(UserError, match=r"w\.pth is no SRCNN"):
+        load_weights(tmp_path / "w.pth")
+
+
+def test_a_pipe_is_told_as_one(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "w.pth")
+    with pytest.raises(UserError, match=r"w\.pth is a pipe; save it to a file first"):
         load_weights(tmp_path / "w.pth")
 
 
