@@ -1,6 +1,7 @@
 """Before and after, side by side, for people to look at."""
 
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -12,7 +13,7 @@ BOX_COLOUR = (230, 60, 40)
 
 
 def save_strip(
-    path: Path | str,
+    file: Path | str | BinaryIO,
     name: str,
     bicubic: np.ndarray,
     output: np.ndarray,
@@ -23,7 +24,7 @@ def save_strip(
     """Save a PNG strip: bicubic, SRCNN and the original, with the most changed region enlarged.
 
     Args:
-        path: the PNG file; its folder must exist.
+        file: the PNG file; its folder must exist. Or an open one.
         name: the image's name, for the caption.
         bicubic: H×W luminance or H×W×3 RGB, 0–255, any real type.
         output: the network's, same shape.
@@ -41,7 +42,7 @@ def save_strip(
     strip = Image.new("RGB", (width, panels[0].height + 2 * PAD), "white")
     for i, panel in enumerate(panels):
         strip.paste(panel, (PAD + i * (panel.width + PAD), PAD))
-    strip.save(path, "PNG")
+    strip.save(file, "PNG")
 
 
 def most_changed(before: np.ndarray, after: np.ndarray) -> tuple[int, int, int]:

@@ -11,7 +11,7 @@ from PIL import Image
 from imaging.metrics import PROTOCOLS, gain
 from imaging.pictures import most_changed, save_strip
 from runtime.errors import RunError
-from runtime.files import SHOWN, file_name, whole_file, write_text
+from runtime.files import SHOWN, file_name, write_bytes, write_text
 
 TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent),
@@ -37,6 +37,7 @@ class Report:
     def __init__(self, folder: Path, training_log: Path | None = None) -> None:
         self.folder = Path(folder)
         self._cards: list[dict] = []
+        self._strips: dict[str, bytes] = {}
         self._curves: dict[str, str] = {}
         if training_log:
             from report.curves import draw_log  # noqa: PLC0415 - matplotlib loads slowly
@@ -50,7 +51,7 @@ class Report:
     def add(
         self, figures: dict, bicubic: np.ndarray, output: np.ndarray, original: np.ndarray
     ) -> None:
-        """Save the strip of an image and keep its card.
+        """Keep the strip and the card of an image.
 
         Args:
             figures: `name`, `bicubic_psnr`, `srcnn_psnr`, `bicubic_ssim`, `srcnn_ssim`.
@@ -61,8 +62,9 @@ class Report:
         strip = f"{len(self._cards):02d}_{Path(figures['name']).name[:SHOWN]}.png"
         psnrs = figures["bicubic_psnr"], figures["srcnn_psnr"]
         pictures = (bicubic, output, original)
-        with whole_file(self.folder / file_name(strip)) as temporary:
-            save_strip(temporary, figures["name"], *pictures, psnrs=psnrs)
+        buffer = io.BytesIO()
+        save_strip(buffer, figures["name"], *pictures, psnrs=psnrs)
+        self._strips[file_name(strip)] = buffer.getvalue()
         height, width = original.shape[:2]
         top, left, side = most_changed(bicubic, output)
         captions = (f"{psnrs[0]:.2f} dB", f"{psnrs[1]:.2f} dB", "")
@@ -89,7 +91,7 @@ class Report:
         )
 
     def write(self, result: dict, note: str = "") -> Path:
-        """Write `index.html` and return its path.
+        """Write the strips and `index.html`; return its path.
 
         Args:
             result: `protocol`, `scale`, `weights` and `mean`, as in evaluate.py's JSON file.
@@ -102,6 +104,8 @@ class Report:
             cards=self._cards,
             curves=self._curves,
         )
+        for name, data in self._strips.items():
+            write_bytes(self.folder / name, data)
         write_text(self.folder / "index.html", page)
         return self.folder / "index.html"
 

@@ -365,8 +365,7 @@ def test_the_figures_of_a_strip_are_those_that_are_given(
 ) -> None:
     written = []
 
-    def save_strip(path: Path, *_: object, psnrs: tuple[float, float]) -> None:
-        path.touch()
+    def save_strip(*_: object, psnrs: tuple[float, float]) -> None:
         written.append(psnrs)
 
     monkeypatch.setattr("report.page.save_strip", save_strip)
@@ -374,8 +373,16 @@ def test_the_figures_of_a_strip_are_those_that_are_given(
     assert written == [(30.25, 32.5)]
 
 
+def test_a_report_is_written_at_once(tmp_path: Path) -> None:
+    """An image that cannot be measured, or Ctrl-C, leaves the earlier one whole."""
+    report = Report(tmp_path)
+    report.add(figures("one"), *pictures())
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_image_may_have_the_longest_name_that_there_is(tmp_path: Path) -> None:
     report = Report(tmp_path)
     for name in ("é" * 125, "é" * 125):
         report.add(figures(name), *pictures())
+    report.write({"protocol": "paper", "scale": 3, "weights": "w.pth", "mean": figures("")})
     assert len({path.name for path in tmp_path.glob("*.png")}) == 2
