@@ -28,7 +28,14 @@ import numpy as np
 
 from imaging.metrics import PROTOCOLS, Protocol, gain
 from inference.samples import Sample, read_dataset, read_folder
-from runtime.errors import RunError, check_memory_limit, lack_of_memory, printable, run_main
+from runtime.errors import (
+    RunError,
+    check_memory_limit,
+    end_at_signals,
+    lack_of_memory,
+    printable,
+    run_main,
+)
 from runtime.files import check_writable, write_text
 from runtime.numbers import COUNT
 from runtime.options import Parser, add_device
@@ -165,4 +172,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    end_at_signals()
     sys.exit(run_main(main))

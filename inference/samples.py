@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from PIL import ImageOps
 
 from imaging.metrics import SSIM_WINDOW, Protocol
 from imaging.pictures import with_luminance
@@ -47,7 +48,7 @@ def read_folder(folder: Path, scale: int, protocol: Protocol) -> Iterator[Sample
 
 
 def _sample(path: Path, scale: int, protocol: Protocol) -> Sample:
-    image = open_image(path)
+    image = ImageOps.exif_transpose(open_image(path))  # upright, as people see it
     least = -(-(SSIM_WINDOW + 2 * protocol.border(scale)) // scale) * scale
     if min(image.size) < least:
         raise UserError(
