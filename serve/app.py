@@ -6,6 +6,7 @@ of the person at this computer, and nothing else has to be installed.
 
 import io
 import logging
+import select
 import socket
 import threading
 import time
@@ -15,7 +16,7 @@ from urllib.parse import quote
 
 from flask import Flask, Response, abort, render_template, request
 from jinja2 import FileSystemLoader
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import ClientDisconnected, HTTPException
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 from imaging.enlarge import bicubic_only, enlarge
@@ -49,6 +50,11 @@ class Handler(WSGIRequestHandler):
     """Gives up a browser from which nothing has come for a minute, and with it its place."""
 
     timeout = 60
+
+    def log_error(self, text: str, *values: object) -> None:
+        """Leave out what this does to the connections that browsers keep at hand."""
+        if not text.startswith("Request timed out"):
+            super().log_error(text, *values)
 
 
 def create_app(upscalers: "dict[int, Upscaler]") -> Flask:
@@ -125,7 +131,8 @@ def serve(upscalers: "dict[int, Upscaler]", port: int) -> None:
         listener.bind((HOST, port))
         listener.listen()
     except (OSError, OverflowError) as error:
-        raise RunError(f"cannot listen on port {port}: {error}; name another --port") from None
+        why = first_line(error)
+        raise RunError(f"cannot listen on port {port}: {why}; name another --port") from None
     port = listener.getsockname()[1]
     app = create_app(upscalers)
     logging.getLogger("werkzeug").setLevel(logging.WARNING)  # no line per request
@@ -156,7 +163,7 @@ def _enlarged(data: bytes, name: str, upscaler: "Upscaler", method: str) -> Resp
     except TooLarge as error:
         raise PictureError(f"{error}; {how} takes larger ones") from None
     if method == "srcnn":
-        image = upscaler.enlarge(photo)
+        image = upscaler.enlarge(photo, _look_for_browser)
     else:
         image = enlarge(photo.image, upscaler.scale, bicubic_only, radius=0)
     file = io.BytesIO()
@@ -166,6 +173,14 @@ def _enlarged(data: bytes, name: str, upscaler: "Upscaler", method: str) -> Resp
     response.headers["X-Suffix"] = saved_suffix(name, data)
     response.headers["X-Note"] = quote(photo.note)
     return response
+
+
+def _look_for_browser(_pixels: int) -> None:
+    """Raise ClientDisconnected where nobody waits for the answer any more."""
+    connection = request.environ.get("werkzeug.socket")
+    readable = select.select([connection], [], [], 0)[0] if connection else []
+    if any(not each.recv(1, socket.MSG_PEEK) for each in readable):
+        raise ClientDisconnected
 
 
 def _name() -> str:

@@ -61,6 +61,7 @@ const enlarge = async () => {
     urls.forEach((url) => URL.revokeObjectURL(url));
     urls = [];
     await Promise.all([show($("bicubic"), bicubic.blob), show($("srcnn"), srcnn.blob)]);
+    if (signal.aborted) return;
     const { naturalWidth: width, naturalHeight: height } = $("srcnn");
     $("name").textContent = file.name;
     $("facts").textContent =
@@ -73,10 +74,13 @@ const enlarge = async () => {
     say(srcnn.note && `Note: ${srcnn.note}.`);
     lay();
   } catch (error) {
-    if (signal.aborted) return;
-    const lost = error instanceof TypeError;
-    say(lost ? "The program that serves this page does not answer; is it running?" : error.message,
-      "error");
+    let text = error.message;
+    if (error instanceof TypeError) {
+      const readable = await file.slice(0, 1).arrayBuffer().then(() => true, () => false);
+      text = readable ? "The program that serves this page does not answer; is it running?"
+        : `${file.name} cannot be read: it is a folder, or has changed; choose it again.`;
+    }
+    if (!signal.aborted) say(text, "error");
   }
 };
 

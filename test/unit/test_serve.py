@@ -27,12 +27,13 @@ from samples import coffee, encoded, opened, pixels, png
 from selenium.webdriver import ActionChains, Chrome
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
+from werkzeug.exceptions import ClientDisconnected
 from werkzeug.serving import BaseWSGIServer, make_server
 
 from imaging.kinds import FORMATS
 from imaging.photo import Photo
 from imaging.resize import BICUBIC
-from inference.upscaler import Upscaler
+from inference.upscaler import Advance, Upscaler
 from runtime.errors import RunError, run_main
 from serve import app as server
 
@@ -176,7 +177,7 @@ def test_whatever_a_picture_does_the_page_answers(
 
         scale = 2
 
-        def enlarge(self, photo: Photo) -> Image.Image:
+        def enlarge(self, photo: Photo, advance: Advance) -> Image.Image:
             raise fault
 
     answer = post(
@@ -199,7 +200,7 @@ class Slow:
     def stop(self) -> None:
         """Have no tile that waits."""
 
-    def enlarge(self, photo: Photo) -> Image.Image:
+    def enlarge(self, photo: Photo, advance: Advance) -> Image.Image:
         self.active += 1
         self.most_active = max(self.active, self.most_active)
         self.entered.set()
@@ -339,6 +340,46 @@ def test_an_upload_that_stalls_gives_its_place_back(
         running.shutdown()
         thread.join()
         running.server_close()
+
+
+def test_a_picture_whose_browser_has_gone_is_given_up() -> None:
+    """Between its pieces: others wait for their turn."""
+    begun, gone, ended, told = threading.Event(), threading.Event(), threading.Event(), []
+
+    class Piecewise:
+        scale = 2
+
+        def enlarge(self, photo: Photo, advance: Advance) -> Image.Image:
+            advance(1)
+            begun.set()
+            assert gone.wait(HANG)
+            try:
+                advance(1)
+            except ClientDisconnected:
+                told.append("given up")
+            ended.set()
+            return photo.image
+
+    app = server.create_app({2: Piecewise()})
+    running = make_server(server.HOST, 0, app, threaded=True, request_handler=server.Handler)
+    thread = threading.Thread(target=running.serve_forever)
+    thread.start()
+    data = png(coffee(9, 9))
+    try:
+        with socket.create_connection((server.HOST, running.port)) as visitor:
+            visitor.sendall(
+                f"POST /enlarge/2/srcnn HTTP/1.0\r\nHost: localhost:{running.port}\r\n"
+                f"Content-Length: {len(data)}\r\n\r\n".encode()
+                + data
+            )
+            assert begun.wait(HANG)
+        gone.set()
+        assert ended.wait(HANG)
+    finally:
+        running.shutdown()
+        thread.join()
+        running.server_close()
+    assert told == ["given up"]
 
 
 def test_the_page_waits_for_stalled_uploads_no_longer_than_a_minute(
@@ -512,6 +553,45 @@ def test_another_picture_ends_what_is_asked_for_the_one_before(browser: Chrome) 
     for name in ("one.png", "two.png"):
         browser.execute_script(DROP, base64.b64encode(png(coffee(9, 9))).decode(), name)
     assert browser.execute_script("return signals.map((s) => s.aborted)") == [True, False]
+
+
+def test_a_result_that_comes_too_late_is_not_shown(browser: Chrome) -> None:
+    """Another scale is chosen while the browser decodes the first result."""
+    browser.execute_script(
+        "const ask = window.fetch, decode = HTMLImageElement.prototype.decode;"
+        "window.fetch = (url, options) =>"
+        " url.includes('enlarge/2') ? new Promise(() => {}) : ask(url, options);"
+        "HTMLImageElement.prototype.decode = async function () {"
+        " await decode.call(this);"
+        " document.querySelector('[name=scale][value=\"2\"]').click();"
+        " window.decoded = (window.decoded || 0) + 1; };"
+    )
+    browser.execute_script(DROP, base64.b64encode(png(coffee(9, 9))).decode(), "a.png")
+    wait = WebDriverWait(browser, HANG)
+    wait.until(lambda _: browser.execute_script("return window.decoded") == 2)
+    assert browser.find_element(By.ID, "status").text == "Enlarging a.png …"
+    assert not browser.find_element(By.ID, "result").is_displayed()
+
+
+@pytest.mark.parametrize(
+    ("readable", "told"),
+    [
+        ("true", "The program that serves this page does not answer; is it running?"),
+        ("false", "a cannot be read: it is a folder, or has changed; choose it again."),
+    ],
+)
+def test_what_cannot_be_sent_is_told_by_its_reason(
+    browser: Chrome, readable: str, told: str
+) -> None:
+    browser.execute_script(
+        "window.fetch = () => Promise.reject(new TypeError('Failed to fetch'));"
+        "File.prototype.slice = () => ({ arrayBuffer: () =>"
+        f" {readable} ? Promise.resolve() : Promise.reject(new DOMException()) }});"
+    )
+    browser.execute_script(DROP, "", "a")
+    status, wait = browser.find_element(By.ID, "status"), WebDriverWait(browser, HANG)
+    wait.until(lambda _: status.get_attribute("class") == "error")
+    assert status.text == told
 
 
 def test_results_that_are_shown_no_more_are_let_go(browser: Chrome) -> None:
