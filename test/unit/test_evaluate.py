@@ -3,6 +3,7 @@
 import base64
 import json
 import math
+import os
 import re
 import sys
 from pathlib import Path
@@ -14,12 +15,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from runs import start
 from samples import coffee, opened, save_weights
 
 import evaluate
 from imaging.metrics import PROTOCOLS
 from imaging.resize import modelzoo_pair
 from inference.restore import restore, self_ensemble
+from inference.samples import read_folder
 from inference.weights import load_weights
 from model import SRCNN, identity_init
 from runtime.device import Choice
@@ -447,3 +450,21 @@ def test_names_that_are_no_utf_8_and_locales_that_are_not(tmp_path: Path, locale
         names = [each["name"] for each in json.loads((tmp_path / "a.json").read_text())["images"]]
         assert names == ["caf\ufffd", "图"]
         assert "图" in (tmp_path / "report/index.html").read_text(encoding="utf-8")
+
+
+def test_a_photograph_is_measured_upright(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    coffee(60, 40).save(tmp_path / "a.jpg", exif=exif)
+    (sample,) = read_folder(tmp_path, 2, PROTOCOLS["modelzoo"])
+    assert sample.original.shape == sample.visible_original.shape[:2] == (60, 40)
+
+
+def test_sigterm_ends_it_as_ctrl_c_does(set5: Path, tmp_path: Path) -> None:
+    """What is half-written goes. Here it waits for a log that is a pipe."""
+    os.mkfifo(tmp_path / "log.csv")
+    words = [f"--images-dir={set5}", f"--report={tmp_path}", f"--training-log={tmp_path}/log.csv"]
+    process = start(commands.ROOT / "evaluate.py", *words)
+    with (tmp_path / "log.csv").open("w"):  # once it reads
+        process.terminate()
+        assert process.wait(commands.HANG) == 143
