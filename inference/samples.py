@@ -1,6 +1,7 @@
 """Test images, from a folder or a dataset file, as what evaluate.py measures and people see."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -48,7 +49,9 @@ def read_folder(folder: Path, scale: int, protocol: Protocol) -> Iterator[Sample
 
 
 def _sample(path: Path, scale: int, protocol: Protocol) -> Sample:
-    image = ImageOps.exif_transpose(open_image(path))  # upright, as people see it
+    image = open_image(path)
+    with suppress(Exception):  # Pillow's, at broken EXIF
+        image = ImageOps.exif_transpose(image)  # upright, as people see it
     least = -(-(SSIM_WINDOW + 2 * protocol.border(scale)) // scale) * scale
     if min(image.size) < least:
         raise UserError(

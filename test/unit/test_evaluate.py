@@ -456,8 +456,12 @@ def test_a_photograph_is_measured_upright(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # a quarter turn
     coffee(60, 40).save(tmp_path / "a.jpg", exif=exif)
-    (sample,) = read_folder(tmp_path, 2, PROTOCOLS["modelzoo"])
+    exif[0x010F] = "a"
+    broken = exif.tobytes().replace(b"\x01\x0f\0\2", b"\x01\0\0\2")  # a width that is a text
+    coffee(60, 40).save(tmp_path / "broken.jpg", exif=broken)
+    sample, broken = read_folder(tmp_path, 2, PROTOCOLS["modelzoo"])
     assert sample.original.shape == sample.visible_original.shape[:2] == (60, 40)
+    assert broken.original.shape == (40, 60)
 
 
 def test_sigterm_ends_it_as_ctrl_c_does(set5: Path, tmp_path: Path) -> None:
