@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from imaging.kinds import FORMATS, HEAD, PictureError, saved_suffix
+from runtime.errors import first_line
 from runtime.files import is_file
 
 STREAM = "-"  # standard input, standard output
@@ -144,8 +145,7 @@ def _trouble(target: Path, sources: list, originals: set[Path], writable: dict) 
     except FileNotFoundError:
         pass
     except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links, before Python 3.13
-        why = getattr(error, "strerror", None) or error
-        return f"would become {target.name} ({why}); name another --output"
+        return f"would become {target.name} ({first_line(error)}); name another --output"
     folder = target.parent
     if folder not in writable:
         writable[folder] = unwritable(folder)

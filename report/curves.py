@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatterSciNotation, MaxNLocator
 
-from runtime.errors import UserError
+from runtime.errors import UserError, first_line
 
 COLOURS = ("#2f6fed", "#e0663b", "#2a9d6f", "#9b5de5")
 GRID = "#8884"
@@ -113,8 +113,7 @@ def _read(path: Path) -> dict[str, list[float]]:
             names = [name for name in reader.fieldnames or () if name]
             rows = list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        why = getattr(error, "strerror", None) or error
-        raise UserError(f"{path} cannot be read as a training log ({why})") from None
+        raise UserError(f"{path} cannot be read as a training log ({first_line(error)})") from None
     wanted = [name for name in names if name.lower() == "loss" or "psnr" in name.lower()]
     if "epoch" not in names or not wanted:
         raise UserError(
