@@ -12,6 +12,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -317,29 +318,40 @@ def test_it_serves_until_it_is_interrupted_and_again_at_once(
     assert caplog.records == []
 
 
+@contextmanager
+def served(upscalers: dict[int, Upscaler]) -> Iterator[int]:
+    """Serve the page; the port."""
+    app = server.create_app(upscalers)
+    running = make_server(server.HOST, 0, app, threaded=True, request_handler=server.Handler)
+    thread = threading.Thread(target=running.serve_forever)
+    thread.start()
+    try:
+        yield running.port
+    finally:
+        running.shutdown()
+        thread.join()
+        running.server_close()
+
+
+def sending(port: int, where: str, length: int, data: bytes) -> socket.socket:
+    """Return the connection of a browser that has begun to send a picture."""
+    visitor = socket.create_connection((server.HOST, port))
+    head = f"POST /enlarge/{where} HTTP/1.0\r\nHost: localhost:{port}\r\n"
+    visitor.sendall(f"{head}Content-Length: {length}\r\n\r\n".encode() + data)
+    return visitor
+
+
 def test_an_upload_that_stalls_gives_its_place_back(
     upscalers: dict[int, Upscaler], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server, "MOST_WAITING", 0)
     monkeypatch.setattr(server.Handler, "timeout", 0.1)
-    address, app = (server.HOST, 0), server.create_app(upscalers)
-    running = make_server(*address, app, threaded=True, request_handler=server.Handler)
-    thread = threading.Thread(target=running.serve_forever)
-    thread.start()
-    try:
-        with socket.create_connection((server.HOST, running.port)) as visitor:
-            visitor.sendall(
-                f"POST /enlarge/3/srcnn HTTP/1.0\r\nHost: localhost:{running.port}\r\n"
-                f"Content-Length: 100\r\n\r\nhalf of it".encode()
-            )
+    with served(upscalers) as port:
+        with sending(port, "3/srcnn", 100, b"half of it") as visitor:
             assert b" 400 " in visitor.makefile("rb").readline()
-        url = f"http://{server.HOST}:{running.port}/enlarge/3/srcnn"
+        url = f"http://{server.HOST}:{port}/enlarge/3/srcnn"
         with urllib.request.urlopen(url, png(coffee(9, 9))) as answer:
             assert answer.status == 200
-    finally:
-        running.shutdown()
-        thread.join()
-        running.server_close()
 
 
 def test_a_picture_whose_browser_has_gone_is_given_up() -> None:
@@ -360,25 +372,12 @@ def test_a_picture_whose_browser_has_gone_is_given_up() -> None:
             ended.set()
             return photo.image
 
-    app = server.create_app({2: Piecewise()})
-    running = make_server(server.HOST, 0, app, threaded=True, request_handler=server.Handler)
-    thread = threading.Thread(target=running.serve_forever)
-    thread.start()
     data = png(coffee(9, 9))
-    try:
-        with socket.create_connection((server.HOST, running.port)) as visitor:
-            visitor.sendall(
-                f"POST /enlarge/2/srcnn HTTP/1.0\r\nHost: localhost:{running.port}\r\n"
-                f"Content-Length: {len(data)}\r\n\r\n".encode()
-                + data
-            )
+    with served({2: Piecewise()}) as port:
+        with sending(port, "2/srcnn", len(data), data):
             assert begun.wait(HANG)
         gone.set()
         assert ended.wait(HANG)
-    finally:
-        running.shutdown()
-        thread.join()
-        running.server_close()
     assert told == ["given up"]
 
 
@@ -446,12 +445,8 @@ def test_command_line(weights: Path) -> None:
 @pytest.fixture(scope="module")
 def url(upscalers: dict[int, Upscaler]) -> Iterator[str]:
     """The page, served."""
-    running = make_server(server.HOST, 0, server.create_app(upscalers), threaded=True)
-    thread = threading.Thread(target=running.serve_forever)
-    thread.start()
-    yield f"http://{server.HOST}:{running.port}/"
-    running.shutdown()
-    thread.join()
+    with served(upscalers) as port:
+        yield f"http://{server.HOST}:{port}/"
 
 
 @pytest.fixture
