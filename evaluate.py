@@ -67,6 +67,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error("--data-path: the file holds pairs of the modelzoo protocol; use --images-dir")
     if args.training_log and not args.report:
         parser.error("--training-log is drawn in the report; add --report DIR")
+    read = [args.weights, args.training_log]
+    read += (args.images_dir or args.data_path / "val").glob("*")
+    if args.json and args.json.suffix.lower() != ".json":  # which is beside images, none of them
+        written = os.path.realpath(args.json)
+        if any(path and os.path.realpath(path) == written for path in read):
+            parser.error(f"--json {args.json} is read here; name another file")
     images, report = (path and os.path.realpath(path) for path in (args.images_dir, args.report))
     if images and images == report:
         parser.error(f"--report {args.report} is the folder of the images; name another one")

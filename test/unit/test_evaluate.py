@@ -66,7 +66,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
 
     def command(*arguments: object) -> tuple[int, dict | None]:
         file = tmp_path / "result.json"
-        options = [*map(str, arguments), "--device", "cpu", "--json", str(file)]
+        options = ["--device", "cpu", "--json", str(file), *map(str, arguments)]
         monkeypatch.setattr(sys, "argv", ["pytest", "--no-such-option"])
         status = run_main(lambda: evaluate.main(options))
         return status, json.loads(file.read_text("utf-8")) if file.is_file() else None
@@ -327,9 +327,9 @@ def test_what_is_not_asked_for(monkeypatch) -> None:
     given = {"images_dir": Path("a"), "scale": 3, "protocol": "modelzoo", "device": "auto"}
     absent = dict.fromkeys(("data_path", "weights", "json", "report", "training_log"))
     assert vars(evaluate.parse_args()) == given | absent | {"self_ensemble": False}
-    words = [f"--{name}=b" for name in ("data-path", "weights", "json", "report", "training-log")]
-    args = vars(evaluate.parse_args(words))
-    assert [args[name] for name in absent] == [Path("b")] * 5
+    names = ("data-path", "weights", "json", "report", "training-log")
+    args = vars(evaluate.parse_args([f"--{name}=my-{name}" for name in names]))
+    assert [args[name] for name in absent] == [Path(f"my-{name}") for name in names]
     for device in ("auto", "npu", "cuda", "cpu"):
         assert evaluate.parse_args(["--images-dir=a", f"--device={device}"]).device == device
 
@@ -356,6 +356,36 @@ def test_options_that_do_not_go_together(arguments, words, capsys, tmp_path, mon
     assert ending.value.code == 2
     *_, message = capsys.readouterr().err.partition("error: ")
     assert words in message
+
+
+def test_what_is_read_is_not_written_over(run, images, copying, tmp_path, capsys) -> None:
+    dataset, log = tmp_path / "val" / "Set5_x3.h5", tmp_path / "metrics.csv"
+    dataset.parent.mkdir()
+    for path in (dataset, log):
+        path.touch()
+    (tmp_path / "link").symlink_to(copying)
+    pictures = ["--images-dir", images, "--weights", copying]
+    for file, source in (
+        (copying, pictures),
+        (tmp_path / "link", pictures),
+        (images / "grey.bmp", pictures),
+        (dataset, ["--data-path", tmp_path]),
+        (log, [*pictures, "--report", tmp_path / "page", "--training-log", log]),
+    ):
+        before = file.read_bytes()
+        with pytest.raises(SystemExit) as ending:
+            run(*source, "--json", file)
+        assert ending.value.code == 2
+        message = f"error: --json {file} is read here; name another file\n"
+        assert capsys.readouterr().err == message
+        assert file.read_bytes() == before
+
+
+def test_a_result_beside_its_images_is_made_anew(images, copying) -> None:
+    file, options = images / "result.json", ["--weights", str(copying), "--device=cpu"]
+    for _ in range(2):
+        evaluate.main(["--images-dir", str(images), "--json", str(file), *options])
+    assert json.loads(file.read_text("utf-8"))["images"]
 
 
 def test_a_result_that_cannot_be_written(monkeypatch, images, copying, tmp_path, capsys) -> None:
