@@ -49,7 +49,7 @@ class Recorder:
         write_text(self.folder / "environment.json", json.dumps(environment, indent=2) + "\n")
 
     def add(self, metrics: dict[str, Any], timing: dict[str, Any]) -> dict[str, bytes]:
-        """Add an epoch; return the tables, to be written, by their names."""
+        """Add an epoch; return the tables."""
         self.metrics.append(metrics)
         self.timing.append(timing)
         if self.events:
@@ -58,6 +58,10 @@ class Recorder:
             self.events.add_scalar(
                 "images_per_second", timing["images_per_second"], metrics["step"]
             )
+        return self.tables()
+
+    def tables(self) -> dict[str, bytes]:
+        """Return the files of the epochs so far, by their names."""
         return {
             "metrics.csv": _table(METRICS, self.metrics),
             "timing.csv": _table(TIMING, self.timing),

@@ -29,7 +29,7 @@ LEFT = (".pth", ".pt", ".csv")  # what a run has left that came as far as its fi
 class Results:
     """Keeps a run's folder. A run that did not begin there renames what an earlier one left.
 
-    One that is resumed, in its own folder or in another, has the best weights so far there.
+    One that is resumed, in its own folder or in another, has its tables and best weights there.
 
     Args:
         folder: made if need be; one run at a time may have it.
@@ -78,6 +78,8 @@ class Results:
         self.recorder = Recorder(folder, tensorboard)
         if resumed:
             self.recorder.load_state_dict(resumed["recorder"])
+            for name, data in self.recorder.tables().items():
+                write_bytes(folder / name, data)
             if best := resumed["training"]["best_weights"]:
                 write_bytes(folder / "best.pth", checkpoint.pack_weights(best))
 

@@ -109,6 +109,8 @@ def test_a_run_that_goes_on_elsewhere_has_its_best_weights_there(
         (tmp_path / "two" / name).write_text("another run's")
     made = Results(tmp_path / "two", {}, resumed=resumed, elsewhere=True)
     assert epoch_of(tmp_path / "two/best.pth") == 2
+    for name in ("metrics.csv", "timing.csv"):
+        assert (tmp_path / "two" / name).read_text() == (tmp_path / "one" / name).read_text()
     (aside,) = tmp_path.glob("two.*")
     assert capsys.readouterr().out == f"earlier results are now in {aside}\n"
     for name in ("best.pth", "checkpoint_1.pt", "metrics.csv"):
