@@ -55,7 +55,8 @@ def draw(*panels: Panel, width: float = 5.6, height: float = 3.0) -> Figure:
 def _draw(axes: Axes, panel: Panel) -> None:
     for (name, (x, y)), colour in zip(panel.curves.items(), cycle(COLOURS), strict=False):
         marker = "o" if len(x) == 1 else None
-        axes.plot(x, y, label=name, color=colour, linewidth=1.8, marker=marker)
+        label = name.replace("$", r"\$")  # no formula
+        axes.plot(x, y, label=label, color=colour, linewidth=1.8, marker=marker)
     for (name, level), style in zip(panel.levels.items(), cycle(("--", ":")), strict=False):
         axes.axhline(level, label=name, color="grey", linestyle=style)
     if panel.log:
@@ -108,7 +109,7 @@ def _svg(panel: Panel, salt: str) -> str:
 
 def _read(path: Path) -> dict[str, list[float]]:
     try:
-        with Path(path).open(newline="", encoding="utf-8") as file:
+        with Path(path).open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
             names = [name for name in reader.fieldnames or () if name]
             rows = list(reader)

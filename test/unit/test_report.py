@@ -135,6 +135,10 @@ def test_curves_show_each_psnr_column(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "held_out_psnr" not in draw_log(log)["PSNR in dB"], "a name without a curve"
     log.write_text("epoch,loss,psnr\n0,0.01,\n", encoding="utf-8")
     assert list(draw_log(log)) == ["Loss"]
+    log.write_text(LOG, encoding="utf-8-sig")  # as spreadsheets save it
+    assert draw_log(log) == curves
+    log.write_text("epoch,psnr $x^{$,psnr $y$\n0,29,30\n", encoding="utf-8")
+    assert "psnr $x^{$" in draw_log(log)["PSNR in dB"], "a name is no formula"
 
 
 @pytest.mark.parametrize(
