@@ -129,7 +129,7 @@ def load_tensors(source: Path | str | BinaryIO) -> object:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on odd pickle protocols; the error says enough
-            if isinstance(source, str | Path) and str(source).endswith(".safetensors"):
+            if isinstance(source, str | Path) and str(source).lower().endswith(".safetensors"):
                 from safetensors.torch import load_file  # noqa: PLC0415 - optional
 
                 return load_file(source)

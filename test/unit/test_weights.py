@@ -87,10 +87,10 @@ def test_layers_in_any_order_are_put_in_that_of_their_shapes(tmp_path: Path) -> 
 
 
 def test_safetensors(tmp_path: Path) -> None:
-    path = tmp_path / "w.safetensors"
-    save_file(PLAIN, path)
-    loaded = load_weights(path).state_dict()
-    assert all(torch.equal(loaded[name], weight) for name, weight in PLAIN.items())
+    for path in (tmp_path / "W.SAFETENSORS", tmp_path / "w.safetensors"):
+        save_file(PLAIN, path)
+        loaded = load_weights(path).state_dict()
+        assert all(torch.equal(loaded[name], weight) for name, weight in PLAIN.items())
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(UserError, match=r"w\.safetensors is no weights file that can be read"):
         load_weights(path)
