@@ -141,8 +141,10 @@ def _check(
     if image.mode in ("LAB", "HSV", "F") or (
         image.mode == "I" and not decoding.is_deep_grey(image)
     ):
-        shown = {"I": "32-bit", "F": "floating-point"}.get(image.mode, image.mode)
-        raise PictureError(f"{shown} pixels; convert it to RGB or greyscale first")
+        shown = {"I": "32-bit", "F": "floating-point"}.get(image.mode, image.mode) + " pixels"
+        if decoding.rawmode(image).endswith("S"):
+            shown = "pixels that may be negative"
+        raise PictureError(f"{shown}; convert it to RGB or greyscale first")
 
 
 def _decode(

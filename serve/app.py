@@ -151,9 +151,9 @@ def serve(upscalers: "dict[int, Upscaler]", port: int) -> None:
 
 
 def _enlarged(data: bytes, name: str, upscaler: "Upscaler", method: str) -> Response:
-    kind, how = by_content(data), f"python upscale.py FILE --scale {upscaler.scale} --output DIR"
+    kind = by_content(data)
     if kind in ("TIFF", "HEIF"):
-        raise PictureError(f"browsers do not show {kind}; {how} enlarges it")
+        raise PictureError(f"browsers do not show {kind}; python upscale.py enlarges it")
     if data and kind is None:
         raise PictureError(f"not a picture of one of these kinds: {KINDS}")
     start = time.perf_counter()
@@ -161,7 +161,7 @@ def _enlarged(data: bytes, name: str, upscaler: "Upscaler", method: str) -> Resp
     try:
         photo = open_photo(io.BytesIO(data), name, upscaler.scale, most_pixels)
     except TooLarge as error:
-        raise PictureError(f"{error}; {how} takes larger ones") from None
+        raise PictureError(f"{error}; python upscale.py takes larger ones") from None
     if method == "srcnn":
         image = upscaler.enlarge(photo, _look_for_browser)
     else:

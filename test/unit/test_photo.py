@@ -169,6 +169,7 @@ def refused() -> dict[str, tuple[str, bytes, str]]:
         "pages": ("a.tif", written(image, "TIFF", **more), "2 frames or pages"),
         "lab": ("a.tif", written(image.convert("LAB"), "TIFF"), "LAB pixels"),
         "float": ("a.tif", written(image.convert("F"), "TIFF"), "floating-point pixels"),
+        "below 0": ("a.tif", tiff_file(np.zeros((9, 9), np.int16)), "pixels that may be negative"),
         "float colours": (
             "a.tif",
             tiff_file(np.zeros((9, 9, 3), np.float32), photometric="rgb"),

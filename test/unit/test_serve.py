@@ -88,10 +88,14 @@ def test_both_enlargements(client, upscalers: dict[int, Upscaler], scale: int) -
         (
             "a.tif",
             b"II*\0",
-            "a.tif was not taken: browsers do not show TIFF; python upscale.py FILE",
+            "a.tif was not taken: browsers do not show TIFF; python upscale.py enlarges it.",
         ),
         ("a.png", png(coffee(60, 40))[:-400], "cannot be read"),
-        ("a.png", png(Image.new("1", (2400, 2400))), "5.8 megapixels; at most 5.6 here; python u"),
+        (
+            "a.png",
+            png(Image.new("1", (2400, 2400))),
+            "5.8 megapixels; at most 5.6 here; python upscale.py takes larger ones.",
+        ),
     ],
 )
 def test_wrong_files(client, name: str, data: bytes, words: str) -> None:
