@@ -1,6 +1,5 @@
 """Opening people's pictures, of whatever mode and origin, and saving them with all they carry."""
 
-import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -26,8 +25,6 @@ from runtime.errors import first_line
 from runtime.memory import available_memory
 
 LONGEST_SIDE = {"JPEG": 65500, "WEBP": 16383, "AVIF": 65535}  # what they can hold
-
-warnings.filterwarnings("ignore", module=r"PIL\.")  # the notes say what there is to say
 
 
 @dataclass

@@ -461,6 +461,15 @@ def test_no_name_forges_a_row_or_colours_the_terminal() -> None:
     assert [line.partition("  ")[0] for line in lines[3:]] == [r"a\nmean \x1b[31m", "mean"]
 
 
+@pytest.mark.command
+def test_what_pillow_warns_of_stays_out_of_the_log(tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    coffee(60, 48).convert("P").save(folder / "a.png", transparency=bytes([0, 99]))
+    done = commands.run("evaluate.py", "--images-dir", folder, "--device=cpu")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.mark.parametrize("locale", ["C.UTF-8", "POSIX"])
 def test_names_that_are_no_utf_8_and_locales_that_are_not(tmp_path: Path, locale: str) -> None:
     folder = tmp_path / "images"
