@@ -10,7 +10,6 @@ from PIL import Image
 
 from imaging.metrics import PROTOCOLS, gain
 from imaging.pictures import most_changed, save_strip
-from runtime.errors import RunError
 from runtime.files import SHOWN, file_name, write_bytes, write_text
 
 TEMPLATES = Environment(
@@ -26,11 +25,11 @@ class Report:
     """Collects one card per image, then writes the page.
 
     Args:
-        folder: is made; `index.html` and strips of the same names in it are replaced.
+        folder: made when the page is written; `index.html` and strips of the same names in it are
+            replaced.
         training_log: CSV of a training run, drawn as curves.
 
     Raises:
-        RunError: the folder cannot be made.
         UserError: the training log is none.
     """
 
@@ -43,10 +42,6 @@ class Report:
             from report.curves import draw_log  # noqa: PLC0415 - matplotlib loads slowly
 
             self._curves = draw_log(training_log)
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise RunError(f"cannot write {folder}: {error.strerror}") from None
 
     def add(
         self, figures: dict, bicubic: np.ndarray, output: np.ndarray, original: np.ndarray
@@ -96,6 +91,9 @@ class Report:
         Args:
             result: `protocol`, `scale`, `weights` and `mean`, as in evaluate.py's JSON file.
             note: said behind the weights' name.
+
+        Raises:
+            RunError: they cannot be written.
         """
         page = TEMPLATES.get_template("page.html").render(
             result,

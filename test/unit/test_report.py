@@ -114,8 +114,9 @@ def test_an_image_that_bicubic_restores_as_well_is_neither_better_nor_worse(
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
+    report = Report(tmp_path / "file" / "report")
     with pytest.raises(RunError, match="cannot write"):
-        Report(tmp_path / "file" / "report")
+        report.write({"protocol": "paper", "scale": 3, "weights": "w.pth", "mean": figures("")})
 
 
 def test_curves_show_each_psnr_column(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -379,7 +380,7 @@ def test_the_figures_of_a_strip_are_those_that_are_given(
 
 def test_a_report_is_written_at_once(tmp_path: Path) -> None:
     """An image that cannot be measured, or Ctrl-C, leaves the earlier one whole."""
-    report = Report(tmp_path)
+    report = Report(tmp_path / "report")
     report.add(figures("one"), *pictures())
     assert list(tmp_path.iterdir()) == []
 
