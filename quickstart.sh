@@ -7,6 +7,10 @@ data=$1 scale=$2 outputs=$3
 python=${PYTHON:-python3}
 NO_NETWORK=3 # exit status of prepare.py
 
+end() { # STATUS COMMAND…, which goes on after an interruption
+  case $1 in 129 | 130 | 143) echo "to go on: ${*:2}" >&2 ;; esac
+  exit "$1"
+}
 has() { compgen -G "$data/$1/*_x$scale.h5" >/dev/null; }
 
 if has train && has val; then
@@ -24,10 +28,7 @@ else
 fi
 
 training=("$python" train.py --data_url "$data" --scale "$scale" --recipe fast --outputs-dir "$outputs")
-status=0
-run "${training[@]}" || status=$?
-case $status in 129 | 130 | 143) echo "the same command is here: ${training[*]@Q} --resume" >&2 ;; esac
-[ "$status" = 0 ] || exit "$status"
+run "${training[@]}" || end $? "${training[@]@Q}" --resume
 
 results=$outputs/x$scale
 pictures=$data/images/Test/Set5
@@ -37,6 +38,7 @@ if [ -d "$pictures" ]; then
 else
   set -- --data-path "$data"
 fi
-run "$python" evaluate.py --weights "$results/best.pth" --scale "$scale" "$@" \
-  --report "$results/report" --training-log "$results/metrics.csv"
+evaluation=("$python" evaluate.py --weights "$results/best.pth" --scale "$scale" "$@"
+  --report "$results/report" --training-log "$results/metrics.csv")
+run "${evaluation[@]}" || end $? "${evaluation[@]@Q}"
 echo "open $results/report/index.html in a browser to compare the pictures"

@@ -11,7 +11,11 @@ from commands import HANG, ROOT, assert_one_line_error, run, wait_until
 # Stands in for Python: writes down each call, and ends a download with a given status.
 RECORDER = """#!/bin/bash
 printf '%s\\n' "$*" >> "$CALLS"
-case "$*" in *--download*) exit "$DOWNLOAD_STATUS" ;; train.py*) exit "$TRAINING_STATUS" ;; esac
+case "$*" in
+  *--download*) exit "$DOWNLOAD_STATUS" ;;
+  train.py*) exit "$TRAINING_STATUS" ;;
+  *) exit "$EVALUATION_STATUS" ;;
+esac
 """
 # Stands in for Python: each command waits for a signal, and writes down which one ended it.
 WAITING = """#!/bin/bash
@@ -22,7 +26,12 @@ while :; do sleep 0.05; done
 
 
 def quickstart(
-    folder: Path, data: str, status: int = 0, scale: str = "3", training: int = 0
+    folder: Path,
+    data: str,
+    status: int = 0,
+    scale: str = "3",
+    training: int = 0,
+    evaluation: int = 0,
 ) -> tuple[int, list[str]]:
     python, calls = folder / "python", folder / "calls"
     python.write_text(RECORDER)
@@ -30,6 +39,7 @@ def quickstart(
     calls.touch()
     given = {"PYTHON": str(python), "CALLS": str(calls)}
     given |= {"DOWNLOAD_STATUS": str(status), "TRAINING_STATUS": str(training)}
+    given["EVALUATION_STATUS"] = str(evaluation)
     command = ["bash", ROOT / "quickstart.sh", data, scale, "outputs"]
     done = subprocess.run(command, cwd=folder, env={**os.environ, **given}, check=False)
     return done.returncode, calls.read_text().splitlines()
@@ -100,9 +110,20 @@ def test_how_to_go_on_with_a_training_that_was_ended(
     ended, calls = quickstart(tmp_path, "my data", training=status)
     assert ended == status
     assert calls[-1].startswith("train.py")
-    last = f"here: '{tmp_path}/python' 'train.py' '--data_url' 'my data' '--scale' '3' "
+    last = f"to go on: '{tmp_path}/python' 'train.py' '--data_url' 'my data' '--scale' '3' "
     last += "'--recipe' 'fast' '--outputs-dir' 'outputs' --resume\n"
-    assert capfd.readouterr().err.endswith(last) == told
+    assert capfd.readouterr().err == last * told
+
+
+def test_a_training_whose_evaluation_was_ended_is_not_to_be_repeated(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    ended, calls = quickstart(tmp_path, "my data", evaluation=130)
+    assert (ended, len(calls)) == (130, 3)
+    message = capfd.readouterr().err
+    assert message.startswith(f"to go on: '{tmp_path}/python' 'evaluate.py' '--weights' ")
+    assert message.endswith(" '--training-log' 'outputs/x3/metrics.csv'\n")
+    assert "'--data-path' 'my data'" in message
 
 
 @pytest.mark.parametrize("whom", ["make", "the terminal"])
