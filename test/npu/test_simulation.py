@@ -88,6 +88,20 @@ x.bfloat16() + 1
     assert "no kernel for bfloat16" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("visible", "count"),
+    [("", 0), ("3,1", 0), ("1,1", 0), ("1, 2,3", 1), ("1,9,2", 1), ("1,2,", 2)],
+)
+def test_visible_cards_are_those_that_torch_npu_reads(
+    each_npu: Simulator, visible: str, count: int
+) -> None:
+    """By torch_npu's own _parse_visible_devices and _device_count_ascend_hal."""
+    code = "import torch, torch_npu; print(torch.npu.device_count())"
+    command = [sys.executable, "-c", code]
+    result = each_npu.run(command, devices=4, ASCEND_RT_VISIBLE_DEVICES=visible).checked()
+    assert result.stdout == f"{count}\n"
+
+
 def test_ci_insists_on_the_real_torch_npu(npu: Simulator) -> None:
     """Another run, forced onto the pure-Python device, says so, and fails under CI."""
     one_test = [*PYTEST, Path(__file__), "-k", "hangs"]

@@ -28,17 +28,19 @@ enum {
 
 static _Thread_local int current_device = 0;
 
-/* Cards named by ASCEND_RT_VISIBLE_DEVICES; the list ends at the first entry that is no card. */
+/* Cards named by ASCEND_RT_VISIBLE_DEVICES: the list ends at the first character that is neither digit
+ * nor comma, or card that is not there; one that does not ascend shows none. */
 static int count_visible(const char *list, int cards) {
     int count = 0, previous = -1;
-    while (*list) {
+    while (*list >= '0' && *list <= '9') {
         char *end;
         long card = strtol(list, &end, 10);
-        if (end == list || card <= previous || card >= cards) break;
+        if (card <= previous) return 0;
+        if (card >= cards) break;
         previous = (int)card;
         count++;
-        list = *end == ',' ? end + 1 : end;
-        if (*end && *end != ',') break;
+        if (*end != ',') break;
+        list = end + 1;
     }
     return count;
 }
@@ -47,7 +49,7 @@ static int device_count(void) {
     const char *cards = getenv("NPU_SIM_DEVICES");
     const char *visible = getenv("ASCEND_RT_VISIBLE_DEVICES");
     int count = cards ? atoi(cards) : 0;
-    return visible && *visible ? count_visible(visible, count) : count;
+    return visible ? count_visible(visible, count) : count;
 }
 
 int aclrtGetDeviceCount(uint32_t *count) {

@@ -31,16 +31,20 @@ def is_first_generation() -> bool:
 def count() -> int:
     """Number of cards that the process sees.
 
-    ``ASCEND_RT_VISIBLE_DEVICES`` is a list of ascending card numbers; it ends at the first entry
-    that names no card.
+    ``ASCEND_RT_VISIBLE_DEVICES`` is a list of card numbers, read up to the first character that is
+    neither digit nor comma, and up to the first card that is not there. No card is seen where the
+    numbers do not ascend.
     """
     cards = int(os.environ.get("NPU_SIM_DEVICES", "0"))
-    visible = os.environ.get("ASCEND_RT_VISIBLE_DEVICES", "")
-    if not visible:
+    visible = os.environ.get("ASCEND_RT_VISIBLE_DEVICES")
+    if visible is None:
         return cards
+    listed = re.match(r"(\d+(,\d+)*)?", visible)[0]
     previous, seen = -1, 0
-    for entry in visible.split(","):
-        if not entry.strip().isdigit() or not previous < int(entry) < cards:
+    for card in map(int, filter(None, listed.split(","))):
+        if card <= previous:
+            return 0
+        if card >= cards:
             break
-        previous, seen = int(entry), seen + 1
+        previous, seen = card, seen + 1
     return seen
