@@ -16,6 +16,7 @@ from imaging.kinds import (
     TooLarge,
     is_deep,
     kind_of,
+    rawmode,
     saved_as,
     saved_suffix,
     several,
@@ -139,7 +140,7 @@ def _check(
         image.mode == "I" and not decoding.is_deep_grey(image)
     ):
         shown = {"I": "32-bit", "F": "floating-point"}.get(image.mode, image.mode) + " pixels"
-        if decoding.rawmode(image).endswith("S"):
+        if rawmode(image).endswith("S"):
             shown = "pixels that may be negative"
         raise PictureError(f"{shown}; convert it to RGB or greyscale first")
 

@@ -24,6 +24,7 @@ T = TypeVar("T")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 MOST_KEPT = 32 * 2**20  # bytes of a piece; what is larger goes back; older glibc takes no more
 COLLECTIVES = {"npu": "hccl", "cuda": "nccl", "cpu": "gloo"}
+VISIBLE_NPUS = "ASCEND_RT_VISIBLE_DEVICES"
 # cuBLAS reads its own at the first product of matrices, HCCL its own when processes join.
 DETERMINISTIC = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", "HCCL_DETERMINISTIC": "true"}
 
@@ -77,11 +78,11 @@ def why_no_npu() -> str:
         unfit = "undefined symbol" in why  # it is there, and made for another torch or CANN
         remedy = "see train.py --check" if unfit else "source CANN's set_env.sh first"
         return f"torch_npu cannot be loaded ({why}); {remedy}"
-    return (
-        ""
-        if module(torch.device("npu")).is_available()
-        else "torch_npu finds no card; see npu-smi info"
-    )
+    if module(torch.device("npu")).is_available():
+        return ""
+    visible = os.environ.get(VISIBLE_NPUS)
+    shown = "" if visible is None else f" and {VISIBLE_NPUS}={visible}"
+    return f"torch_npu finds no card; see npu-smi info{shown}"
 
 
 def why_no_cuda() -> str:
@@ -162,13 +163,15 @@ def has_fp32(device: torch.device) -> bool:
 
 
 def keep_fp32(device: torch.device) -> None:
-    """Let a GPU compute convolutions in fp32 as that; by default many round their inputs (TF32).
+    """Let a card compute convolutions in fp32 as that; by default many round their inputs.
 
-    To 11 significant bits: that changes a picture by more than the bfloat16 that upscale.py takes
-    on a CPU, and does not take for 16-bit pictures.
+    GPUs (TF32) and Ascend's A2 and A3 (HF32) to 11 or 12 significant bits: that changes a picture
+    by more than the bfloat16 that upscale.py takes on a CPU, and does not take for 16-bit pictures.
     """
     if device.type == "cuda":
         torch.backends.cudnn.allow_tf32 = False
+    elif device.type == "npu":
+        module(device).conv.allow_hf32 = False
 
 
 def saturates(device: torch.device) -> bool:
@@ -249,9 +252,20 @@ def _use(kind: str, local_rank: int | None) -> torch.device:
 
 
 def _npu_index() -> int:
-    """Return the card that the platform's variables name, as an index among visible cards."""
+    """Return the card that the platform's variables name, as an index among visible cards.
+
+    CANN has ASCEND_DEVICE_ID be such an index; who names a card by its own number is understood
+    where that is no index.
+    """
     card = from_environment("ASCEND_DEVICE_ID", "NPU_CALCULATE_DEVICE") or 0
-    if visible := os.environ.get("ASCEND_RT_VISIBLE_DEVICES"):  # the cards in it count from 0
-        cards = visible.replace(" ", "").split(",")
-        return cards.index(str(card)) if str(card) in cards else 0
-    return card
+    visible = os.environ.get(VISIBLE_NPUS, "").split(",")
+    if visible == [""] or card < len(visible):
+        return card
+    if len(visible) == 1:
+        return 0
+    if str(card) in visible:
+        return visible.index(str(card))
+    raise UserError(
+        f"ASCEND_DEVICE_ID or NPU_CALCULATE_DEVICE names card {card}, which is neither index nor "
+        f"number in {VISIBLE_NPUS}={','.join(visible)}"
+    )

@@ -212,6 +212,11 @@ REFUSALS = {
     "no apex": (["--precision=apex-O2"], {"apex": False}, "Ascend's apex is not installed"),
     "no bf16": (["--precision=bf16"], {"soc": "Ascend910A"}, "has no bf16 units"),
     "no card": (["--device=npu"], {"devices": 0}, "torch_npu finds no card"),
+    "no visible card": (
+        ["--device=npu"],
+        {"ASCEND_RT_VISIBLE_DEVICES": "3"},
+        "finds no card; see npu-smi info and ASCEND_RT_VISIBLE_DEVICES=3",
+    ),
     "other card": (["--device=npu"], {"ASCEND_DEVICE_ID": "3"}, "npu:3 is not there"),
     "alone with combine_ddp": (["--combine-ddp"], {}, "--combine-ddp averages the gradients of"),
     "O1 with combine_ddp": (["--combine-ddp", "--precision=apex-O1"], {}, "use it with apex O2"),
@@ -224,6 +229,18 @@ def test_refusals(npu: Simulator, patches: Path, tmp_path: Path, case: str) -> N
     options, more, message = REFUSALS[case]
     result = train(npu, patches, tmp_path, *options, **more)
     assert_one_line_error(result, message)
+
+
+def test_pictures_are_enlarged_and_measured_in_fp32(each_npu: Simulator) -> None:
+    """Not in HF32, the default of convolutions."""
+    code = """
+import torch, torch_npu
+from runtime.device import keep_fp32
+print(torch.npu.conv.allow_hf32)
+keep_fp32(torch.device("npu:0"))
+print(torch.npu.conv.allow_hf32)
+"""
+    assert each_npu.run([sys.executable, "-c", code]).checked().stdout == "True\nFalse\n"
 
 
 def test_the_fast_recipe_on_the_card(npu: Simulator, patches: Path, tmp_path: Path) -> None:

@@ -464,8 +464,11 @@ def test_contradictions_are_errors(variables: pytest.MonkeyPatch, tmp_path: Path
         ({"NPU_CALCULATE_DEVICE": "3"}, 3),
         ({"ASCEND_DEVICE_ID": "5", "NPU_CALCULATE_DEVICE": "3"}, 5),
         ({"ASCEND_RT_VISIBLE_DEVICES": "5,6", "ASCEND_DEVICE_ID": "5"}, 0),
-        ({"ASCEND_RT_VISIBLE_DEVICES": "5, 6", "ASCEND_DEVICE_ID": "6"}, 1),
+        ({"ASCEND_RT_VISIBLE_DEVICES": "5,6", "ASCEND_DEVICE_ID": "6"}, 1),
         ({"ASCEND_RT_VISIBLE_DEVICES": "5,6", "ASCEND_DEVICE_ID": "0"}, 0),
+        ({"ASCEND_RT_VISIBLE_DEVICES": "4,5,6,7", "ASCEND_DEVICE_ID": "2"}, 2),
+        ({"ASCEND_RT_VISIBLE_DEVICES": "1,2,3", "ASCEND_DEVICE_ID": "1"}, 1),
+        ({"ASCEND_RT_VISIBLE_DEVICES": "5,6"}, 0),
         ({"ASCEND_RT_VISIBLE_DEVICES": "5", "ASCEND_DEVICE_ID": "2"}, 0),
     ],
 )
@@ -474,6 +477,12 @@ def test_the_card_that_the_platform_names(
 ) -> None:
     set_all(variables, **values)
     assert device._npu_index() == card
+
+
+def test_a_card_that_is_not_visible(variables: pytest.MonkeyPatch) -> None:
+    set_all(variables, ASCEND_RT_VISIBLE_DEVICES="5,6", ASCEND_DEVICE_ID="7")
+    with pytest.raises(UserError, match=r"names card 7, which is neither .*_DEVICES=5,6$"):
+        device._npu_index()
 
 
 def test_a_card_that_is_no_number(variables: pytest.MonkeyPatch) -> None:

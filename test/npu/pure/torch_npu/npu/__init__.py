@@ -1,5 +1,6 @@
 """``torch.npu`` of the pure-Python device: what a training program asks of it."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -9,9 +10,10 @@ from torch_npu import _formats
 from torch_npu.npu import amp, utils
 from torch_npu.npu.utils import clear_npu_overflow_flag, get_npu_overflow_flag
 
-__all__ = ["amp", "clear_npu_overflow_flag", "config", "get_npu_overflow_flag", "utils"]
+__all__ = ["amp", "clear_npu_overflow_flag", "config", "conv", "get_npu_overflow_flag", "utils"]
 
 config = _formats.Config()
+conv = SimpleNamespace(allow_hf32=True)  # a mark only: convolutions are in fp32 either way
 _current = 0
 
 
