@@ -54,6 +54,7 @@ class Found(NamedTuple):
     numpy: str = ""
     cann_missing: Sequence[str] = ()  # requirements of CANN's operators
     chip: str = ""  # as npu-smi or torch_npu names it
+    python: str = ""
 
     def __str__(self) -> str:
         cann = "not found"
@@ -62,7 +63,7 @@ class Found(NamedTuple):
             cann = f"{self.cann.version or 'version not found'} ({self.cann.home}{unsourced})"
         cuda = f", for CUDA {self.torch_cuda}" if self.torch_cuda else ""
         rows = {
-            "python": platform.python_version(),
+            "python": self.python,
             "torch": f"{self.torch or 'not installed'}{cuda}",
             "torch_npu": self.torch_npu or "not installed",
             "CANN": cann,
@@ -85,6 +86,7 @@ def find() -> Found:
         numpy=_version("numpy"),
         cann_missing=find_cann_missing(),
         chip=find_chip(),
+        python=platform.python_version(),
     )
 
 
@@ -125,7 +127,7 @@ def find_apex() -> str:
 
 
 def find_cann_missing() -> list[str]:
-    """Return what `pip install` must be told for the operators of CANN up to 9.0."""
+    """Return what `pip install` must be told for CANN's operators; protobuf's release up to 9.0."""
     missing = [name for name in CANN_IMPORTS if not _version(name)]
     fits = _version("protobuf").startswith(f"{CANN_PROTOBUF}.")
     return missing + ([] if fits else [f"protobuf=={CANN_PROTOBUF}.*"])

@@ -7,12 +7,13 @@ from ascend.installed import Finding, Found
 from ascend.versions import RELEASES, UNKNOWN, find_release, fit, order, suggest
 from runtime.torch_build import aborts
 
-# The newest for Ascend 910A and its kin: Ascend's ModelZoo (install_guide.md) leaves this first
-# generation out from CANN 9.0 on. The old name Ascend910B, without a digit behind it, is of it.
+# The newest that Ascend's ModelZoo (install_guide.md) has for Ascend 910A and its kin; torch_npu's
+# COMPATIBILITY.md lists them on. The old name Ascend910B, without a digit behind it, is of them.
 FIRST_GENERATION = re.compile(r"(Ascend)?910(Pro|Premium)?[AB]")
 LAST_TORCH_NPU, LAST_CANN = "2.9.0", "8.5.0"
 NUMPY_BOUNDS = (("8.1", "1.25"), ("9.0", "2"))  # CANN older than the first: numpy below the second
-PACKAGES_UNTIL = "9.1"  # CANN older than this imports packages of CANN_IMPORTS
+NUMPY_2_ALONE = "3.13"  # Python from this on, where CANN 8.5 takes numpy 2 (its installation guide)
+PROTOBUF_UNTIL = "9.1"  # CANN older than this asks for one release of protobuf
 
 
 def judge(found: Found, why_no_npu: str = "") -> Iterator[Finding]:
@@ -47,11 +48,14 @@ def judge(found: Found, why_no_npu: str = "") -> Iterator[Finding]:
 def _judge_packages(found: Found, cann: str) -> Iterator[Finding]:
     """Judge the Python packages that CANN itself works with."""
     bound = next((bound for end, bound in NUMPY_BOUNDS if _older(cann, end)), "")
+    bound = bound if _older(found.python, NUMPY_2_ALONE) else ""
     if bound and order(found.numpy) >= order(bound):
         yield Finding(True, f"numpy {found.numpy} is too new for CANN {cann}, which then fails at "
                             f'the first use of a card: pip install "numpy<{bound}"')  # fmt: skip
-    if found.cann_missing and _older(cann, PACKAGES_UNTIL):
-        words = (f'"{name}"' if "=" in name else name for name in found.cann_missing)
+    bounds = _older(cann, PROTOBUF_UNTIL)
+    missing = [name for name in found.cann_missing if bounds or "=" not in name]
+    if missing:
+        words = (f'"{name}"' if "=" in name else name for name in missing)
         yield Finding(True, f"packages that the operators of CANN {cann} import are missing or of "
                             f"another version: pip install {' '.join(words)}")  # fmt: skip
 
@@ -61,15 +65,11 @@ def _older(version: str, end: str) -> bool:
 
 
 def _judge_first_generation(found: Found) -> Iterator[Finding]:
-    if order(found.torch_npu) > order(LAST_TORCH_NPU):
-        yield Finding(
-            True,
-            f"torch_npu {found.torch_npu} is too new for {found.chip}, a chip of the first "
-            f"generation: pip install torch=={LAST_TORCH_NPU} torch_npu=={LAST_TORCH_NPU}",
-        )
-    if found.cann and order(found.cann.version).release[:2] > order(LAST_CANN).release[:2]:
-        yield Finding(True, f"CANN {found.cann.version} is too new for {found.chip}, a chip of the "
-                            f"first generation: install CANN {LAST_CANN}")  # fmt: skip
+    newer = found.cann and order(found.cann.version).release[:2] > order(LAST_CANN).release[:2]
+    if newer or order(found.torch_npu) > order(LAST_TORCH_NPU):
+        yield Finding(False, f"{found.chip} is a chip of the first generation, for which Ascend's "
+                             f"ModelZoo has nothing newer than torch_npu {LAST_TORCH_NPU} and CANN "
+                             f"{LAST_CANN}; torch_npu's own list still has it")  # fmt: skip
 
 
 def _judge_npu(found: Found, why_no_npu: str) -> Iterator[Finding]:
