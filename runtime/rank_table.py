@@ -69,7 +69,11 @@ def _read(path: Path) -> tuple[str, list[str]]:
     if "server_list" in table:
         servers = sorted(table["server_list"], key=_lowest_rank)
     elif "group_list" in table:
-        servers = [s for group in table["group_list"] for s in group["instance_list"]]
+        servers = [
+            instance
+            for group in table["group_list"]
+            for instance in sorted(group["instance_list"], key=_pod_number)
+        ]
     else:
         raise ValueError("it holds neither server_list nor group_list")
     status = table.get("status", "completed")
@@ -86,3 +90,9 @@ def _read(path: Path) -> tuple[str, list[str]]:
 def _lowest_rank(server: dict) -> int:
     ranks = (int(device["rank_id"]) for device in server.get("device", ()) if "rank_id" in device)
     return min(ranks, default=0)
+
+
+def _pod_number(instance: dict) -> int:
+    """Return the number that ends a pod's name, by which ModelArts' launcher counts the ranks."""
+    number = str(instance.get("pod_name", "")).rpartition("-")[2]
+    return int(number) if number.isdecimal() else 0

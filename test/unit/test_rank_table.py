@@ -18,8 +18,9 @@ def by_servers(*servers: dict, **more: object) -> dict:
     return {"version": "1.0", "server_count": str(len(servers)), "server_list": servers, **more}
 
 
-def by_instances(*addresses: str, status: str = "completed") -> dict:
+def by_instances(*addresses: str, status: str = "completed", **pods: str) -> dict:
     instances = [{"pod_name": f"pod{i}", "server_id": a} for i, a in enumerate(addresses)]
+    instances += [{"pod_name": n.replace("_", "-"), "server_id": a} for n, a in pods.items()]
     group = {"group_name": "job", "instance_count": "2", "instance_list": instances}
     return {"status": status, "group_count": "1", "group_list": [group]}
 
@@ -31,6 +32,8 @@ FORMS = {
     "ranks": (by_servers(server("10.0.0.9", 8, 9), server("10.0.0.7", 1, 0)),
               ["10.0.0.7", "10.0.0.9"]),
     "instances": (by_instances("10.0.0.7", "10.0.0.9"), ["10.0.0.7", "10.0.0.9"]),
+    "pods": (by_instances(job_10="10.0.0.10", job_9="10.0.0.9", job_0="10.0.0.7"),
+             ["10.0.0.7", "10.0.0.9", "10.0.0.10"]),
 }  # fmt: skip
 
 
