@@ -125,7 +125,7 @@ def say(what: str, value: object, note: str = "") -> None:
 def several_processes() -> bool:
     """Tell whether the platform gave this job more than one card or machine."""
     names = ("RANK_SIZE", "MA_NUM_HOSTS", "MA_NUM_GPUS")
-    return any(os.environ.get(name, "1") not in ("", "0", "1") for name in names)
+    return _by_torchrun() or any(os.environ.get(name, "1") not in ("", "0", "1") for name in names)
 
 
 def is_remote(url: str) -> bool:
@@ -179,14 +179,22 @@ def _copy_parallel(source: object, target: object) -> None:
         raise RunError(f"moxing could not copy {source} to {target}: {error}") from error
 
 
+def _by_torchrun() -> bool:
+    """Tell, as test/training.sh does, whether torchrun starts the boot file, once per card."""
+    told = [os.environ.get(name) for name in ("RANK", "MASTER_ADDR", "WORLD_SIZE")]
+    return all(told) and told[-1] != "1" and os.environ.get("LOCAL_RANK", "").isdecimal()
+
+
 def _device() -> int:
+    if _by_torchrun():
+        return from_environment("LOCAL_RANK") or 0
     return from_environment("ASCEND_DEVICE_ID", "NPU_CALCULATE_DEVICE") or 0
 
 
 def _log_folder(results: Path) -> Path:
     """Return where test/training.sh leaves the logs of this process."""
     output = OUTPUT if _can_write(OUTPUT) else results / "logs"
-    node = from_environment("NODE_RANK", "VC_TASK_INDEX") or 0
+    node = from_environment("NODE_RANK", "VC_TASK_INDEX", "GROUP_RANK") or 0
     several = several_processes() and node
     return output / (f"{_device()}_node{node}" if several else str(_device()))
 

@@ -30,8 +30,8 @@ EOF
     [[ -z $distributed ]] || cat <<EOF
 Several machines: NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT (default 29500) as for torchrun, or
 ModelArts' MA_NUM_HOSTS, VC_TASK_INDEX, VC_WORKER_HOSTS. Where the platform starts this script once
-per card (RANK_ID, RANK_SIZE, and RANK_TABLE_FILE or the first machine's address), each start is one
-process of the training.
+per card (RANK_ID, RANK_SIZE, and RANK_TABLE_FILE or the first machine's address; or torchrun's RANK,
+LOCAL_RANK and so on), each start is one process of the training.
 EOF
 }
 
@@ -78,6 +78,31 @@ parse_options() {
     [[ -e ${files[0]} ]] || fail 2 "no train/*.h5 in $data_path; prepare.py --data-path fills it"
 }
 
+# Whether torchrun started this script, once per card, as ModelArts has it do (MA_RUN_METHOD=torchrun).
+by_torchrun() {
+    [[ -n ${RANK:-} && -n ${MASTER_ADDR:-} && -z ${NNODES:-} && ${WORLD_SIZE:-1} != 1 &&
+        ${LOCAL_RANK:-} =~ ^[0-9]+$ ]]
+}
+
+# MindCluster starts once per machine, in torchrun's words: RANK is the machine's, LOCAL_RANK lists the
+# cards. What ModelArts gives as 0, its default, it does not tell.
+read_platform() { # sets nodes and cards
+    local size name
+    if [[ ${LOCAL_RANK:-} == *,* ]]; then
+        require_number WORLD_SIZE "${WORLD_SIZE:-}" 1
+        require_number LOCAL_WORLD_SIZE "${LOCAL_WORLD_SIZE:-}" 1
+        export NNODES=${NNODES:-$((WORLD_SIZE / LOCAL_WORLD_SIZE))} NODE_RANK=${NODE_RANK:-${RANK:-}}
+        cards=$LOCAL_WORLD_SIZE
+    fi
+    for name in MA_NUM_HOSTS MA_NUM_GPUS; do
+        [[ ${!name:-} != 0 ]] || unset "$name"
+    done
+    take_number nodes 1 1 NNODES MA_NUM_HOSTS
+    take_number size 0 0 RANK_SIZE
+    ((size < 2)) || cards=$(((size + nodes - 1) / nodes)) # as many as the platform gives
+    take_number cards "$cards" 1 MA_NUM_GPUS
+}
+
 # How many processes there are and who starts them. Sets RANK_SIZE (the processes of the whole
 # training), starter (the words before train.py) and node; `reports` is empty where another
 # machine or process writes the results and prints the figures.
@@ -91,10 +116,14 @@ plan_processes() {
         export RANK_SIZE=1 RANK_ID=0
         return
     fi
+    if by_torchrun; then
+        export RANK_ID=$RANK RANK_SIZE=$WORLD_SIZE ASCEND_DEVICE_ID=$LOCAL_RANK
+        unset RANK_TABLE_FILE
+    fi
     if [[ -n ${RANK_TABLE_FILE:-}$master && -n ${RANK_ID:-} && ${RANK_SIZE:-1} != 1 &&
         -z ${NNODES:-} ]]; then # torchrun's variable is the user's word
         require_number RANK_ID "$RANK_ID" 0
-        take_number node 0 0 NODE_RANK VC_TASK_INDEX
+        take_number node 0 0 NODE_RANK VC_TASK_INDEX GROUP_RANK
         output_path=${output_path:-$output/0/ckpt} # one folder for all ranks
         ((RANK_ID == 0)) || reports=
         return
@@ -102,6 +131,7 @@ plan_processes() {
     export RANK_SIZE=$((cards * nodes))
     # torchrun tells each process its rank and card; one card's number would mislead them all. From a
     # rank table torch_npu would build HCCL.
+    unset RANK LOCAL_RANK WORLD_SIZE LOCAL_WORLD_SIZE
     export -n ASCEND_DEVICE_ID NPU_CALCULATE_DEVICE RANK_ID RANK_TABLE_FILE
     cores=$(nproc 2>/dev/null || echo 1)
     export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > cards ? cores / cards : 1))}
@@ -239,15 +269,12 @@ lock_folder() {
 # arguments follow.
 train() { # KIND CARDS EPOCHS BATCH_SIZE LR ARGUMENT…
     local kind=$1 cards=$2 train_epochs=$3 batch_size=$4 lr=$5 train_steps=0 data_path='' extra=()
-    local output_path='' resume='' trains=yes distributed='' reports=yes starter=() node=0 nodes=1 size
+    local output_path='' resume='' trains=yes distributed='' reports=yes starter=() node=0 nodes=1
     local output folder log seconds status=0 options aside=''
     shift 5
     if ((cards > 1)); then
         distributed=yes
-        take_number nodes 1 1 NNODES MA_NUM_HOSTS
-        take_number size 0 0 RANK_SIZE
-        ((size < 2)) || cards=$(((size + nodes - 1) / nodes)) # as many as the platform gives
-        take_number cards "$cards" 1 MA_NUM_GPUS
+        read_platform
     fi
     parse_options "$@"
     [[ $kind == acc ]] || export TASK_QUEUE_ENABLE=${TASK_QUEUE_ENABLE:-2}

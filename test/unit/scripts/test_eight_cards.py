@@ -165,6 +165,51 @@ def test_platform_starts_each_card_itself(launcher, rank: str, name: str):
     assert bool(launcher.final(done.stdout)) == (rank == "0")
 
 
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_torchrun_starts_each_card_itself(launcher, rank: str):
+    """As ModelArts does with MA_RUN_METHOD=torchrun, and MindCluster with one card a machine."""
+    torchrun = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
+                "MASTER_ADDR": "a", "MASTER_PORT": "1234"}  # fmt: skip
+    left = {"MA_NUM_GPUS": "2", "RANK_TABLE_FILE": "/t.json", "ASCEND_DEVICE_ID": "5"}
+    done = launcher.run("full_8p", **torchrun, **left)
+    assert done.returncode == 0, done.stderr
+    (call,) = launcher.calls()
+    assert call["argv"][0] == f"--data_url={launcher.data}"  # train.py, not another torchrun
+    assert call["argv"][1] == f"--train_url={launcher.output('0') / 'ckpt'}"
+    assert torchrun.items() <= call["env"].items()
+    assert "RANK_TABLE_FILE" not in call["env"]
+    assert (launcher.output(rank) / f"train_{rank}.log").is_file()
+    assert bool(launcher.final(done.stdout)) == (rank == "0")
+    if rank == "0":
+        assert launcher.figures("bs32_2p_acc")["RankSize"] == "2"
+
+
+def test_mindcluster_tells_machines_in_torchruns_words(launcher):
+    """RANK is the machine's, and LOCAL_RANK a list."""
+    told = {"WORLD_SIZE": "16", "LOCAL_WORLD_SIZE": "8", "RANK": "1", "MASTER_PORT": "1234"}
+    cards = ",".join("01234567")
+    done = launcher.run("full_8p", **told, LOCAL_RANK=cards, MASTER_ADDR="a")
+    assert done.returncode == 0, done.stderr
+    (call,) = launcher.calls()
+    assert call["argv"][:3] == ["--nproc-per-node=8", "--nnodes=2", "--node-rank=1"]
+    assert call["argv"][3:5] == ["--master-addr=a", "--master-port=1234"]
+    assert not {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"} & set(call["env"])
+
+
+def test_one_machine_of_mindcluster(launcher):
+    told = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "a"}
+    done = launcher.run("full_8p", **told, LOCAL_RANK="0,1")
+    assert done.returncode == 0, done.stderr
+    assert launcher.calls()[0]["argv"][:2] == ["--nproc-per-node=2", "--standalone"]
+
+
+def test_cards_and_machines_of_0_are_not_told(launcher):
+    """ModelArts documents 0 as the default."""
+    done = launcher.run("full_8p", MA_NUM_GPUS="0", MA_NUM_HOSTS="0")
+    assert done.returncode == 0, done.stderr
+    assert launcher.calls()[0]["argv"][:2] == ["--nproc-per-node=8", "--standalone"]
+
+
 def test_a_card_of_the_second_machine_logs_where_modelarts_looks(launcher, monkeypatch):
     platform = {"RANK_TABLE_FILE": "/t.json", "RANK_SIZE": "16", "RANK_ID": "8",
                 "VC_TASK_INDEX": "1", "ASCEND_DEVICE_ID": "0"}  # fmt: skip

@@ -208,6 +208,20 @@ def test_platform_with_several_cards(repository, entry):
     assert listing(entry.results) == ["logs/1/train_1.log"]
 
 
+def test_platform_that_starts_the_boot_file_by_torchrun(repository, entry):
+    """MA_RUN_METHOD=torchrun: once per card."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command = [*torchrun, "--local-addr=127.0.0.1", *entry()[1:]]
+    done = repository.call(command, MA_NUM_GPUS="2", MA_RUN_METHOD="torchrun")
+    assert done.returncode == 0, done.stderr
+    calls = [call["env"] for call in repository.calls()]
+    assert sorted(env["RANK"] for env in calls) == ["0", "1"]
+    assert {env["WORLD_SIZE"] for env in calls} == {"2"}
+    assert done.stdout.count("Final Train Accuracy") == 1
+    logs = {f"logs/{rank}/train_{rank}.log" for rank in "01"}
+    assert logs <= set(listing(entry.results))
+
+
 @pytest.mark.parametrize(
     ("folders", "env", "message"),
     [
