@@ -10,12 +10,12 @@ import h5py
 import numpy as np
 import torch
 
-from runtime.errors import UserError, first_line, printable
+from runtime.errors import UserError, first_line, lack_of_memory, printable
 
 Member = TypeVar("Member", h5py.Dataset, h5py.Group)
 
 # What h5py raises on a file with wrong bytes.
-DAMAGE = (OSError, RuntimeError, ValueError, KeyError, TypeError, OverflowError, MemoryError)
+DAMAGE = (OSError, RuntimeError, ValueError, KeyError, TypeError, OverflowError)
 AGAIN = "make it again (prepare.py --force)"  # without, prepare.py keeps the files that are there
 MOST_COMPRESSED = 1100  # gzip shrinks no data to less than a thousandth
 BEYOND = -0.5, 2.0  # of 0–1: bicubic goes beyond it where an edge is sharp
@@ -46,6 +46,8 @@ def reading(path: Path) -> Iterator[None]:
     try:
         yield
     except DAMAGE as error:
+        if lack_of_memory(error):
+            raise
         raise UserError(
             f"{path} cannot be read ({first_line(error)}); it is damaged, {AGAIN}"
         ) from None

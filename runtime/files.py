@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from runtime.errors import RunError, first_line
+from runtime.errors import RunError, first_line, lack_of_memory
 
 SHOWN = 54  # characters of a name in that of its temporary file: at most 216 of 255 bytes
 
@@ -141,4 +141,6 @@ def load_tensors(source: Path | str | BinaryIO) -> object:
     except (pickle.UnpicklingError, LookupError):
         raise ValueError("it holds more than tensors, or is damaged") from None
     except Exception as error:  # damaged bytes make the unpickler raise whatever they lead to
+        if lack_of_memory(error):
+            raise
         raise ValueError(first_line(error)[:200]) from None

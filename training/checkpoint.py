@@ -101,6 +101,8 @@ def load(path: Path | str) -> dict[str, Any]:
                 copy.writestr(zipfile.ZipInfo(name), archive.read(name))
         state = load_tensors(io.BytesIO(whole.getvalue()))
     except DAMAGE as error:
+        if lack_of_memory(error) or isinstance(error.__context__, MemoryError):  # zipfile hides it
+            raise MemoryError(f"to read {path}") from None
         raise UserError(f"{path} is no whole checkpoint ({error})") from None
     if not isinstance(state, dict) or not all(isinstance(state.get(part), dict) for part in PARTS):
         raise UserError(f"{path} holds no state of a run")

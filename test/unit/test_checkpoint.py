@@ -77,6 +77,25 @@ def test_one_that_may_not_be_read_is_not_damaged(tmp_path: Path) -> None:
         checkpoint.load_newest(tmp_path)
 
 
+@pytest.mark.parametrize("hidden", [False, True])
+def test_one_for_which_memory_is_short_is_not_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hidden: bool
+) -> None:
+    checkpoint.save(tmp_path, 5, checkpoint.pack(state(5)))
+
+    def read(*_: object) -> bytes:
+        try:
+            raise MemoryError
+        except MemoryError:
+            if hidden:  # as zipfile does when it closes what it could not write
+                raise ValueError("I/O operation on closed file.")
+            raise
+
+    monkeypatch.setattr("zipfile.ZipFile.read", read)
+    with pytest.raises(MemoryError):
+        checkpoint.load_newest(tmp_path)
+
+
 def test_whatever_bytes_are_damaged_nothing_wrong_is_loaded(tmp_path: Path) -> None:
     """Every byte in turn: it is refused, or lies where it has no meaning."""
     weights = torch.arange(64.0)

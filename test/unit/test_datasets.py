@@ -195,6 +195,21 @@ def test_a_truncated_file_is_an_error(tmp_path: Path) -> None:
         TrainDataset(path)
 
 
+@pytest.mark.parametrize(
+    "error", [MemoryError("Unable to allocate 206. MiB"), OSError("can't allocate memory")]
+)
+def test_values_for_which_memory_is_short_are_not_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def read(*_: object) -> None:
+        raise error
+
+    dataset = TrainDataset(write(tmp_path / "a.h5", lr=patches(), hr=patches()))
+    monkeypatch.setattr("arrays.StoredArray._values", read)
+    with pytest.raises(type(error), match="allocate"):
+        dataset.read(0, 1)
+
+
 @pytest.mark.parametrize("kind", [TrainDataset, ImageDataset])
 @pytest.mark.parametrize("values", ["f4", "u1"])  # of real numbers the range is looked at first
 def test_damaged_values_are_an_error_that_names_the_file(

@@ -96,6 +96,18 @@ def test_safetensors(tmp_path: Path) -> None:
         load_weights(path)
 
 
+def test_weights_for_which_memory_is_short_are_not_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(*_: object, **__: object) -> None:
+        raise MemoryError("Unable to allocate 3.1 GiB")
+
+    path = save(tmp_path / "w.pth", PLAIN)
+    monkeypatch.setattr("torch.load", load)
+    with pytest.raises(MemoryError):
+        load_weights(path)
+
+
 def test_a_dict_that_holds_itself_is_no_state_dict(tmp_path: Path) -> None:
     endless: dict = {}
     endless["model"] = endless
