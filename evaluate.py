@@ -36,7 +36,7 @@ from runtime.errors import (
     printable,
     run_main,
 )
-from runtime.files import check_writable, write_text
+from runtime.files import check_writable, refuse_inputs, write_text
 from runtime.numbers import COUNT
 from runtime.options import Parser, add_device
 
@@ -67,16 +67,21 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error("--data-path: the file holds pairs of the modelzoo protocol; use --images-dir")
     if args.training_log and not args.report:
         parser.error("--training-log is drawn in the report; add --report DIR")
-    read = [args.weights, args.training_log]
-    read += (args.images_dir or args.data_path / "val").glob("*")
-    if args.json and args.json.suffix.lower() != ".json":  # which is beside images, none of them
-        written = os.path.realpath(args.json)
-        if any(path and os.path.realpath(path) == written for path in read):
-            parser.error(f"--json {args.json} is read here; name another file")
     images, report = (path and os.path.realpath(path) for path in (args.images_dir, args.report))
     if images and images == report:
         parser.error(f"--report {args.report} is the folder of the images; name another one")
     return args
+
+
+def check_outputs(args: argparse.Namespace, weights: Path) -> None:
+    """Raise UserError where what is asked for cannot be written, or is read."""
+    for path in (args.json, args.report and args.report / "index.html"):
+        if path:
+            check_writable(path)
+    inputs = [weights, *(args.images_dir or args.data_path / "val").glob("*")]
+    inputs += [args.training_log] if args.training_log else []
+    if args.json:  # JSON beside images is none of them, and may be an earlier result
+        refuse_inputs("--json", args.json, (path for path in inputs if path.suffix != ".json"))
 
 
 def measure(sample: Sample, output: np.ndarray, protocol: Protocol, scale: int) -> dict:
@@ -121,9 +126,6 @@ def to_json(result: dict) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure, print the table, write what was asked for."""
     args = parse_args(argv)
-    for path in (args.json, args.report and args.report / "index.html"):
-        if path:
-            check_writable(path)
     check_memory_limit()
 
     from inference.restore import restore
@@ -131,6 +133,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from runtime.device import choose_device, keep_fp32
 
     weights = args.weights or shipped_weights(args.scale)
+    check_outputs(args, weights)
     device = choose_device(args.device).value
     keep_fp32(device)
     model = load_luminance_weights(weights).to(device)

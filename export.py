@@ -18,12 +18,11 @@ import runtime  # noqa: F401 - ends here on a Python that is too old
 # isort: split
 import argparse
 import importlib.util
-import os
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from runtime.errors import RunError, UserError, check_memory_limit, end_at_signals, run_main
-from runtime.files import check_writable, write_bytes
+from runtime.files import check_writable, refuse_inputs, write_bytes
 from runtime.numbers import COUNT
 from runtime.options import Parser
 
@@ -48,8 +47,6 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     if args.size and args.size[0] * args.size[1] > MOST_PIXELS:
         parser.error(f"--size: at most {MOST_PIXELS:,} pixels, which the check here can take")
     args.output = args.output or Path(f"srcnn_x{args.scale}.onnx")
-    if args.weights and os.path.realpath(args.output) == os.path.realpath(args.weights):
-        parser.error(f"--output {args.output} is the file of the weights; name another one")
     return args
 
 
@@ -90,6 +87,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         ) from None
 
     weights = args.weights or shipped_weights(args.scale)
+    refuse_inputs("--output", args.output, [weights])
     model = load_weights(weights)
     onnx_model = build(model, args.size, args.fp16, args.opset)
     precision = "fp16" if args.fp16 else "fp32"

@@ -32,7 +32,7 @@ from imaging.sources import download_images, folder_images, sample_images
 from preparing.hdf5 import Sizes, write_images, write_patches
 from preparing.pairs import pair_size
 from runtime.errors import UserError, end_at_signals, run_main
-from runtime.files import check_writable
+from runtime.files import check_writable, refuse_inputs
 from runtime.numbers import COUNT
 from runtime.options import Parser
 
@@ -127,6 +127,7 @@ def one_file(args: argparse.Namespace) -> list[Callable]:
     """Return what writes the file of --output-path, as `fill_folder` does."""
     check_writable(args.output_path)
     paths = folder_images(args.images_dir)
+    refuse_inputs("--output-path", args.output_path, paths)
     if args.eval:
         return [partial(write_images, args.output_path, paths)]
     sizes = patch_sources(paths, args.scale, args.patch_size)

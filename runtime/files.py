@@ -8,11 +8,11 @@ import secrets
 import stat
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from runtime.errors import RunError, first_line, lack_of_memory
+from runtime.errors import RunError, UserError, first_line, lack_of_memory
 
 SHOWN = 54  # characters of a name in that of its temporary file: at most 216 of 255 bytes
 
@@ -68,6 +68,13 @@ def check_writable(path: Path | str) -> None:
             pass
     except OSError as error:
         raise RunError(f"cannot write {path}: {error.strerror or error}") from None
+
+
+def refuse_inputs(option: str, path: Path, inputs: Iterable[Path]) -> None:
+    """Raise UserError where the file that an option names is one of those that are read."""
+    place = os.path.realpath(path)
+    if any(os.path.realpath(each) == place for each in inputs):
+        raise UserError(f"{option} {path} is read here; name another file")
 
 
 def is_file(path: Path) -> bool:

@@ -88,7 +88,7 @@ def test_one_for_which_memory_is_short_is_not_damaged(
             raise MemoryError
         except MemoryError:
             if hidden:  # as zipfile does when it closes what it could not write
-                raise ValueError("I/O operation on closed file.")
+                raise ValueError("I/O operation on closed file.") from None
             raise
 
     monkeypatch.setattr("zipfile.ZipFile.read", read)

@@ -358,14 +358,19 @@ def test_options_that_do_not_go_together(arguments, words, capsys, tmp_path, mon
     assert words in message
 
 
-def test_what_is_read_is_not_written_over(run, images, copying, tmp_path, capsys) -> None:
+def test_what_is_read_is_not_written_over(
+    run, images, copying, tmp_path, capsys, monkeypatch
+) -> None:
     dataset, log = tmp_path / "val" / "Set5_x3.h5", tmp_path / "metrics.csv"
     dataset.parent.mkdir()
     for path in (dataset, log):
         path.touch()
     (tmp_path / "link").symlink_to(copying)
+    (tmp_path / "srcnn_x3.pth").symlink_to(copying)
+    monkeypatch.setattr("inference.weights.SHIPPED", tmp_path)
     pictures = ["--images-dir", images, "--weights", copying]
     for file, source in (
+        (copying, ["--images-dir", images]),
         (copying, pictures),
         (tmp_path / "link", pictures),
         (images / "grey.bmp", pictures),
@@ -373,9 +378,7 @@ def test_what_is_read_is_not_written_over(run, images, copying, tmp_path, capsys
         (log, [*pictures, "--report", tmp_path / "page", "--training-log", log]),
     ):
         before = file.read_bytes()
-        with pytest.raises(SystemExit) as ending:
-            run(*source, "--json", file)
-        assert ending.value.code == 2
+        assert run(*source, "--json", file) == (2, None)
         message = f"error: --json {file} is read here; name another file\n"
         assert capsys.readouterr().err == message
         assert file.read_bytes() == before

@@ -152,16 +152,16 @@ def test_the_shipped_weights_go_into_fp16(arguments, scale: int) -> None:
     assert path.stat().st_size < 120_000
 
 
+@pytest.mark.parametrize("shipped", [False, True])
 def test_the_weights_are_not_overwritten(
-    arguments, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    arguments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shipped: bool
 ) -> None:
-    (tmp_path / "x.onnx").symlink_to(save_weights(tmp_path / "w.pth"))
-    path = arguments("--weights", tmp_path / "w.pth")
-    with pytest.raises(SystemExit):
+    weights = save_weights(tmp_path / "srcnn_x3.pth")
+    (tmp_path / "x.onnx").symlink_to(weights)
+    monkeypatch.setattr("inference.weights.SHIPPED", tmp_path)
+    path = arguments() if shipped else arguments("--weights", weights)
+    with pytest.raises(UserError, match=f"^--output {path} is read here; name another file$"):
         export.main()
-    assert capsys.readouterr().err == (
-        f"error: --output {path} is the file of the weights; name another one\n"
-    )
 
 
 def test_fp16_is_tried_on_every_photograph(

@@ -117,6 +117,14 @@ def test_evaluation_images_are_looked_at_before_any_file_is_made(
     assert (tmp_path / "d/train/T91_x3.h5").is_file(), "what they give is there already"
 
 
+def test_an_image_is_not_overwritten(images: Path, tmp_path: Path) -> None:
+    image = images / "t10.bmp"
+    before = image.read_bytes()
+    with pytest.raises(UserError, match=f"^--output-path {image} is read here; name another file$"):
+        prepare.main(["--images-dir", str(images), "--output-path", str(image)])
+    assert image.read_bytes() == before
+
+
 def test_output_that_cannot_be_written(images: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"cannot write .*x\.h5: (Not a directory|File exists)"):
