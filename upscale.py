@@ -25,7 +25,14 @@ from collections.abc import Sequence
 
 from imaging.album import STREAM, Place, Plan, plan, unwritable
 from imaging.kinds import PictureError
-from runtime.errors import RunError, UserError, end_at_signals, first_line, printable, run_main
+from runtime.errors import (
+    RunError,
+    UserError,
+    check_memory_limit,
+    end_at_signals,
+    printable,
+    run_main,
+)
 from runtime.numbers import COUNT, number
 from runtime.options import Parser, add_device, path
 
@@ -126,14 +133,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(args: argparse.Namespace, made: Plan, piped: bytes) -> None:
     """Load what is needed, then do it."""
-    try:
-        from inference.upscaler import Upscaler, enlarge_all
-        from inference.weights import SHIPPED, shipped_weights
-        from runtime.device import choose_device
-    except (ImportError, OSError, MemoryError, RuntimeError) as error:
-        raise RunError(
-            f"PyTorch cannot be loaded ({first_line(error)}); is memory limited?"
-        ) from None
+    check_memory_limit()
+    from inference.upscaler import Upscaler, enlarge_all
+    from inference.weights import SHIPPED, shipped_weights
+    from runtime.device import choose_device
 
     device = choose_device(args.device).value
 

@@ -21,7 +21,8 @@ def say_what_is_missing(
     """Tell in one line, where an import fails, what a Python that lacks the packages needs."""
     if issubclass(kind, ModuleNotFoundError):
         sys.stderr.write(f"error: {error} (for {sys.executable}); run `. .venv/bin/activate` "
-                         f"first, or pip install -r requirements.txt\n")  # fmt: skip
+                         f"first, or pip install -r requirements.txt, for all but training "
+                         f"requirements-dev.txt\n")  # fmt: skip
     else:
         sys.__excepthook__(kind, error, trace)
 

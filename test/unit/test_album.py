@@ -253,7 +253,7 @@ def test_a_memory_limit_costs_the_picture_that_is_too_large(tmp_path: Path, weig
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["small_x3.png"]
 
 
-@pytest.mark.parametrize("megabytes", [200, 900])
+@pytest.mark.parametrize("megabytes", [200, 500, 650, 900])
 def test_a_memory_limit_too_small_for_anything(
     tmp_path: Path, weights: Path, megabytes: int
 ) -> None:
@@ -266,3 +266,5 @@ def test_a_memory_limit_too_small_for_anything(
     )
     assert result.returncode != 0
     assert "Traceback" not in result.stderr, result.stderr[-2000:]
+    if megabytes < 700:
+        assert_one_line_error(result, "not enough memory", "PyTorch alone takes", status=1)

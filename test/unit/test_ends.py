@@ -56,7 +56,8 @@ def test_a_package_that_is_missing_is_one_line(stage: str, tmp_path: Path) -> No
     result = subprocess.run(
         command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=HANG
     )
-    mend = "run `. .venv/bin/activate` first, or pip install -r requirements.txt"
+    mend = "run `. .venv/bin/activate` first, or pip install -r requirements.txt, "
+    mend += "for all but training requirements-dev.txt"
     line = rf"error: No module named '\w+' \(for {sys.executable}\); {re.escape(mend)}\n"
     assert re.fullmatch(line, result.stderr), result.stderr
     assert (result.returncode, list(tmp_path.iterdir())) == (1, [])

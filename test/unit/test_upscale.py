@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from concurrent import futures
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -355,20 +355,6 @@ def test_the_device_that_is_asked_for(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr("runtime.device.why_no_cuda", lambda: "it is sold")
     with pytest.raises(UserError, match="--device cuda: it is sold"):
         upscale.main([str(tmp_path / "a.png"), f"--output={tmp_path}/out", "--device=cuda"])
-
-
-@pytest.mark.parametrize("fault", [ImportError, OSError, MemoryError, RuntimeError])
-def test_where_pytorch_cannot_be_loaded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: type[Exception]
-) -> None:
-    class Unloadable(ModuleType):
-        def __getattr__(self, name: str) -> None:
-            raise fault("\nlibtorch.so: no room\nsecond line")
-
-    monkeypatch.setitem(sys.modules, "inference.upscaler", Unloadable("inference.upscaler"))
-    coffee(9, 9).save(tmp_path / "a.png")
-    with pytest.raises(RunError, match=r"loaded \(libtorch\.so: no room\); is memory limited"):
-        upscale.main([str(tmp_path / "a.png"), f"--output={tmp_path / 'out'}"])
 
 
 def test_precision_follows_the_cpu_and_the_picture(
