@@ -30,7 +30,7 @@ Pair = tuple[torch.Tensor, torch.Tensor]
 BLOCK = 1024  # patches that are read in one go
 
 
-def find_file(data_path: Path | str, split: str, scale: int, suffix: str = "") -> Path:
+def find_file(data_path: Path | str, split: str, scale: int, *suffixes: str) -> Path:
     """Return the file of a dataset folder that a run uses.
 
     Looks for T91 (`split` "train") or Set5 ("val"), then for the sample photographs.
@@ -39,7 +39,8 @@ def find_file(data_path: Path | str, split: str, scale: int, suffix: str = "") -
         data_path: the dataset folder.
         split: "train" or "val".
         scale: enlargement factor, part of the file's name.
-        suffix: "_images" for the training images as a whole.
+        suffixes: what may end the name, the first that is there; "_images" is for the training
+            images as a whole. None: nothing.
 
     Raises:
         UserError: there is none; the message names the command that makes it. Or its folder may not
@@ -47,8 +48,10 @@ def find_file(data_path: Path | str, split: str, scale: int, suffix: str = "") -
     """
     folder = Path(data_path) / split
     public = {"train": "T91", "val": "Set5"}[split]
-    for name in (public, "sample"):
-        path = folder / f"{name}_x{scale}{suffix}.h5"
+    suffixes = suffixes or ("",)
+    for path in (
+        folder / f"{name}_x{scale}{suffix}.h5" for name in (public, "sample") for suffix in suffixes
+    ):
         try:
             if is_file(path):
                 return path
@@ -58,7 +61,7 @@ def find_file(data_path: Path | str, split: str, scale: int, suffix: str = "") -
         raise UserError(f"{data_path} is a file; name the folder that prepare.py filled")
     images = "--sample" if any(folder.glob("sample_x*.h5")) else "--download"
     raise UserError(
-        f"no {public}_x{scale}{suffix}.h5 in {folder}; make it: "
+        f"no {public}_x{scale}{suffixes[-1]}.h5 in {folder}; make it: "
         f"python prepare.py --data-path {quote(str(data_path))} --scale {scale} {images}"
     )
 

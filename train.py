@@ -101,7 +101,7 @@ def set_up(
     from runtime.device import describe
     from training import checkpoint
     from training.evaluation import Evaluator
-    from training.loading import check_same_files, has_whole_images
+    from training.loading import check_same_files, holds_whole_images, training_file
     from training.optimizers import build_optimizer
     from training.precision import Apex
     from training.precision_choice import choose_precision, cost_of_determinism
@@ -113,10 +113,11 @@ def set_up(
     for path in (folder / "best.pth", args.profile and args.profile / "trace.json"):
         if path:
             world.by_main(partial(check_writable, path))
-    whole_images = has_whole_images(args.data_path, args.scale)
+    trained_on = training_file(args.data_path, args.scale, RECIPES[args.recipe])
+    measured_on = find_file(args.data_path, "val", args.scale)
+    check_same_files([trained_on, measured_on], world)
+    whole_images = holds_whole_images(trained_on)
     recipe = apply_overrides(RECIPES[args.recipe], vars(args), world.size, whole_images)
-    whole_images = whole_images and recipe.crop_size is not None
-    check_same_files(args.data_path, args.scale, world, whole_images=whole_images)
     resumed = checkpoint.find(args.resume, folder)
     checkpoint.check_together(resumed, world)
     wanted = checkpoint.same_precision(resumed, args.precision)
@@ -137,7 +138,7 @@ def set_up(
     profiler = StepProfiler(args.profile, world.device) if args.profile and world.is_main else None
 
     data = load_data(args, recipe, world)
-    eval_set = EvalDataset(find_file(args.data_path, "val", args.scale))
+    eval_set = EvalDataset(measured_on)
     evaluator = Evaluator(eval_set, data.held_out, world, precision, half=args.eval_half)
     steps = recipe.num_epochs * data.batches.steps_per_epoch
     torch.manual_seed(args.seed)

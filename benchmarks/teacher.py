@@ -169,7 +169,7 @@ def write_pairs(data_path: Path, scale: int, target: Path) -> None:
     way up, these do not. The second is of the image without its first rows and columns, half of
     the scale of them, so that the small picture's pixels divide it elsewhere.
     """
-    source = find_file(data_path, "train", scale, suffix="_images")
+    source = find_file(data_path, "train", scale, "_images")
     images = ImageDataset(source)
     with copied(source, target / "train") as file:
         file.attrs["images"] = images.images
@@ -216,7 +216,7 @@ def write_taught(
             high = self_ensemble(teacher, low.unsqueeze(0).to(precision.device))
         return 255 * high[0, 0].cpu().numpy()
 
-    source = find_file(data_path, "train", scale, suffix="_images")
+    source = find_file(data_path, "train", scale, "_images")
     images = ImageDataset(source)
     with copied(source, target / "train") as file:
         for i in range(len(images)):
@@ -240,7 +240,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=SEED, default=1)
     parser.add_argument("--hold-out", action="store_true", help="a twentieth of the images")
     args = parser.parse_args(argv)
-    images = ImageDataset(find_file(args.data_path, "train", args.scale, suffix="_images"))
+    images = ImageDataset(find_file(args.data_path, "train", args.scale, "_images"))
     if any(side % args.scale for shape in images.shapes for side in shape):
         raise UserError(
             f"{images.path}: sides must be multiples of {args.scale}, as prepare.py makes them"

@@ -1,6 +1,6 @@
 """Which samples a run trains on: patches or crops, from memory or from disk."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import compress
 from pathlib import Path
 from typing import NamedTuple
@@ -69,17 +69,16 @@ def load_training_data(
     Raises:
         UserError: files missing or wrong, or too few samples for one batch.
     """
+    path = training_file(data_path, scale, recipe)
     if recipe.crop_size is None:
-        patches = TrainDataset(find_file(data_path, "train", scale))
-        data = _patches(patches, plan, place, hold_out)
+        data = _patches(TrainDataset(path), plan, place, hold_out)
     else:
         images: ImageDataset | TrainDataset
-        if has_whole_images(data_path, scale):
-            images = ImageDataset(find_file(data_path, "train", scale, suffix="_images"))
-            what, size = "whole images", recipe.crop_size
+        if holds_whole_images(path):
+            images, what, size = ImageDataset(path), "whole images", recipe.crop_size
         else:
-            images = TrainDataset(find_file(data_path, "train", scale))
-            what, size = "patches, as there are no whole images", min(images.shape[1:])
+            images, what = TrainDataset(path), "patches, as there are no whole images"
+            size = min(images.shape[1:])
         kept = [not hold_out or not is_held_out(i, images) for i in range(len(images))]
         if not any(kept):
             raise UserError(
@@ -98,13 +97,26 @@ def load_training_data(
     return data
 
 
-def check_same_files(data_path: Path, scale: int, world: World, *, whole_images: bool) -> None:
+def training_file(data_path: Path, scale: int, recipe: Recipe) -> Path:
+    """Return the file of a dataset folder that a recipe trains on: whole images for crops, if any.
+
+    Raises:
+        UserError: as `find_file`.
+    """
+    suffixes = () if recipe.crop_size is None else ("_images", "")
+    return find_file(data_path, "train", scale, *suffixes)
+
+
+def holds_whole_images(path: Path) -> bool:
+    """Tell a file of whole images from one of patches, by its name."""
+    return path.stem.endswith("_images")
+
+
+def check_same_files(paths: Sequence[Path], world: World) -> None:
     """Fail on all processes whose machines have different files: they would train on a mix.
 
     Before they are opened: how often processes agree on something there depends on them.
     """
-    suffix = "_images" if whole_images else ""
-    paths = find_file(data_path, "train", scale, suffix=suffix), find_file(data_path, "val", scale)
     here = " and ".join(f"{path.name} ({path.stat().st_size:,} bytes)" for path in paths)
     if not world.same(here):
         raise UserError(
@@ -125,15 +137,6 @@ def is_held_out(number: int, images: ImageDataset | TrainDataset) -> bool:
 
 def _held_out_patches(count: int) -> int:
     return max(1, count // HELD_OUT)
-
-
-def has_whole_images(data_path: Path, scale: int) -> bool:
-    """Whether a dataset folder has the training images as a whole, for crops of any size."""
-    try:
-        find_file(data_path, "train", scale, suffix="_images")
-    except UserError:
-        return False
-    return True
 
 
 def _crops(

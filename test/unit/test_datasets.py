@@ -262,14 +262,22 @@ def test_the_public_set_comes_before_the_samples(tmp_path: Path) -> None:
         rf"no Set5_x2_images\.h5 in {tmp_path}/val; .* --data-path {tmp_path} --scale 2 --download"
     )
     with pytest.raises(UserError, match=command):
-        find_file(tmp_path, "val", 2, suffix="_images")
+        find_file(tmp_path, "val", 2, "_images")
     (tmp_path / "val").mkdir()
     (tmp_path / "val/sample_x3.h5").touch()
     with pytest.raises(UserError, match=r"--scale 2 --sample$"):
         find_file(tmp_path, "val", 2)
     for name in ("sample_x2_images.h5", "Set5_x2_images.h5"):
         (tmp_path / "val" / name).touch()
-        assert find_file(tmp_path, "val", 2, suffix="_images") == tmp_path / "val" / name
+        assert find_file(tmp_path, "val", 2, "_images") == tmp_path / "val" / name
+
+
+def test_whole_images_of_the_samples_do_not_stand_in_for_the_public_patches(tmp_path: Path) -> None:
+    """Or a run would train on these and be measured on Set5."""
+    (tmp_path / "train").mkdir()
+    for name in ("sample_x3.h5", "sample_x3_images.h5", "T91_x3.h5", "T91_x3_images.h5"):
+        (tmp_path / "train" / name).touch()
+        assert find_file(tmp_path, "train", 3, "_images", "").name == name
 
 
 def smooth(count: int, size: int = 33) -> np.ndarray:
