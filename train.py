@@ -255,11 +255,11 @@ def train(
             "images_per_second": round(batches.plan.samples_per_step / step_seconds, 2),
         }
         state.end_epoch(metrics)
+        state.world.by_main(partial(add_epoch, state, metrics, timing))
         print(f"epoch{epoch} : loss={metrics['loss']:.6f}, each_step_time={step_seconds:.6f}")
-        print(f"eval psnr: {metrics['psnr']:.2f}")
+        print(f"eval psnr: {metrics['psnr']:.2f}")  # after all is kept: the terminal may be gone
         if results:
             evaluator.warn(metrics)
-        state.world.by_main(partial(add_epoch, state, metrics, timing))
 
 
 def train_epoch(

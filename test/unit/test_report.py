@@ -91,6 +91,14 @@ def test_names_are_text_and_not_markup(folder: Path) -> None:
     assert "&lt;b&gt;it" in page
 
 
+def test_the_protocol_of_the_curves_is_told(folder: Path, tmp_path: Path) -> None:
+    """It may be another than that of the figures above them."""
+    told = "Training measures by protocol <strong>modelzoo</strong>"
+    assert told in (folder / "index.html").read_text("utf-8")
+    result = {"protocol": "paper", "scale": 3, "weights": "w.pth", "mean": figures("")}
+    assert told not in Report(tmp_path).write(result).read_text("utf-8"), "no curves"
+
+
 def test_the_page_names_its_protocol(folder: Path) -> None:
     page = (folder / "index.html").read_text("utf-8")
     for words in ("<strong>paper</strong>", "cropped", "+2.25", "30.25", "0.8000", "self-ensemble"):

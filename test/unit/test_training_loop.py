@@ -1,6 +1,7 @@
 """The loop of train.py in this process: what a step, an epoch and a whole run do, by hand."""
 
 import csv
+import errno
 import io
 import math
 import os
@@ -689,3 +690,19 @@ def test_what_overflows_in_evaluation_is_no_fault_of_training(
     state.end_epoch({"epoch": 0, "psnr": 30.0, "held_out_psnr": None})
     train_epoch(state, Noise(), mse_loss)
     assert math.isfinite(state.mean_loss())
+
+
+def test_an_epoch_is_recorded_before_it_is_told(
+    evaluator: Evaluator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the terminal is gone, and no signal told of it, telling fails."""
+
+    def gone(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    rows: list[dict] = []
+    results = SimpleNamespace(add_epoch=lambda state, metrics, timing: rows.append(metrics))
+    monkeypatch.setattr("builtins.print", gone)
+    with pytest.raises(OSError, match="Input/output error"):
+        train(new_state(REFERENCE, 2), Noise(), mse_loss, evaluator, results)
+    assert [row["epoch"] for row in rows] == [0]
