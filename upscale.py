@@ -139,6 +139,10 @@ def run(args: argparse.Namespace, made: Plan, piped: bytes) -> None:
     from runtime.device import choose_device
 
     device = choose_device(args.device).value
+    if args.precision == "bf16" and device.type != "cpu":
+        raise UserError(
+            f"--precision bf16 is for CPUs, and {device} computes in fp32; leave it out"
+        )
 
     def load(scale: int) -> Upscaler:
         weights = args.weights or shipped_weights(scale)

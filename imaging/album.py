@@ -176,7 +176,12 @@ def _pictures_in(folder: Path, output: Place, recursive: bool, made: Plan) -> di
         raise PictureError(f"--output {output} is the folder of the pictures; name another one")
     for place, folders, files in os.walk(folder, onerror=unreadable):
         here = Path(place)
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        folders[:] = sorted(
+            name
+            for name in folders
+            if not (name.startswith(".") or (here / name).is_symlink())
+            and _real(here / name) != avoided
+        )
         for name in sorted(files):
             path = here / name
             hidden = name.startswith(".")  # as what macOS leaves beside each picture, ._photo.jpg
@@ -187,7 +192,6 @@ def _pictures_in(folder: Path, output: Place, recursive: bool, made: Plan) -> di
         if not recursive:
             unentered = len(folders)
             break
-        folders[:] = sorted(f for f in folders if _real(here / f) != avoided)
     if others:
         names = ", ".join(others[:SHOWN]) + (", …" if len(others) > SHOWN else "")
         made.notes.append(f"{folder}: skipped {len(others)} (no pictures, or hidden): {names}")

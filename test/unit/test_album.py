@@ -72,11 +72,12 @@ def test_a_folder_is_mirrored_and_what_is_skipped_is_named(tmp_path: Path) -> No
         (folder / name).touch()
     (folder / "loop.png").symlink_to("loop.png")
     (folder / "more" / "up").symlink_to(folder)
+    (folder / "linked").symlink_to(folder / "more")
     made = album.plan([folder], out, "_x2")
     assert list(made.work) == [out / "a_x2.png"]
     assert made.notes == [
         f"{folder}: skipped 3 (no pictures, or hidden): Thumbs.db, loop.png, notes.txt",
-        f"{folder}: 2 subfolders not entered; --recursive does",
+        f"{folder}: 1 subfolders not entered; --recursive does",
     ]
     made = album.plan([folder], out, "_x2", recursive=True)
     assert set(made.work) == {out / "a_x2.png", out / "more/a_x2.png", out / "more/b_x2.png"}

@@ -26,7 +26,7 @@ from imaging.album import STREAM, Plan
 from imaging.photo import Photo, PictureError, open_photo
 from imaging.resize import BICUBIC
 from inference.upscaler import Upscaler, enlarge_all, what_happened
-from runtime.device import keep_fp32
+from runtime.device import Choice, keep_fp32
 from runtime.errors import RunError, UserError
 
 
@@ -348,6 +348,14 @@ def test_the_page_has_the_scales_that_have_weights(
     (tmp_path / "srcnn_x4.pth").unlink()
     with pytest.raises(UserError, match="no weights for x3"):
         upscale.main(["--serve"])
+
+
+def test_bf16_on_another_device_than_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    coffee(9, 9).save(tmp_path / "a.png")
+    gpu = Choice(torch.device("cuda", 0), "auto")
+    monkeypatch.setattr("runtime.device.choose_device", lambda _: gpu)
+    with pytest.raises(UserError, match="bf16 is for CPUs, and cuda:0 computes in fp32; leave it"):
+        upscale.main([str(tmp_path / "a.png"), f"--output={tmp_path}/out", "--precision=bf16"])
 
 
 def test_the_device_that_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
