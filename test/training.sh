@@ -217,13 +217,16 @@ report() { # LOG SECONDS
         "E2E Training Duration sec : $seconds" "Final Train Accuracy : $psnr"
 }
 
-report_device() { # < LOG: what train.py says that it used
+report_device() { # < LOG: what train.py says that it used, and what its PSNR is of
     LC_ALL=C awk '
         /^device: / { line = $0 }
+        /^evaluation set: / { measured = $0 }
+        /^\(chosen on / { chosen = $0 }
         END {
             if (line ~ /^device: npu/) print "the NPU was used (" line ")"
             else if (line) print "no NPU was used (" line ")"
             else print "the log does not tell which device was used"
+            print measured "\n" chosen
         }'
 }
 

@@ -14,6 +14,8 @@ def test_full_training_leaves_the_contracts_files_and_figures(repository):
     final = repository.final(done.stdout)
     assert final and final.group(1, 2, 4) == ("8000.00", "0.00400", "32.00")
     assert "no NPU was used (device: cpu (auto)" in done.stdout
+    measured = "evaluation set: /data/Set5_x3.h5, 5 images, bicubic 30.92 dB (modelzoo protocol)\n"
+    assert f"{measured}(chosen on Set5_x3 itself)\n---" in done.stdout, "what the figure is of"
 
     case = f"{repository.root.name}_bs32_1p_acc"
     assert sorted(p.name for p in repository.output().iterdir()) == sorted(
