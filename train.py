@@ -201,7 +201,7 @@ def deciding_options(
         **recipe,
         "training set": training_set,
         "evaluation set": evaluation_set,
-        "init_weights": args.init_weights and str(args.init_weights),
+        "init_weights": args.init_weights and str(args.init_weights.resolve()),
         "scale": args.scale,
         "seed": args.seed,
         "select": args.select,

@@ -71,9 +71,12 @@ def save(folder: Path, step: int, packed: bytes) -> Path:
 
 def leave_behind(folder: Path, step: int) -> None:
     """Rename the checkpoints beyond `step`, so that those to come are the newest; says so."""
+    number = 0
     for path in _newest_first(folder):
         if _step(path) > step:
-            left = path.rename(path.with_name(f"{path.name}.left"))
+            while (left := path.with_name(f"{path.name}.left{number or ''}")).exists():
+                number += 1
+            path.rename(left)
             print(f"warning: {printable(path)} is ahead of the run that goes on, "
                   f"and now {left.name}", file=sys.stderr)  # fmt: skip
 

@@ -141,6 +141,11 @@ def test_checkpoints_of_a_branch_that_is_left_make_room(
     warnings = capsys.readouterr().err
     for name in ("checkpoint_4.pt", "checkpoint_6.pt"):
         assert (tmp_path / f"{name}.left").is_file()
+    (tmp_path / "checkpoint_4.pt").touch()
+    checkpoint.leave_behind(tmp_path, 2)
+    assert (tmp_path / "checkpoint_4.pt.left").stat().st_size, "an earlier one is kept"
+    assert (tmp_path / "checkpoint_4.pt.left1").is_file()
+    for name in ("checkpoint_4.pt", "checkpoint_6.pt"):
         assert f"{name} is ahead of the run that goes on, and now {name}.left" in warnings
     state.step += 1
     made.save_checkpoint(state)

@@ -261,7 +261,10 @@ def set_up(world: World, data: Path, out: Path, *words: str) -> tuple:
 
 
 def test_a_run_starts_from_weights_or_goes_on_but_not_both(
-    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    dataset: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     words = ("--precision=fp32", "--num-steps=3", f"--init-weights={tmp_path / 'w.pth'}")
     expected = load_weights(save_weights(tmp_path / "w.pth")).state_dict()
@@ -275,10 +278,12 @@ def test_a_run_starts_from_weights_or_goes_on_but_not_both(
     state.step = 2
     results.save_checkpoint(state)
     os.close(results.lock)
-    resumed, _, _, results, _ = set_up(World(CPU), dataset, tmp_path / "out", *words, "--resume")
+    monkeypatch.chdir(tmp_path)
+    again = (*words[:2], "--init-weights=w.pth", "--resume")
+    resumed, _, _, results, _ = set_up(World(CPU), dataset, tmp_path / "out", *again)
     assert "start: " not in capsys.readouterr().out
     assert (resumed.step, resumed.master_params()["conv3.bias"].item()) == (2, 0.5)
-    assert results.options["init_weights"] == str(tmp_path / "w.pth")
+    assert results.options["init_weights"] == str(tmp_path / "w.pth"), "however it is spelt"
     with pytest.raises(UserError, match="seed is 4, in the checkpoint 123"):
         set_up(World(CPU), dataset, tmp_path / "out", *words, "--resume", "--seed=4")
 
