@@ -55,7 +55,7 @@ def photographs(scale: int, size: list[int] | None) -> Iterator[tuple[str, "np.n
     import numpy as np
     from PIL import Image
 
-    from imaging.luminance import modelzoo_y
+    from imaging.luminance import matlab_y
     from imaging.resize import BICUBIC
     from imaging.sources import sample_images
 
@@ -65,7 +65,7 @@ def photographs(scale: int, size: list[int] | None) -> Iterator[tuple[str, "np.n
             width, height = size[::-1] if size else image.size
             small = (max(width // scale, 1), max(height // scale, 1))
             enlarged = image.convert("RGB").resize(small, BICUBIC).resize((width, height), BICUBIC)
-            yield path.stem, modelzoo_y(np.asarray(enlarged)) / 255
+            yield path.stem, (matlab_y(np.asarray(enlarged)) / 255).astype(np.float32)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
