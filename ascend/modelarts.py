@@ -23,6 +23,7 @@ from runtime.options import Parser
 
 ROOT = Path(__file__).resolve().parent.parent
 OUTPUT = ROOT / "test" / "output"
+SHOWN = 50  # input files in the log
 
 
 def run(kind: str, argv: Sequence[str] | None = None) -> int:
@@ -64,8 +65,11 @@ def run(kind: str, argv: Sequence[str] | None = None) -> int:
     if is_remote(args.data_url):
         say("download", f"{args.data_url} to {data}")
         _copy_parallel(args.data_url, data)
-    for path in _input_files(data)[:50]:
+    files = _input_files(data)
+    for path in files[:SHOWN]:
         say("input file", path, f"({path.stat().st_size} bytes)")
+    if len(files) > SHOWN:
+        say("input files", f"{len(files)} in all")
 
     say("start of the run", script)
     more = ["--", f"--resume={args.resume}"] if args.resume else []
@@ -77,6 +81,8 @@ def run(kind: str, argv: Sequence[str] | None = None) -> int:
         if is_remote(args.train_url):
             say("upload", f"{results} to {args.train_url}")
             _copy_parallel(results, args.train_url)
+        if staging:
+            shutil.rmtree(staging, ignore_errors=True)
     except (OSError, RunError) as error:
         message = f"results not copied, they are in {results} and {logs}: {error}"
         if not status:
@@ -234,12 +240,13 @@ def _run_script(options: list[str], script: Path, how_to_go_on: str) -> int:
 
 
 def _input_files(data: Path) -> list[Path]:
-    """Return the files of a dataset; Path.glob finds nothing where it may not look."""
+    """Return the files of a dataset, HDF5 first; Path.glob finds nothing where it may not look."""
     try:
         train = data / "train"
         there = train in data.iterdir() and not is_file(train)
         kinds = [path.suffix for path in train.iterdir()] if there else []
-        files = sorted(path for path in data.rglob("*") if is_file(path))
+        files = [path for path in data.rglob("*") if is_file(path)]
+        files.sort(key=lambda path: (path.suffix != ".h5", path))
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"no dataset folder {data}; name one with --data_url") from None
     except OSError as error:

@@ -319,8 +319,8 @@ def test_a_code_folder_that_cannot_be_written(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     script.logs = None
     assert job(data, "obs://b/out") == 0
-    (staging,) = (tmp_path / "temporary").iterdir()
-    assert bucket.copied == [(f"{staging}/train_url", "obs://b/out")]
+    ((source, target),) = bucket.copied
+    assert (Path(source).parents[1], target) == (tmp_path / "temporary", "obs://b/out")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
     with pytest.raises(RunError, match=f"no local copy can be made in {tmp_path}/gone: "):
         job(data, "obs://b/out")
@@ -338,10 +338,15 @@ def test_object_storage(
     folders = {"data": data, "train": tmp_path / "out"}
     urls = folders | {name: addresses[name] for name in remote}
     assert job(urls["data"], urls["train"]) == 0
-    (staging,) = output.glob("modelarts_*")
-    used = folders | {name: staging / f"{name}_url" for name in remote}
-    assert script.starts[0][0][2:] == [f"--data_path={used['data']}",
-                                       f"--output_path={used['train']}"]  # fmt: skip
+    assert not list(output.glob("modelarts_*")), "what was copied is no longer needed"
+    words = script.starts[0][0][2:]
+    used = {name: Path(word.partition("=")[2])
+            for name, word in zip(("data", "train"), words, strict=True)}  # fmt: skip
+    for name, folder in used.items():
+        if name in remote:
+            assert (folder.name, folder.parents[1]) == (f"{name}_url", output)
+        else:
+            assert folder == folders[name]
     copies = {
         "data": (addresses["data"], str(used["data"])),
         "train": (str(used["train"]), addresses["train"]),
@@ -355,6 +360,19 @@ def test_object_storage(
         f"[CANN-Modelzoo] {words[name]}: {copies[name][0]} to {copies[name][1]}" for name in remote
     ]
     assert sum("input file" in line for line in lines) == 2
+
+
+def test_the_files_that_are_trained_on_are_named_first(
+    script: Script, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (data / "images").mkdir()
+    for number in range(60):
+        (data / "images" / f"{number}.bmp").touch()
+    assert job(data, tmp_path / "out") == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if "input file" in line]
+    named = [line.partition("(")[0].rstrip().endswith(".h5") for line in lines]
+    assert named == sorted(named, reverse=True) and named[0]
+    assert (len(lines), lines[-1]) == (51, f"[CANN-Modelzoo] input files: {60 + sum(named)} in all")
 
 
 def test_a_download_that_fails(script: Script, bucket: SimpleNamespace, tmp_path: Path) -> None:
