@@ -25,6 +25,7 @@ import os
 from collections.abc import Sequence
 
 import numpy as np
+from tqdm import tqdm
 
 from imaging.metrics import PROTOCOLS, Protocol, gain
 from inference.samples import Sample, read_dataset, read_folder
@@ -149,7 +150,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         report = Report(args.report, args.training_log)
 
     images = []
-    for sample in samples:
+    for sample in tqdm(samples, "measured", unit=" images", leave=False, disable=None):
         try:
             output = restore(model, sample.bicubic, args.self_ensemble)
         except (MemoryError, RuntimeError) as error:

@@ -3,6 +3,7 @@
 # Usage: quickstart.sh DATA SCALE OUTPUTS      (environment: PYTHON, the interpreter)
 set -euo pipefail
 . "$(dirname -- "$0")/test/common.sh" # run, which ends with make what is in work
+[ $# = 3 ] || fail 2 "expected DATA SCALE OUTPUTS; \`make train\` calls it so"
 data=$1 scale=$2 outputs=$3
 python=${PYTHON:-python3}
 NO_NETWORK=3 # exit status of prepare.py

@@ -176,9 +176,11 @@ def download_images(folder: Path) -> tuple[list[Path], list[Path]]:
         try:
             return Path(public.fetch(name, downloader=downloader))
         except (RequestException, ValueError) as error:  # ValueError: another SHA-256
+            what = "try again later"
+            if MIRROR in os.environ:
+                what = f"does {MIRROR} name the folder of Train/ and Test/?"
             raise ImageError(
-                f"cannot download {name} from {urlsplit(base).hostname}: {_reason(error)}; "
-                f"try again later"
+                f"cannot download {name} from {urlsplit(base).hostname}: {_reason(error)}; {what}"
             ) from None
         except OSError as error:
             raise ImageError(f"cannot write {folder / name}: {error.strerror}") from None
@@ -212,8 +214,11 @@ def _check_network(base: str) -> None:
     try:
         requests.head(base, timeout=CONNECT_SECONDS)
     except (requests.exceptions.ConnectionError, requests.exceptions.Timeout):
+        named = (
+            f", which {MIRROR} names; " if MIRROR in os.environ else f"; set {MIRROR} to a mirror, "
+        )
         raise NoNetworkError(
-            f"no network: cannot reach {urlsplit(base).hostname}; set {MIRROR} to a mirror, "
+            f"no network: cannot reach {urlsplit(base).hostname}{named}"
             f"give --train-images and --eval-images, or take --sample"
         ) from None
     except requests.exceptions.RequestException as error:

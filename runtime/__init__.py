@@ -18,11 +18,13 @@ if sys.version_info < (3, 10):  # noqa: UP036 - here it is found out
 def say_what_is_missing(
     kind: "type[BaseException]", error: BaseException, trace: "TracebackType | None"
 ) -> None:
-    """Tell in one line, where an import fails, what a Python that lacks the packages needs."""
+    """Tell in one line why a command could not be loaded: it lacks packages, or Ctrl-C ended it."""
     if issubclass(kind, ModuleNotFoundError):
         sys.stderr.write(f"error: {error} (for {sys.executable}); run `. .venv/bin/activate` "
                          f"first, or pip install -r requirements.txt, for all but training "
                          f"requirements-dev.txt\n")  # fmt: skip
+    elif issubclass(kind, KeyboardInterrupt):
+        sys.stderr.write("interrupted\n")  # Python ends as the signal ends it
     else:
         sys.__excepthook__(kind, error, trace)
 

@@ -74,7 +74,7 @@ def create_app(upscalers: "dict[int, Upscaler]") -> Flask:
 
     @app.get("/")
     def page() -> str:
-        limits = {"kinds": KINDS, "most_bytes": MOST_BYTES}
+        limits = {"kinds": KINDS, "most_bytes": MOST_BYTES, "most_pixels": MOST_PIXELS}
         return render_template("upload.html", scales=sorted(upscalers), **limits)
 
     @app.post("/enlarge/<int:scale>/<any(srcnn, bicubic):method>")

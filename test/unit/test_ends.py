@@ -18,6 +18,7 @@ from commands import HANG, ROOT, SMALL, assert_one_line_error, run, train
 from expected_files import save_image
 from runs import start
 
+from runtime import say_what_is_missing
 from runtime.errors import RunError, end_at_signals, run_main
 from runtime.files import check_writable, whole_file, write_text
 
@@ -61,6 +62,11 @@ def test_a_package_that_is_missing_is_one_line(stage: str, tmp_path: Path) -> No
     line = rf"error: No module named '\w+' \(for {sys.executable}\); {re.escape(mend)}\n"
     assert re.fullmatch(line, result.stderr), result.stderr
     assert (result.returncode, list(tmp_path.iterdir())) == (1, [])
+
+
+def test_ctrl_c_while_a_command_loads_is_no_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    say_what_is_missing(KeyboardInterrupt, KeyboardInterrupt(), None)
+    assert capsys.readouterr().err == "interrupted\n"
 
 
 def test_a_module_that_another_program_lacks_is_its_own_matter() -> None:

@@ -126,6 +126,13 @@ def test_a_training_whose_evaluation_was_ended_is_not_to_be_repeated(
     assert "'--data-path' 'my data'" in message
 
 
+def test_without_arguments_it_says_how_it_is_called() -> None:
+    command = ["bash", ROOT / "quickstart.sh"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    usage = "error: expected DATA SCALE OUTPUTS; `make train` calls it so\n"
+    assert (done.returncode, done.stderr) == (2, usage)
+
+
 @pytest.mark.parametrize("whom", ["make", "the terminal"])
 def test_the_command_in_work_ends_with_make(tmp_path: Path, whom: str) -> None:
     """By a signal to make alone, as `kill` sends it, or to all that runs on the terminal."""

@@ -200,12 +200,15 @@ def test_a_password_in_the_address_is_not_shown(
     with pytest.raises(ImageError) as error:
         download_images(tmp_path / "images")
     assert "s3cret" not in str(error.value)
+    assert str(error.value).endswith("; does SRCNN_IMAGES_URL name the folder of Train/ and Test/?")
 
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:1/x", "http://no-such-host.invalid/x"])
 def test_no_network_is_said_at_once(tmp_path: Path, monkeypatch, server: Server, address) -> None:
     monkeypatch.setenv(sources.MIRROR, address)
-    with pytest.raises(NoNetworkError, match=r"no network: cannot reach .*--sample"):
+    with pytest.raises(
+        NoNetworkError, match=r"no network: cannot reach \S+, which SRCNN_IM.*--sample"
+    ):
         download_images(tmp_path / "images")
     assert not (tmp_path / "images").exists()
 
