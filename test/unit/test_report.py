@@ -1,5 +1,6 @@
 """The report: its files, its curves, and the page as it behaves in a browser."""
 
+import base64
 import io
 import math
 import re
@@ -77,6 +78,19 @@ def test_the_page_shows_three_pictures_and_frames_the_region(folder: Path) -> No
     assert re.findall(r'data-kind="([^"]*)"', page) == list(GREY) * len(NAMES)
     framed = "left: 50.000%; top: 37.500%; width: 13.333%; height: 20.000%"
     assert set(re.findall(r'class="region" style="([^"]*)"', page)) == {framed}
+
+
+def test_pictures_and_their_most_changed_region_are_shown_as_they_are(tmp_path: Path) -> None:
+    report = Report(tmp_path)
+    images = [RNG.integers(0, 256, (80, 120, 3), np.uint8) for _ in GREY]
+    report.add(figures("noise"), *images)
+    page = report.write({"protocol": "paper", "scale": 3, "weights": "w.pth", "mean": figures("")})
+    sources = re.findall('src="data:image/webp;base64,(.*?)"', page.read_text("utf-8"))
+    shown = [np.asarray(Image.open(io.BytesIO(base64.b64decode(source)))) for source in sources]
+    top, left, side = most_changed(*images[:2])
+    regions = [image[top : top + side, left : left + side] for image in images]
+    for seen, expected in zip(shown, images + regions, strict=True):
+        np.testing.assert_array_equal(seen, expected)
 
 
 def test_a_name_that_is_no_utf_8_is_escaped(tmp_path: Path) -> None:
@@ -182,6 +196,17 @@ def test_a_curve_of_one_point_is_seen() -> None:
     assert [line.get_marker() for line in axes.lines] == ["o", "None"]
     drawn = {name for name, spine in axes.spines.items() if spine.get_visible()}
     assert drawn == {"left", "bottom"}
+
+
+def test_what_a_picture_of_curves_says() -> None:
+    panel = Panel("title", {"curve": ([2, 4], [1.0, 10.0])}, {"level": 5.0}, "x", "y", log=True)
+    (axes,) = draw(panel).axes
+    assert (axes.get_title(), axes.get_xlabel(), axes.get_ylabel()) == ("title", "x", "y")
+    assert (axes.get_xscale(), axes.get_yscale()) == ("linear", "log")
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["curve", "level"]
+    assert axes.lines[0].get_xydata().tolist() == [[2, 1], [4, 10]]
+    (axes,) = draw(panel._replace(levels={}, log=False)).axes
+    assert (axes.get_legend(), axes.get_yscale()) == (None, "linear")
 
 
 def test_the_most_changed_region_is_found() -> None:
