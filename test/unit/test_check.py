@@ -58,16 +58,29 @@ def test_it_tries_what_a_run_would_take(
         asked.append(words)
         return Choice(trial.CPU, "auto")
 
-    def choose_precision(*_: object, apex_wanted: bool, **__: object) -> Choice:
-        asked.append(apex_wanted)
+    def choose_precision(*_: object, apex_wanted: bool, loss_scale: float) -> Choice:
+        asked.append((apex_wanted, loss_scale))
         return Choice(Precision(), "auto")
 
     monkeypatch.setenv("LOCAL_RANK", "3")
     monkeypatch.setattr(trial, "choose_device", choose_device)
     monkeypatch.setattr(trial, "choose_precision", choose_precision)
     _, summary = trial.compare(training_step, RECIPES[recipe], "auto", "auto", 32.0)
-    assert asked == [("auto", 3), apex]
+    assert asked == [("auto", 3), (apex, 32.0)]
     assert summary.endswith(" in fp32, as this machine has no NPU and no GPU that can be used")
+
+
+def test_how_far_a_step_lies_from_the_cpus_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    steps = iter([(2.0, torch.tensor([3.0, 4.0])), (1.5, torch.tensor([3.0, 4.25]))])
+    monkeypatch.setattr(trial, "take_step", lambda *_: next(steps))
+    assert not trial.compare(training_step, RECIPES["reference"], "cpu", "fp32", 32.0)[0]
+    lines = capsys.readouterr().out.splitlines()[-2:]
+    assert lines[0].endswith(
+        "loss 1.500000, on the CPU in fp32 2.000000; off by 2.5e-01 of it (allowed: 1e-03),"
+    )
+    assert "change by 5.0e-02 of it (allowed: 1e-01): problem" in lines[1]
 
 
 def test_other_machines_are_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
