@@ -183,6 +183,7 @@ def refused() -> dict[str, tuple[str, bytes, str]]:
         "gif bomb": ("a.gif", written(image, "GIF").replace(b"\x28\0\x1e\0", b"\xff" * 4), "need"),
         "png long": ("a.png", png(2**31 // 3 + 1, 1, 8, 2, b""), "PNG holds 2147483647 pixels"),
         "long": ("a.jpg", written(Image.new("L", (22000, 1)), "JPEG"), "JPEG holds 65500 pixels"),
+        "tall": ("a.jpg", written(Image.new("L", (1, 22000)), "JPEG"), "JPEG holds 65500 pixels"),
         "webp long": ("a.webp", written(Image.new("L", (6000, 1)), "WEBP"), "WEBP holds 16383"),
     }
 
@@ -291,6 +292,17 @@ def test_what_is_no_fault_of_the_picture_goes_through(
     )
 
 
+def test_memory_that_runs_out_is_no_fault_of_a_picture_that_is_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("imaging.decoding.pixels", fail)
+    with pytest.raises(MemoryError):
+        open_photo(io.BytesIO(written(coffee(40, 30), "PNG")), "a.png", 2)
+
+
 def test_big_tiff() -> None:
     photo = open_photo(io.BytesIO(written(coffee(40, 30), "TIFF", big_tiff=True)), "a.tif", 2)
     assert (pixels(photo.image) == pixels(coffee(40, 30))).all()
@@ -361,7 +373,7 @@ def test_the_memory_for_a_pixel_and_what_becomes_of_it(
     assert needed(10, 5, 3, kind, *channels) == 50 * (source + 9 * result)
 
 
-def test_memory_is_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_is_the_limit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     data = png(2000, 2000, 8, 2, b"")
     with pytest.raises(
         PictureError, match=r"4\.0 megapixels enlarged need about 0\.2 GB of memory"
@@ -370,9 +382,14 @@ def test_memory_is_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     for depth, words in ((8, "truncated"), (16, r"about 0\.5 GB of memory")):
         with pytest.raises(PictureError, match=words):
             open_photo(io.BytesIO(png(2000, 2000, depth, 2, b"")), "a.png", 3, room=250_000_000)
+    with pytest.raises(PictureError, match=r"0\.0 GB are free"):
+        open_photo(io.BytesIO(data), "a.png", 3, room=0)
     monkeypatch.setattr("imaging.photo.available_memory", lambda: 1000)
     with pytest.raises(PictureError, match=r"0\.0 GB are free; cut it in pieces"):
         open_photo(io.BytesIO(data), "a.png", 3)
+    (tmp_path / "a.png").write_bytes(bytes(1001))
+    with pytest.raises(PictureError, match="the file alone is larger than the memory"):
+        open_photo(tmp_path / "a.png", "a.png", 3)
 
 
 def grey_ink_profile() -> bytes:
