@@ -51,7 +51,8 @@ COLOURS = np.random.default_rng(5).integers(0, 65536, (20, 24, 4)).astype(np.uin
 
 @pytest.mark.parametrize(("channels", "colour"), [(1, 0), (2, 4), (3, 2), (4, 6)])
 def test_png_of_16_bits_is_read_and_written_whole(channels: int, colour: int) -> None:
-    levels = COLOURS[..., :channels]
+    """Of more rows than are compressed at a time."""
+    levels = np.concatenate([COLOURS] * 7)[..., :channels]
     photo = open_photo(io.BytesIO(png_file(levels, colour=colour)), "a.png", 2)
     assert (photo.image == levels).all()
     assert not photo.note
@@ -291,13 +292,17 @@ def test_the_border_of_a_picture_is_as_its_middle() -> None:
 
 
 def test_a_tiff_of_16_bits_keeps_its_tags() -> None:
-    data = tiff_file(COLOURS[..., :3], photometric="rgb", description="a text", metadata=None)
+    texts = {"description": "a text", "software": "a camera"}
+    resolution = {"resolution": (300, 300), "resolutionunit": "INCH"}
+    data = tiff_file(COLOURS[..., :3], photometric="rgb", metadata=None, **texts, **resolution)
     photo = open_photo(io.BytesIO(data), "a.tif", 2)
     file = io.BytesIO()
     photo.save(photo.image, file)
     file.seek(0)
     with tifffile.TiffFile(file) as tiff:
-        assert tiff.pages[0].description == "a text"
+        page = tiff.pages[0]
+        assert (page.description, page.software) == ("a text", "a camera")
+        assert page.resolution == (300, 300)
         assert len(tiff.pages) == 1
 
 

@@ -19,7 +19,8 @@ from benchmarks.odd_pictures import (
     with_segments,
     written,
 )
-from imaging import ifd
+from imaging import ifd, saving
+from imaging.decoding import Picture
 from imaging.enlarge import bicubic_only, enlarge
 from imaging.metrics import psnr
 from imaging.photo import Photo, open_photo
@@ -138,12 +139,13 @@ def test_jpeg_carries() -> None:
         (0xE2, b"ICC_PROFILE\0\1\1" + SRGB),
         (0xED, PHOTOSHOP + iptc + resource(0x040C, bytes(99))),
         (0xFE, b"a comment"),
+        (0xFE, b"another"),
         (0xE2, b"MPF\0" + bytes(20)),
         (0xEB, b"JP" + bytes(20)),
         (0xE0, b"JFXX\0" + bytes(20)),  # a thumbnail, of which nobody is told
     ]
     data, photo = enlarged(with_segments(written(scene(), "JPEG"), *segments), "a.jpg")
-    for part in (XMP, long_xmp, SRGB, PHOTOSHOP + iptc, b"a comment"):
+    for part in (XMP, long_xmp, SRGB, PHOTOSHOP + iptc, b"a comment", b"another"):
         assert data.count(part) == 1
     assert photo.note == (
         "left out: APP11, Photoshop's data other than IPTC, a second picture (preview or gain map)"
@@ -248,6 +250,13 @@ def test_an_aspect_ratio_is_named() -> None:
     assert "aspect ratio" in enlarged(jpeg, "a.jpg")[1].note
 
 
+def test_an_aspect_ratio_that_is_kept_or_none_is_not() -> None:
+    png = png_file(PIXELS, chunk(b"pHYs", struct.pack(">IIB", 2, 2, 0)))
+    assert not enlarged(png, "a.png")[1].note
+    data, photo = enlarged(written(scene(), "JPEG", dpi=(300, 150)), "a.jpg")
+    assert (Image.open(io.BytesIO(data)).info["dpi"], photo.note) == ((300, 150), "")
+
+
 def tiff_with(order: str, *tags: tuple[int, int, bytes]) -> bytes:
     """Return a TIFF file of the scene with more tags."""
     width, height = scene().size
@@ -292,6 +301,12 @@ def test_tiff_carries(order: str) -> None:
     assert photo.note == "left out: TIFF tags 33550"
 
 
+def test_tags_that_are_added_lie_at_an_even_place() -> None:
+    """As TIFF wants it, though the pixels before them are of 9 bytes."""
+    data, _ = enlarged(written(Image.new("L", (1, 1)), "TIFF"), "a.tif")
+    assert int.from_bytes(data[4:8], "little") % 2 == 0
+
+
 def test_the_other_byte_order_reaches_into_directories() -> None:
     numbers = {
         order: ifd.Entry(ifd.RATIONAL, struct.pack(f"{order}4I", 28, 10, 7, 1)) for order in "<>"
@@ -331,6 +346,15 @@ def test_webp_stays_lossless() -> None:
         expected = np.asarray(enlarge(photo.image, 3, bicubic_only, 8)).astype(int)
         difference = np.abs(np.asarray(Image.open(io.BytesIO(data))) - expected).max()
         assert (difference == 0) == lossless
+
+
+def test_a_lossless_webp_keeps_the_colours_that_are_transparent() -> None:
+    image = scene()
+    image.putalpha(0)
+    data, photo = enlarged(written(image, "WEBP", lossless=True, exact=True), "a.webp")
+    expected = np.asarray(enlarge(photo.image, 3, bicubic_only, 8))
+    assert expected.any()
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(data))), expected)
 
 
 def test_a_webp_of_one_frame_stays_lossy() -> None:
@@ -375,12 +399,27 @@ def test_a_tiff_of_more_than_4_gb_keeps_its_tags(monkeypatch: pytest.MonkeyPatch
     assert Image.open(io.BytesIO(data)).tag_v2[315] == "an artist"
 
 
+@pytest.mark.parametrize(
+    "result", [scene(), np.zeros((32, 48, 3), np.uint16)], ids=["8 bits", "16 bits"]
+)
+def test_offsets_of_64_bits_begin_with_the_size_that_needs_them(
+    monkeypatch: pytest.MonkeyPatch, result: Picture
+) -> None:
+    assert 2**31 < saving.BIGGEST_TIFF < 2**32
+    size = np.asarray(result).nbytes
+    for biggest, start in ((size, b"II*\0"), (size - 1, b"II+\0")):
+        monkeypatch.setattr(saving, "BIGGEST_TIFF", biggest)
+        file = io.BytesIO()
+        saving.write(result, "TIFF", file, {"compression": "raw"})
+        assert file.getvalue().startswith(start)
+
+
 def test_a_gif_keeps_transparency_and_comment() -> None:
     image = scene().quantize(16)
     index = image.getpixel((0, 0))
-    data, _ = enlarged(written(image, "GIF", transparency=index, comment=b"a comment"), "a.gif")
+    data, _ = enlarged(written(image, "GIF", transparency=index, comment="Größe".encode()), "a.gif")
     with Image.open(io.BytesIO(data)) as result:
-        assert (result.mode, result.text["Comment"]) == ("RGBA", "a comment")
+        assert (result.mode, result.text["Comment"]) == ("RGBA", "Größe")
         assert result.getpixel((0, 0))[3] == 0
         assert result.getchannel("A").getextrema() == (0, 255)
 
