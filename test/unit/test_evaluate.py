@@ -14,6 +14,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from dataset_files import blocks, save_images
 from PIL import Image
 from runs import start
 from samples import coffee, opened, save_weights
@@ -22,7 +23,7 @@ import evaluate
 from imaging.metrics import PROTOCOLS
 from imaging.resize import modelzoo_pair
 from inference.restore import restore, self_ensemble
-from inference.samples import read_folder
+from inference.samples import read_dataset, read_folder
 from inference.weights import load_weights
 from model import SRCNN, identity_init
 from runtime.device import Choice
@@ -514,3 +515,14 @@ def test_sigterm_ends_it_as_ctrl_c_does(set5: Path, tmp_path: Path) -> None:
     with (tmp_path / "log.csv").open("w"):  # once it reads
         process.terminate()
         assert process.wait(commands.HANG) == 143
+
+
+def test_what_people_see_of_a_dataset_file(tmp_path: Path) -> None:
+    """Each side rounded, of an image that is just large enough."""
+    (tmp_path / "val").mkdir()
+    path = tmp_path / "val/Set5_x2.h5"
+    save_images(path, [blocks(RNG, 11, 14)])
+    (sample,) = read_dataset(tmp_path, 2)
+    with h5py.File(path) as file:
+        for group, seen in (("lr", sample.visible_bicubic), ("hr", sample.visible_original)):
+            assert np.abs(seen - file[group]["0"][:].clip(0, 255)).max() < 0.51
