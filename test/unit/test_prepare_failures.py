@@ -64,6 +64,11 @@ BAD_FOLDERS = {
         [],
         "deep.tif has pixels of mode F",
     ),
+    "32 bits": (
+        lambda images: Image.new("I", (50, 50)).save(images / "deep.tif"),
+        [],
+        "deep.tif has pixels of mode I",
+    ),
     "animated": (
         lambda images: Image.new("L", (50, 50)).save(
             images / "film.gif", save_all=True, append_images=[Image.new("L", (50, 50), 9)]
