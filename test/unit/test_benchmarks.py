@@ -1,10 +1,13 @@
 """The benchmarks can be started, and those that judge judge rightly."""
 
 import os
+import re
 import subprocess
 import sys
 import weakref
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import MagicMock
 
 import numpy as np
@@ -13,12 +16,24 @@ import torch
 from clock import Clock
 from commands import HANG, ROOT, assert_one_line_error, run, wait_until
 from dataset_files import blocks, save_dataset, save_images
+from PIL import Image
 from runs import start
-from samples import save_weights
+from samples import coffee, png, save_weights
 
-from benchmarks import accelerator, mean_weights, scale, soak, training_speed
+from benchmarks import (
+    accelerator,
+    enlarging_speed,
+    mean_weights,
+    pictures,
+    preparing_speed,
+    scale,
+    soak,
+    training_speed,
+)
 from datasets import EvalDataset, ImageDataset, TrainDataset, find_file
+from imaging.photo import Photo
 from model import SRCNN
+from preparing.pairs import patch_blocks
 from runtime.device import Choice
 from runtime.errors import UserError
 from train import train_epoch
@@ -201,19 +216,101 @@ def test_the_mean_of_weights(tmp_path: Path) -> None:
 
 
 def test_curves_say_when_a_run_got_there(tmp_path: Path) -> None:
-    for name, figures in (("timing.csv", "train_seconds\n60\n60\n"),
-                          ("metrics.csv", "psnr\n33.0\n33.3\n")):  # fmt: skip
+    for name, figures in (("timing.csv", "train_seconds\n60\n60\n60\n60\n"),
+                          ("metrics.csv", "psnr\n33.0\n33.3\n33.4\n33.2\n")):  # fmt: skip
         (tmp_path / name).write_text(figures)
     picture = tmp_path / "curves.png"
     result = run("benchmarks/curves.py", f"fast={tmp_path}", f"--output={picture}")
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[-1].split() == [
         "fast",
-        "2",
-        "2.0",
-        "33.30",
-        "33.30",
+        "4",
+        "4.0",
+        "33.20",
+        "33.40",
         "120",
         "s",
     ]
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_operations_of_a_patch() -> None:
+    """Forward, and twice that backward but for the first layer's input."""
+    first, *others = (
+        layer.weight.numel() for layer in SRCNN().children() if hasattr(layer, "weight")
+    )
+    pixels = training_speed.SIDE**2
+    assert 2 * pixels * (2 * first + 3 * sum(others)) == training_speed.FLOP_PER_PATCH
+    assert accelerator.STEPS_OF_500_EPOCHS == 341_500
+
+
+def test_the_plain_loop_cuts_the_same_patches() -> None:
+    image = np.random.default_rng(1).uniform(size=(61, 75))
+    ours = patch_blocks(image, preparing_speed.SIZE, preparing_speed.STRIDE)
+    np.testing.assert_array_equal(preparing_speed.plain_patches(image), np.concatenate([*ours]))
+
+
+@pytest.mark.parametrize(
+    ("data", "grown", "end"),
+    [
+        (png(coffee(9, 8)), 3, "enlarged"),
+        (png(coffee(9, 8)), 2, "result of another size"),
+        (png(coffee(9, 8)), None, "crashed"),
+        (b"hello", 3, "refused"),
+    ],
+)
+def test_what_comes_of_a_picture(
+    monkeypatch: pytest.MonkeyPatch, data: bytes, grown: int | None, end: str
+) -> None:
+    def enlarge(image: Image.Image, *_: object, **__: object) -> Image.Image:
+        return image.resize((9 * grown, 8 * grown))
+
+    monkeypatch.setattr(pictures, "enlarge", enlarge)
+    assert pictures.ending(data, "")[0] == end
+
+
+def test_ratios_of_seconds(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    """In seconds that pass while something is enlarged; the first round does not count."""
+    clock = Clock()
+    clock.perf_counter = clock.monotonic
+    seconds = {"plain": 6.0, "onnxruntime": 3.0, "upscale.py, fp32": 1.5}
+    first = dict.fromkeys(seconds, 99.0)
+
+    def run(name: str, photo: Photo) -> None:
+        assert photo.size == (333, 333)
+        clock.sleep(first.pop(name, seconds[name]))
+
+    runs = {name: partial(run, name) for name in seconds}
+    monkeypatch.setattr(enlarging_speed, "time", clock)
+    monkeypatch.setattr(enlarging_speed, "contenders", lambda *_: runs)
+    enlarging_speed.compare_speed(Path(), 3, 2, rounds=2)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "333×333 → 999×999, 2 threads, 2 rounds"
+    assert lines[-1].split() == ["upscale.py,", "fp32", "1.500", "1.500", "4.00", "2.00"]
+
+
+def test_what_bf16_takes_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Where the network, which leaves out a border, makes the picture brighter."""
+
+    def restore(brighter: float, lr: np.ndarray) -> np.ndarray:
+        return lr[8:-8, 8:-8] + brighter
+
+    made = {"fp32": SimpleNamespace(model=0.0), "bf16": SimpleNamespace(model=40.0)}
+    monkeypatch.setattr(enlarging_speed, "Upscaler", lambda *words: made[words[-1]])
+    monkeypatch.setattr(enlarging_speed, "restore", restore)
+    coffee(60, 54).save(tmp_path / "a.png")
+    enlarging_speed.compare_quality(Path(), 3, [tmp_path / "a.png"])
+    found = re.search(r"bf16 (\S+) dB.*\nbf16 costs (\S+) dB", capsys.readouterr().out)
+    assert float(found[1]) == -float(found[2]) < 0
+
+
+@pytest.mark.parametrize(("files", "status"), [((3, 3), 0), ((3, 4), 1)])
+def test_the_soak_counts_open_files(
+    monkeypatch: pytest.MonkeyPatch, files: tuple[int, int], status: int
+) -> None:
+    seen = [soak.Use(100.0, count, 1) for count in files]
+    monkeypatch.setattr(soak, "watch", lambda *_: seen)
+    monkeypatch.setattr(sys, "argv", ["soak.py", "1"])
+    assert soak.main() == status
