@@ -521,6 +521,24 @@ def test_a_card_that_fails_at_its_first_use(monkeypatch: pytest.MonkeyPatch) -> 
     assert str(error.value) == f"npu:0 cannot be used ({why}); see train.py --check"
 
 
+@pytest.mark.parametrize(
+    ("there", "taken", "reason"),
+    [
+        ("npu cuda", "npu", "auto"),
+        ("cuda", "cuda", "auto; no npu: why npu"),
+        ("", "cpu", "auto; no npu: why npu; no cuda: why cuda"),
+    ],
+)
+def test_the_first_device_that_can_be_used_is_taken(
+    monkeypatch: pytest.MonkeyPatch, there: str, taken: str, reason: str
+) -> None:
+    for kind in ("npu", "cuda"):
+        why = "" if kind in there else f"why {kind}"
+        monkeypatch.setattr(device, f"why_no_{kind}", lambda why=why: why)
+    monkeypatch.setattr(device, "_use", lambda *words: words)
+    assert device.choose_device("auto", 5) == device.Choice((taken, 5), reason)
+
+
 def test_the_cpu_is_always_there() -> None:
     chosen = device.choose_device("cpu")
     assert (chosen.value, chosen.reason) == (torch.device("cpu"), "as asked")
