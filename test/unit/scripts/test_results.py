@@ -180,10 +180,11 @@ def test_failed_training_that_began_or_is_the_platforms_has_the_folder(
     assert len(list(repository.output().parent.glob("0_*/train_0.log"))) == 1
 
 
-def test_resumed_training_goes_on_in_its_folder(repository):
+@pytest.mark.parametrize("resume", ["--resume", "--resume=checkpoint_2.pt"])
+def test_resumed_training_goes_on_in_its_folder(repository, resume: str):
     assert repository.run("full_1p").returncode == 0
     more = {"FIRST": "1", "BETTER": "1", "MODELARTS_MODEL_PATH": "/m"}
-    done = repository.run("full_1p", "--", "--resume", **more)
+    done = repository.run("full_1p", "--", resume, **more)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("epoch0 :") == 0  # on the screen: what is new in the log
     case = f"{repository.root.name}_bs32_1p_acc"
