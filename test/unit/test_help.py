@@ -44,10 +44,12 @@ def test_help_loads_nothing_heavy(stage: str) -> None:
 
 @pytest.mark.parametrize("module", [*SHOWN, "modelarts_entry_acc"])
 def test_every_option_says_what_it_is(module: str, capsys: pytest.CaptureFixture[str]) -> None:
+    stage = importlib.import_module(module)
     with pytest.raises(SystemExit) as end:
-        importlib.import_module(module).main(["--help"])
+        stage.main(["--help"])
     assert end.value.code == 0
-    *_, options = capsys.readouterr().out.partition("options:\n")
+    description, _, options = capsys.readouterr().out.partition("options:\n")
+    assert stage.__doc__ in description or module not in SHOWN
     listed = re.split(r"^  (?=-)", options, flags=re.MULTILINE)[1:]
     assert len(listed) >= 3
     for text in listed:
