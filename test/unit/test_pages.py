@@ -149,6 +149,16 @@ def test_targets_and_variables_of_make() -> None:
     assert all(defaults[name] == value for name, value in settings)
 
 
+def test_the_image_holds_what_it_installs_and_starts() -> None:
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    copied = re.search(r"^COPY (.*) \./$", dockerfile, re.MULTILINE)[1].split()
+    installing, starting = re.search(r"^RUN (.*)\nCOPY \. \.\nCMD (.*)$", dockerfile, re.M).groups()
+    assert re.findall(r"-r (\S+)", installing) == copied
+    started = re.findall(r"[\w/]+\.(?:sh|py)", starting)
+    assert started == ["test/env_npu.sh", "train.py"]
+    assert all((ROOT / name).is_file() for name in (*copied, *started))
+
+
 @each_page
 def test_links_lead_somewhere(page: str) -> None:
     for link in re.findall(r"\]\(([^)]+)\)", PAGES[page]):
