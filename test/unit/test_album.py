@@ -64,7 +64,9 @@ def test_no_picture_is_overwritten_whatever_way_it_is_named(
             assert "which is to be enlarged, too" in made.refused[one]
 
 
-def test_a_folder_is_mirrored_and_what_is_skipped_is_named(tmp_path: Path) -> None:
+def test_a_folder_is_mirrored_and_what_is_skipped_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder, out = tmp_path / "album", tmp_path / "album" / "out"
     for name in ("a.png", "more/a.png", "more/b.jpg", "out/old.png"):
         save(folder / name)
@@ -83,6 +85,9 @@ def test_a_folder_is_mirrored_and_what_is_skipped_is_named(tmp_path: Path) -> No
     assert set(made.work) == {out / "a_x2.png", out / "more/a_x2.png", out / "more/b_x2.png"}
     assert not made.refused
     assert "not entered" not in str(made.notes)
+    monkeypatch.chdir(tmp_path)
+    named = album.plan([Path("album")], Path("album/out"), "_x2", recursive=True)
+    assert {tmp_path / target for target in named.work} == set(made.work)
     empty = tmp_path / "empty"
     empty.mkdir()
     made = album.plan([empty], out, "")
@@ -105,6 +110,15 @@ def test_what_macos_leaves_beside_a_picture_is_none(tmp_path: Path) -> None:
     assert list(named.work) == [tmp_path / "out/.hidden_x2.png"]
 
 
+def test_a_link_that_leads_nowhere_is_a_result_that_is_there(tmp_path: Path) -> None:
+    picture, link = save(tmp_path / "a.png"), tmp_path / "a_x2.png"
+    link.symlink_to("nowhere")
+    made = album.plan([picture], tmp_path, "_x2")
+    assert (made.work, made.refused) == ({}, {})
+    assert made.notes == ["1 skipped, as the result is there; --force overwrites it"]
+    assert album.plan([picture], tmp_path, "_x2", force=True).work == {link: picture}
+
+
 def test_a_loop_of_links_is_one_pictures_fault(tmp_path: Path) -> None:
     picture, loop = save(tmp_path / "a.png"), tmp_path / "loop.png"
     loop.symlink_to("loop.png")
@@ -125,12 +139,22 @@ def test_a_folder_without_permission(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(os, "scandir", guarded)
     made = album.plan([tmp_path / "in"], tmp_path / "out", "", recursive=True)
     assert list(made.work.values()) == [tmp_path / "in/a.png"]
-    assert made.folders == {tmp_path / "in/locked": "cannot be read (Permission denied)"}
+    told = {tmp_path / "in/locked": "cannot be read (Permission denied)"}
+    assert made.folders == told
+    assert album.plan([tmp_path / "in/locked"], tmp_path / "out", "").folders == told
 
 
 def test_a_folder_of_one_picture_to_a_stream(tmp_path: Path) -> None:
-    picture = save(tmp_path / "a.png")
+    picture = save(tmp_path / "A.PNG")
     assert album.plan([tmp_path], album.STREAM, "").work == {album.STREAM: picture}
+
+
+def test_a_folder_may_have_a_name_as_a_picture_has(tmp_path: Path) -> None:
+    """Where it is there; else a result was meant."""
+    folder = tmp_path / "a.PNG"
+    assert album.unwritable(folder) == "expected a folder, and this is the name of a picture"
+    folder.mkdir()
+    assert album.unwritable(folder) == ""
 
 
 def test_a_path_that_is_too_long_is_told(tmp_path: Path) -> None:
