@@ -353,6 +353,14 @@ def test_flat_black_and_integers_are_0_to_255(tmp_path: Path) -> None:
     assert (float(low.max()), float(high.max())) == (np.float32(1 / 255), 0.0)
 
 
+def test_a_black_picture_at_the_beginning_tells_no_range(tmp_path: Path) -> None:
+    image = smooth(1)[0]
+    images = {"0": image * 0.0, "1": image}
+    dataset = EvalDataset(write(tmp_path / "a.h5", lr=images, hr=images))
+    for side in dataset[1]:
+        np.testing.assert_allclose(side[0], image / 255, atol=1e-6)
+
+
 def test_a_range_that_changes_in_the_file_is_refused(tmp_path: Path) -> None:
     images = {"0": smooth(1)[0] / 255, "1": smooth(1)[0]}
     with pytest.raises(UserError, match=r"a\.h5: lr/1 begins with values of 0–1 and goes on"):
