@@ -4,6 +4,7 @@ import fcntl
 import io
 import os
 import pty
+import shutil
 import struct
 import subprocess
 import sys
@@ -258,6 +259,9 @@ def test_finished_files_are_kept(images: Path, tmp_path: Path, capsys) -> None:
     assert f"{kept}: kept" in capsys.readouterr().out
     prepare.main([*arguments, "--force"])
     assert h5py.is_hdf5(kept)
+    shutil.rmtree(images)
+    prepare.main(arguments)  # needs no images where all files are there
+    assert capsys.readouterr().out.count(": kept as it is") == 3
 
 
 def test_sample_photographs_have_their_own_names(tmp_path: Path, capsys) -> None:
