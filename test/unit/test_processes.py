@@ -5,6 +5,7 @@ import importlib.metadata
 import importlib.util
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -19,7 +20,7 @@ import torch
 import torch.distributed as dist
 from commands import ROOT
 
-from runtime import device
+from runtime import device, errors
 from runtime.distributed import Launch, World, joined, read_environment
 from runtime.errors import RunError, UserError
 
@@ -537,6 +538,23 @@ def test_the_first_device_that_can_be_used_is_taken(
         monkeypatch.setattr(device, f"why_no_{kind}", lambda why=why: why)
     monkeypatch.setattr(device, "_use", lambda *words: words)
     assert device.choose_device("auto", 5) == device.Choice((taken, 5), reason)
+
+
+@pytest.mark.usefixtures("handlers")
+def test_nohup_keeps_a_command_alive() -> None:
+    every = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
+    assert errors.ending_signals() == every
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    assert errors.ending_signals() == every[:2]
+
+
+@pytest.mark.parametrize(("capability", "units"), [((7, 5), False), ((8, 0), True), ((9, 0), True)])
+def test_a_gpu_that_emulates_bf16_has_none(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], units: bool
+) -> None:
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    assert device.card_has_bf16(torch.device("cuda")) == units
 
 
 def test_the_cpu_is_always_there() -> None:
