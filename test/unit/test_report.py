@@ -146,7 +146,7 @@ def test_curves_show_each_psnr_column(tmp_path: Path, monkeypatch: pytest.Monkey
     log.write_text(LOG, encoding="utf-8")
     curves = draw_log(log)
     assert list(curves) == ["Loss", "PSNR in dB"]
-    assert "held_out_psnr" in curves["PSNR in dB"]
+    assert ">held_out_psnr</text>" in curves["PSNR in dB"], "text, for the page to style"
     assert "psnr" not in curves["Loss"]
     assert all(svg.startswith("<svg") and svg.endswith("</svg>\n") for svg in curves.values())
     assert draw_log(log) == curves, "the same log gives another page"
