@@ -251,7 +251,7 @@ def test_luminance_is_exchanged_within_the_range(
     level: int, brighter: float, expected: int
 ) -> None:
     rgb, before = np.full((2, 3, 3), level, np.uint8), np.full((2, 3), 16.0)
-    sample = Sample("", before, before, rgb, rgb)
+    sample = Sample("", before, 0 * before, rgb, 255 - rgb)
     assert (sample.visible(before + brighter) == expected).all()
     assert (with_luminance(rgb, before, before + brighter) == expected).all()
 
