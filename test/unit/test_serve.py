@@ -90,6 +90,11 @@ def test_both_enlargements(client, upscalers: dict[int, Upscaler], scale: int) -
             b"II*\0",
             "a.tif was not taken: browsers do not show TIFF; python upscale.py enlarges it.",
         ),
+        (
+            "a.heic",
+            b"\0\0\0\x18ftypheic",
+            "a.heic was not taken: browsers do not show HEIF; python",
+        ),
         ("a.png", png(coffee(60, 40))[:-400], "cannot be read"),
         (
             "a.png",
@@ -110,7 +115,9 @@ def test_the_kinds_that_the_page_names_are_those_that_it_takes(client) -> None:
     Image.init()
     for kind in [kind for kind in named if kind.upper() in Image.SAVE]:  # AVIF not in each Pillow
         name = f"a.{kind.lower()}"
-        assert post(client, encoded(coffee(9, 9), kind.upper()), name).status_code == 200
+        answer = post(client, encoded(coffee(9, 9), kind.upper()), name)
+        expected = "image/png" if kind == "GIF" else f"image/{kind.lower()}"
+        assert (answer.status_code, answer.mimetype) == (200, expected)
     page = " ".join(client.get("/").text.split())
     assert f"{server.KINDS}, up to 32 MB each, 50 megapixels when enlarged" in page
     accepted = re.search(r'accept="(.*?)"', client.get("/").text).group(1).split(",")
@@ -359,6 +366,29 @@ def test_an_upload_that_stalls_gives_its_place_back(
             assert answer.status == 200
 
 
+def test_an_upload_that_stalls_does_not_hold_up_another(upscalers: dict[int, Upscaler]) -> None:
+    with served(upscalers) as port, sending(port, "3/srcnn", 100, b"half of it") as stalled:
+        url = f"http://{server.HOST}:{port}/enlarge/3/srcnn"
+        with urllib.request.urlopen(url, png(coffee(9, 9))) as answer:
+            assert answer.status == 200
+        stalled.setblocking(False)
+        with pytest.raises(BlockingIOError):  # it has not been given up to let the other in
+            stalled.recv(1)
+
+
+def test_connections_that_a_browser_keeps_at_hand_are_not_logged(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """But what is no request is."""
+    monkeypatch.setattr(server.Handler, "timeout", 0.1)
+    with served({}) as port:
+        for sent, logged in ((b"", False), (b"nonsense\r\n\r\n", True)):
+            with socket.create_connection((server.HOST, port)) as visitor:
+                visitor.sendall(sent)
+                visitor.makefile("rb").read()  # until the server ends it
+            assert bool(caplog.records) == logged
+
+
 def test_a_picture_whose_browser_has_gone_is_given_up() -> None:
     """Between its pieces: others wait for their turn."""
     begun, gone, ended, told = threading.Event(), threading.Event(), threading.Event(), []
@@ -494,6 +524,58 @@ def test_several_pictures_are_pasted(browser: Chrome) -> None:
     assert [button.get_attribute("aria-pressed") for button in buttons] == ["false", "true"]
 
 
+def test_several_pictures_are_chosen(browser: Chrome, tmp_path: Path) -> None:
+    paths = [tmp_path / "one.png", tmp_path / "two.png"]
+    for path in paths:
+        coffee(9, 9).save(path)
+    browser.find_element(By.ID, "file").send_keys("\n".join(map(str, paths)))
+    buttons = browser.find_elements(By.CSS_SELECTOR, "#pictures button")
+    assert [button.text for button in buttons] == ["one.png", "two.png"]
+
+
+def test_a_browser_does_not_open_what_is_dropped(browser: Chrome) -> None:
+    """In place of the page; which shows, as long as something is held over it, that it takes it."""
+    drag = (
+        "const options = { cancelable: true, dataTransfer: new DataTransfer() };"
+        "const goes_on = document.dispatchEvent(new DragEvent(arguments[0], options));"
+        "return [goes_on, document.body.classList.contains('over')];"
+    )
+    for event, over in (
+        ("dragover", True),
+        ("dragleave", False),
+        ("dragover", True),
+        ("drop", False),
+    ):
+        assert browser.execute_script(drag, event) == [False, over]
+
+
+def test_what_brings_no_picture_changes_nothing(browser: Chrome) -> None:
+    """Text that is pasted, while a picture is in work."""
+    browser.execute_script(
+        "window.signals = []; window.fetch = (url, options) => {"
+        " signals.push(options.signal); return new Promise(() => {}); };"
+    )
+    data = base64.b64encode(png(coffee(9, 9))).decode()
+    browser.execute_script(SEVERAL, [["one.png", data], ["two.png", data]])
+    browser.execute_script(SEVERAL, [])
+    assert browser.execute_script("return signals.map((s) => s.aborted)") == [False]
+    assert len(browser.find_elements(By.CSS_SELECTOR, "#pictures button")) == 2
+
+
+def test_the_seconds_are_those_of_the_network(browser: Chrome) -> None:
+    browser.execute_script(
+        "const ask = window.fetch; window.fetch = async (url, options) => {"
+        " const answer = await ask(url, options), headers = new Headers(answer.headers);"
+        " headers.set('X-Seconds', url.includes('srcnn') ? '2.54' : '1.26');"
+        " return new Response(await answer.blob(), { headers }); };"
+    )
+    browser.execute_script(DROP, base64.b64encode(png(coffee(9, 9))).decode(), "a.png")
+    facts, wait = browser.find_element(By.ID, "facts"), WebDriverWait(browser, HANG)
+    told = "9×9 → 27×27 in 2.5 s. Left of the line: bicubic; right: SRCNN."
+    wait.until(lambda _: facts.text)
+    assert facts.text == told
+
+
 def shown(browser: Chrome) -> list[np.ndarray]:
     """Return a row of the slider to the left and to the right of its line."""
     compare = browser.find_element(By.CLASS_NAME, "compare")
@@ -516,6 +598,7 @@ def test_a_picture_in_the_browser(
     wait.until(lambda _: browser.find_element(By.ID, "result").is_displayed())
     assert browser.find_element(By.ID, "name").text == "cup of coffee.png"
     assert "200×120 → 600×360 in " in browser.find_element(By.ID, "facts").text
+    assert not browser.find_element(By.ID, "pictures").is_displayed(), "a choice of one"
     bicubic = pixels(image.resize((600, 360), BICUBIC))[20]
     srcnn = pixels(upscalers[3].enlarge(Photo(image, "PNG", {})))[20]
     compare = browser.find_element(By.CLASS_NAME, "compare")
@@ -623,8 +706,11 @@ def test_a_name_of_any_characters_and_what_is_said_of_its_picture(browser: Chrom
     assert status.get_attribute("class") == "error"
 
 
-def test_actual_pixels_and_the_whole_picture(browser: Chrome, tmp_path: Path) -> None:
-    coffee(500, 40).save(tmp_path / "wide.png")
+@pytest.mark.parametrize("ratio", [1, 2])
+def test_actual_pixels_and_the_whole_picture(browser: Chrome, tmp_path: Path, ratio: int) -> None:
+    metrics = {"width": 1100, "height": 1000, "deviceScaleFactor": ratio, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    coffee(500 * ratio, 40).save(tmp_path / "wide.png")
     chooser = browser.find_element(By.ID, "file")
     chooser.send_keys(str(tmp_path / "wide.png"))
     wait = WebDriverWait(browser, HANG)
@@ -633,8 +719,8 @@ def test_actual_pixels_and_the_whole_picture(browser: Chrome, tmp_path: Path) ->
     compare = browser.find_element(By.CLASS_NAME, "compare")
     for view, width in (("actual", 1500), ("fit", None)):
         browser.execute_script(f"document.querySelector('[value={view}]').click()")
-        shown = compare.rect["width"] * browser.execute_script("return devicePixelRatio")
-        assert shown == pytest.approx(1500) if width else shown < 1100
+        shown = compare.rect["width"]
+        assert shown == pytest.approx(width) if width else shown < 1100
 
 
 def test_a_picture_that_is_too_large_is_not_sent(browser: Chrome) -> None:
