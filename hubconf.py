@@ -8,7 +8,7 @@ from inference.weights import load_weights as _load_weights
 from inference.weights import shipped_weights as _shipped_weights
 from model import SRCNN as _SRCNN
 
-dependencies = ["torch", "numpy"]
+dependencies = ["torch"]
 
 
 def srcnn_x2(pretrained: bool = True) -> _SRCNN:

@@ -29,7 +29,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from imaging.sources import download_images, folder_images, sample_images
-from preparing.hdf5 import Sizes, write_images, write_patches
+from preparing.hdf5 import Shapes, write_images, write_patches
 from preparing.pairs import pair_size
 from runtime.errors import UserError, end_at_signals, run_main
 from runtime.files import check_writable, refuse_inputs
@@ -72,16 +72,16 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def patch_sources(paths: list[Path], scale: int, size: int) -> Sizes:
-    """Return the images that hold a patch, each with its size; name the others on stderr."""
-    sizes = {path: pair_size(path, scale) for path in paths}
-    small = [path.name for path in paths if min(sizes[path]) < size]
+def patch_sources(paths: list[Path], scale: int, size: int) -> Shapes:
+    """Return the images that hold a patch, each with its shape; name the others on stderr."""
+    shapes = {path: pair_size(path, scale) for path in paths}
+    small = [path.name for path in paths if min(shapes[path]) < size]
     what = f"smaller than a {size}×{size} patch at x{scale}"
     if len(small) == len(paths):
         raise UserError(f"every image in {paths[0].parent} is {what}; take larger ones")
     if small:
         print(f"skipped {len(small)} images {what}: {', '.join(small)}", file=sys.stderr)
-    return {path: shape for path, shape in sizes.items() if min(shape) >= size}
+    return {path: shape for path, shape in shapes.items() if min(shape) >= size}
 
 
 def find_images(args: argparse.Namespace) -> tuple[list[Path], list[Path]]:
@@ -112,12 +112,12 @@ def fill_folder(args: argparse.Namespace) -> list[Callable]:
         if path not in kept:
             check_writable(path)
     train_paths, eval_paths = find_images(args)
-    sizes = patch_sources(train_paths, args.scale, args.patch_size)
+    shapes = patch_sources(train_paths, args.scale, args.patch_size)
     for path in eval_paths if measured not in kept else ():
         pair_size(path, args.scale)  # one that cannot be read is told before files are made
     writers = {
-        patches: partial(write_patches, patches, sizes, args.patch_size, args.stride),
-        whole: partial(write_images, whole, list(sizes), sizes=SIZES),
+        patches: partial(write_patches, patches, shapes, args.patch_size, args.stride),
+        whole: partial(write_images, whole, list(shapes), sizes=SIZES),
         measured: partial(write_images, measured, eval_paths),
     }
     return [write for path, write in writers.items() if path not in kept]
@@ -130,8 +130,8 @@ def one_file(args: argparse.Namespace) -> list[Callable]:
     refuse_inputs("--output-path", args.output_path, paths)
     if args.eval:
         return [partial(write_images, args.output_path, paths)]
-    sizes = patch_sources(paths, args.scale, args.patch_size)
-    return [partial(write_patches, args.output_path, sizes, args.patch_size, args.stride)]
+    shapes = patch_sources(paths, args.scale, args.patch_size)
+    return [partial(write_patches, args.output_path, shapes, args.patch_size, args.stride)]
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -144,7 +144,7 @@ def _trouble(target: Path, sources: list, originals: set[Path], writable: dict) 
         target.lstat()
     except FileNotFoundError:
         pass
-    except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links, before Python 3.13
+    except OSError as error:
         return f"would become {target.name} ({first_line(error)}); name another --output"
     folder = target.parent
     if folder not in writable:

@@ -33,7 +33,7 @@ def shape(picture: Picture) -> tuple[int, int, int]:
     return height, width, channels
 
 
-def opened(data: bytes, kind: str) -> ImageFile.ImageFile:
+def from_bytes(data: bytes, kind: str) -> ImageFile.ImageFile:
     """Open a picture without Pillow's limit of pixels; whoever calls it has one of memory."""
     return Image.OPEN[kind][0](io.BytesIO(data), "")
 
@@ -91,11 +91,11 @@ def levels(image: ImageFile.ImageFile, data: bytes, kind: str) -> np.ndarray | N
             found = most - found
         found = ((found * 65535 + most // 2) // most).astype(np.uint16)
     elif raw == "LA;16B":  # the four bytes of a pixel, as if they were those of RGBA
-        whole = opened(data, kind)
+        whole = from_bytes(data, kind)
         whole.tile = [part._replace(args="RGBA") for part in whole.tile]
         found = np.ascontiguousarray(np.asarray(whole)).view(">u2").astype(np.uint16)
     elif image.mode in ("RGB", "RGBA") and raw.startswith(("RGB;16", "RGBA;16")):
-        low = opened(data, kind)
+        low = from_bytes(data, kind)
         for i, part in enumerate(low.tile):
             swapped = raw[:-3] + LOW_BYTES[raw[-3:]]
             args = (swapped, *part.args[1:]) if isinstance(part.args, tuple) else swapped

@@ -128,29 +128,28 @@ def _bicubic(image: Picture, part: Tile, scale: int, radius: int) -> np.ndarray:
     height, width, channels = shape(image)
     transparent = channels % 2 == 0
     continuation = 3 + radius // scale if transparent else 0
-    left, top, right, bottom = part.seen
-    wanted = (left // scale, top // scale, -(-right // scale), -(-bottom // scale))
+    x, y, x_end, y_end = part.seen  # of the result; then of the source, what covers it
+    x, y, x_end, y_end = x // scale, y // scale, -(-x_end // scale), -(-y_end // scale)
     margin = REACH + continuation
-    x, y = max(wanted[0] - margin, 0), max(wanted[1] - margin, 0)
-    x_end, y_end = min(wanted[2] + margin, width), min(wanted[3] + margin, height)
+    left, top = max(x - margin, 0), max(y - margin, 0)
+    right, bottom = min(x_end + margin, width), min(y_end + margin, height)
     if isinstance(image, Image.Image):
-        pixels = np.atleast_3d(np.asarray(image.crop((x, y, x_end, y_end))))
+        pixels = np.atleast_3d(np.asarray(image.crop((left, top, right, bottom))))
     else:  # Pillow resizes no 16 bits, but floats
-        pixels = image[y:y_end, x:x_end]
+        pixels = image[top:bottom, left:right]
     bands = list(np.moveaxis(pixels, 2, 0))
     if transparent:
         bands = continued(bands, continuation)
-    size = ((wanted[2] - wanted[0]) * scale, (wanted[3] - wanted[1]) * scale)
-    box = (wanted[0] - x, wanted[1] - y, wanted[2] - x, wanted[3] - y)
+    size = ((x_end - x) * scale, (y_end - y) * scale)
+    box = (x - left, y - top, x_end - left, y_end - top)
     enlarged = [
         Image.fromarray(band if band.dtype == np.uint8 else band.astype(np.float32)).resize(
             size, BICUBIC, box
         )
         for band in bands
     ]
-    left, top = left - wanted[0] * scale, top - wanted[1] * scale
-    right, bottom = left + part.seen[2] - part.seen[0], top + part.seen[3] - part.seen[1]
-    return np.array([np.asarray(band)[top:bottom, left:right] for band in enlarged], np.float32)
+    seen = Tile(part.seen, (x * scale, y * scale, x_end * scale, y_end * scale)).inner
+    return np.array([np.asarray(band)[seen] for band in enlarged], np.float32)
 
 
 def continued(bands: list[np.ndarray], reach: int) -> list[np.ndarray]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
 SIZES |= {16: 8, 17: 8, 18: 8}
 NUMBERS = SIZES | {5: 4, 10: 4}
-ASCII, SHORT, LONG, RATIONAL, UNDEFINED, IFD, LONG8, IFD8 = 2, 3, 4, 5, 7, 13, 16, 18
+SHORT, LONG, RATIONAL, IFD, LONG8, IFD8 = 3, 4, 5, 13, 16, 18
 EXIF, GPS, INTEROP = 0x8769, 0x8825, 0xA005  # tags whose value is another directory
 
 

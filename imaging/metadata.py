@@ -54,7 +54,7 @@ class Carried:
         entry = self.exif.first.get(ifd.EXIF) if self.exif else None
         return entry.directory if entry else {}
 
-    def orientation(self, by_xmp: bool = True) -> int:
+    def orientation(self, by_xmp: bool) -> int:
         """Return 1–8: how the picture is to be turned, by EXIF or else by XMP."""
         found = self.exif.numbers(ORIENTATION) if self.exif else []
         if not found and by_xmp:

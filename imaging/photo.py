@@ -84,7 +84,7 @@ def open_photo(
         data = _bytes(source)
         kind = kind_of(data)
         stripped, carried = split(data, kind)
-        image = decoding.opened(stripped, kind)
+        image = decoding.from_bytes(stripped, kind)
         _check(image, kind, scale, most_pixels, room)
         if name and FORMATS.get(Path(name).suffix.lower()) != kind:
             suffix = saved_suffix(name, data)

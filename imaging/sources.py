@@ -99,7 +99,7 @@ def open_image(path: Path) -> Image.Image:
         ImageError: unreadable, truncated, a decompression bomb, animated or of several pages, or
             deeper than 8 bits.
     """
-    with opened(path) as image:
+    with open_header(path) as image:
         why = several(image)
         if is_deep(image):
             why = "has 16 bits a channel; save it with 8 bits a channel"
@@ -112,7 +112,7 @@ def open_image(path: Path) -> Image.Image:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Image.Image]:
+def open_header(path: Path) -> Iterator[Image.Image]:
     """Open an image, of which the header alone is read so far.
 
     Raises:

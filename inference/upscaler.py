@@ -148,8 +148,8 @@ def enlarge_all(made: Plan, upscaler: Upscaler, jobs: int, piped: bytes = b"") -
         try:
             futures = {}
             for target, source in made.work.items():
-                opened = io.BytesIO(piped) if isinstance(source, str) else source
-                future = pool.submit(upscaler.enlarge_file, opened, target, advance, share)
+                file = io.BytesIO(piped) if isinstance(source, str) else source
+                future = pool.submit(upscaler.enlarge_file, file, target, advance, share)
                 futures[future] = source
             for future in as_completed(futures):
                 done += 1

@@ -11,7 +11,7 @@ from preparing.pairs import modelzoo_pairs, patch_blocks, patch_grid
 from runtime.errors import signals_wait
 from runtime.files import whole_file
 
-Sizes = dict[Path, tuple[int, int]]
+Shapes = dict[Path, tuple[int, int]]
 
 
 @contextmanager
@@ -52,29 +52,29 @@ def hdf5_file(path: Path, libver: str | tuple[str, str] = "earliest") -> Iterato
 
 
 def write_patches(
-    path: Path, sizes: Sizes, patch_size: int, stride: int, *, scale: int, jobs: int
+    path: Path, shapes: Shapes, patch_size: int, stride: int, *, scale: int, jobs: int
 ) -> None:
     """Write a training file: `lr` and `hr`, float32 N×patch_size×patch_size, luminance 0–255.
 
-    The sizes give N beforehand, so the arrays lie in one piece, which reads fastest in any order,
+    The shapes give N beforehand, so the arrays lie in one piece, which reads fastest in any order,
     and only a few images are in memory at a time.
 
     Args:
         path: the file; its folder is made.
-        sizes: (height, width) of each image's pair, in the order wanted, `patch_size` at least.
+        shapes: (height, width) of each image's pair, in the order wanted, `patch_size` at least.
         patch_size: side of a patch, pixels.
         stride: pixels between patches, in both directions.
         scale: the pairs' scale.
         jobs: images made at the same time.
     """
     begin = time.perf_counter()
-    count = sum(math.prod(patch_grid(size, patch_size, stride)) for size in sizes.values())
+    count = sum(math.prod(patch_grid(shape, patch_size, stride)) for shape in shapes.values())
     shape = (count, patch_size, patch_size)
     with hdf5_file(path) as file:
         with signals_wait():
             datasets = [file.create_dataset(name, shape, "float32") for name in ("lr", "hr")]
         start = 0
-        for pair in _pairs(path, list(sizes), scale, jobs):
+        for pair in _pairs(path, list(shapes), scale, jobs):
             for dataset, image in zip(datasets, pair, strict=True):
                 stop = start
                 for block in patch_blocks(image, patch_size, stride):
@@ -82,7 +82,7 @@ def write_patches(
                         dataset[stop : stop + len(block)] = block
                     stop += len(block)
             start = stop
-    _report(path, f"{count:,} patches of {len(sizes)} images, x{scale}", begin)
+    _report(path, f"{count:,} patches of {len(shapes)} images, x{scale}", begin)
 
 
 def write_images(

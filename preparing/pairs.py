@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from imaging.resize import BICUBIC, modelzoo_pair
-from imaging.sources import ImageError, open_image, opened
+from imaging.sources import ImageError, open_header, open_image
 
 BLOCK_VALUES = 2**20  # patches are copied and written 4 MB at a time; h5py takes 0.1 ms a call
 
@@ -19,7 +19,7 @@ def pair_size(path: Path, scale: int) -> tuple[int, int]:
     Raises:
         ImageError: not an image.
     """
-    with opened(path) as image:
+    with open_header(path) as image:
         return image.height // scale * scale, image.width // scale * scale
 
 

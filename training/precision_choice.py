@@ -60,7 +60,7 @@ def choose_precision(
     why_not = why_no_apex(device) or ("" if apex_wanted else NOT_WITH_APEX)
     if name.startswith("apex-") and why_not:
         raise UserError(f"--precision {name}: {why_not}")
-    apex = name.startswith("apex-") or (name == "auto" and device.type == "npu" and not why_not)
+    apex = name.startswith("apex-") or (name == "auto" and not why_not)
     level = "O2" if name == "auto" else name.removeprefix("apex-")
     if combine_ddp and not (apex and level == "O2"):
         raise UserError("--combine-ddp is apex's own averaging of gradients; use it with apex O2")
