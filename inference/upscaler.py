@@ -28,6 +28,7 @@ from runtime.files import whole_file
 from runtime.memory import available_memory
 
 Advance = Callable[..., object]
+BAR = "{percentage:3.0f}%|{bar}| {n:.1f} of {total} pictures [{elapsed}<{remaining}]"
 MOST_THREADS = 16
 TILE_BYTES = 50_000_000  # what a tile takes in the network, of which each thread holds one
 
@@ -88,7 +89,7 @@ class Upscaler:
         Args:
             source: the picture.
             target: the result, or STREAM for standard output.
-            advance: called with the pixels done and, once, with 0 and those that are to be done.
+            advance: called with the share of the picture that each tile is.
             share: how many pictures share the memory.
 
         Returns:
@@ -100,8 +101,7 @@ class Upscaler:
         name = source.name if isinstance(source, Path) else ""
         photo = open_photo(source, name, self.scale, room=self.room() // share)
         pixels = photo.size[0] * photo.size[1] * self.scale**2
-        advance(0, pixels)
-        result = self.enlarge(photo, advance)
+        result = self.enlarge(photo, lambda done: advance(done / pixels))
         if isinstance(target, str):
             file = io.BytesIO()
             photo.save(result, file)
@@ -131,18 +131,15 @@ def enlarge_all(made: Plan, upscaler: Upscaler, jobs: int, piped: bytes = b"") -
         RunError: some could not be enlarged.
     """
     stopped, start, pixels = threading.Event(), time.perf_counter(), 0
-    failed, done = len(made.refused), 0
+    failed = len(made.refused)
     count = len(made.work) + failed
     share = min(jobs, len(made.work))  # of the memory
-    bar = tqdm(
-        desc=f"0 of {len(made.work)} files", total=0, unit="pixel", unit_scale=True, disable=None
-    )
+    bar = tqdm(total=len(made.work), disable=None, bar_format=BAR)
 
-    def advance(done: int, more: int = 0) -> None:
+    def advance(part: float) -> None:
         if stopped.is_set():
             raise KeyboardInterrupt
-        bar.total = (bar.total or 0) + more
-        bar.update(done)
+        bar.update(part)
 
     with bar, ThreadPoolExecutor(jobs) as pool:
         try:
@@ -152,8 +149,6 @@ def enlarge_all(made: Plan, upscaler: Upscaler, jobs: int, piped: bytes = b"") -
                 future = pool.submit(upscaler.enlarge_file, file, target, advance, share)
                 futures[future] = source
             for future in as_completed(futures):
-                done += 1
-                bar.set_description(f"{done} of {len(made.work)} files")
                 try:
                     size, note = future.result()
                 except Exception as error:  # one picture's, whatever it is: the others go on
