@@ -33,6 +33,7 @@ setup: $(VENV)/.ready
 $(VENV)/.ready: pyproject.toml requirements.txt requirements-dev.txt requirements-npu.txt constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
 	  || { echo "error: $(PYTHON) is older than Python 3.10; make PYTHON=…" >&2; exit 1; }
+	@echo "setting up $(VENV): a minute or more, in which pip is silent"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH)
