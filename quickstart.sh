@@ -9,7 +9,7 @@ python=${PYTHON:-python3}
 NO_NETWORK=3 # exit status of prepare.py
 
 end() { # STATUS COMMAND…, which goes on after an interruption
-  case $1 in 129 | 130 | 143) echo "to go on: ${*:2}" >&2 ;; esac
+  case $1 in 129 | 130 | 143) echo "to go on (make train would start anew): ${*:2}" >&2 ;; esac
   exit "$1"
 }
 has() { compgen -G "$data/$1/*_x$scale.h5" >/dev/null; }
@@ -28,18 +28,17 @@ else
   fi
 fi
 
-training=("$python" train.py --data_url "$data" --scale "$scale" --recipe fast --outputs-dir "$outputs")
-run "${training[@]}" || end $? "${training[@]@Q}" --resume
-
 results=$outputs/x$scale
 pictures=$data/images/Test/Set5
 if [ -d "$pictures" ]; then
-  echo "the same weights by the protocol of the papers:"
   set -- --images-dir "$pictures" --protocol paper
 else
   set -- --data-path "$data"
 fi
+training=("$python" train.py --data_url "$data" --scale "$scale" --recipe fast --outputs-dir "$outputs")
 evaluation=("$python" evaluate.py --weights "$results/best.pth" --scale "$scale" "$@"
   --report "$results/report" --training-log "$results/metrics.csv")
+run "${training[@]}" || end $? "${training[@]@Q}" --resume "&&" "${evaluation[@]@Q}"
+[[ $1 != --images-dir ]] || echo "the same weights by the protocol of the papers:"
 run "${evaluation[@]}" || end $? "${evaluation[@]@Q}"
 echo "open $results/report/index.html in a browser to compare the pictures"

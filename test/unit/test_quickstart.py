@@ -110,8 +110,11 @@ def test_how_to_go_on_with_a_training_that_was_ended(
     ended, calls = quickstart(tmp_path, "my data", training=status)
     assert ended == status
     assert calls[-1].startswith("train.py")
-    last = f"to go on: '{tmp_path}/python' 'train.py' '--data_url' 'my data' '--scale' '3' "
-    last += "'--recipe' 'fast' '--outputs-dir' 'outputs' --resume\n"
+    last = f"to go on (make train would start anew): '{tmp_path}/python' 'train.py' '--data_url' 'my data' '--scale' '3' "
+    last += "'--recipe' 'fast' '--outputs-dir' 'outputs' --resume && "
+    last += f"'{tmp_path}/python' 'evaluate.py' '--weights' 'outputs/x3/best.pth' '--scale' '3' "
+    last += "'--data-path' 'my data' '--report' 'outputs/x3/report' '--training-log' "
+    last += "'outputs/x3/metrics.csv'\n"
     assert capfd.readouterr().err == last * told
 
 
@@ -121,7 +124,9 @@ def test_a_training_whose_evaluation_was_ended_is_not_to_be_repeated(
     ended, calls = quickstart(tmp_path, "my data", evaluation=130)
     assert (ended, len(calls)) == (130, 3)
     message = capfd.readouterr().err
-    assert message.startswith(f"to go on: '{tmp_path}/python' 'evaluate.py' '--weights' ")
+    assert message.startswith(
+        f"to go on (make train would start anew): '{tmp_path}/python' 'evaluate.py' '--weights' "
+    )
     assert message.endswith(" '--training-log' 'outputs/x3/metrics.csv'\n")
     assert "'--data-path' 'my data'" in message
 
