@@ -110,11 +110,11 @@ def test_how_to_go_on_with_a_training_that_was_ended(
     ended, calls = quickstart(tmp_path, "my data", training=status)
     assert ended == status
     assert calls[-1].startswith("train.py")
-    last = f"to go on (make train would start anew): '{tmp_path}/python' 'train.py' '--data_url' 'my data' '--scale' '3' "
-    last += "'--recipe' 'fast' '--outputs-dir' 'outputs' --resume && "
-    last += f"'{tmp_path}/python' 'evaluate.py' '--weights' 'outputs/x3/best.pth' '--scale' '3' "
-    last += "'--data-path' 'my data' '--report' 'outputs/x3/report' '--training-log' "
-    last += "'outputs/x3/metrics.csv'\n"
+    last = f"to go on (make train would start anew): '{tmp_path}/python' 'train.py' "
+    last += "'--data_url' 'my data' '--scale' '3' '--recipe' 'fast' '--outputs-dir' 'outputs' "
+    last += f"--resume && '{tmp_path}/python' 'evaluate.py' '--weights' 'outputs/x3/best.pth' "
+    last += "'--scale' '3' '--data-path' 'my data' '--report' 'outputs/x3/report' "
+    last += "'--training-log' 'outputs/x3/metrics.csv'\n"
     assert capfd.readouterr().err == last * told
 
 
