@@ -52,7 +52,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--weights", type=Path, help="state dict (default: the shipped one)")
     parser.add_argument("--self-ensemble", action="store_true", help="mean over flips, rotations")
     parser.add_argument("--force", action="store_true", help="overwrite existing files")
-    parser.add_argument("--jobs", type=COUNT, default=1, help="pictures at a time (default: 1)")
+    parser.add_argument("--jobs", type=COUNT, help="pictures at a time (default: 1)")
     add_device(parser.add_argument)
     parser.add_argument(
         "--precision",
@@ -64,19 +64,21 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--port",
         type=number(int, 0, at_most=65535),
-        default=8765,
         help="of the page (default: 8765)",
     )
     args = parser.parse_args(argv)
     if args.serve == bool(args.pictures):
         parser.error("name pictures or folders, or --serve for the page (not both)")
-    unused = [f"--{name}" for name in ("output", "suffix", "recursive", "force")
+    unused = [f"--{name}" for name in ("output", "suffix", "recursive", "force", "jobs")
               if getattr(args, name) not in (None, False)]  # fmt: skip
     if args.serve and unused:
         parser.error(f"{', '.join(unused)} is for pictures that are named, not for --serve")
     if args.serve and args.scale and not args.weights:
         parser.error("--scale with --serve is that of --weights; without, the page offers all")
-    args.scale = args.scale or 3
+    if args.port is not None and not args.serve:
+        parser.error("--port is that of the page; add --serve")
+    args.scale, args.jobs = args.scale or 3, args.jobs or 1
+    args.port = 8765 if args.port is None else args.port
     if args.pictures and not args.output:
         parser.error("--output DIR: say where the results go")
     if STREAM in args.pictures and not sys.stdin:  # as a service may start it

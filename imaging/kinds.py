@@ -105,8 +105,11 @@ def kind_of(data: bytes) -> str:
             else:
                 import pillow_avif  # noqa: F401, PLC0415 - optional; importing registers it
     if kind not in Image.OPEN or kind not in Image.SAVE:
-        plugin = PLUGINS.get(kind, "another build of Pillow")
-        raise PictureError(f"{kind} needs {plugin}, which is not installed; or save it as PNG")
+        if kind in PLUGINS:
+            raise PictureError(
+                f"{kind} needs a package: pip install {PLUGINS[kind]}, or save it as PNG"
+            )
+        raise PictureError(f"{kind} needs another build of Pillow; or save it as PNG")
     return kind
 
 

@@ -13,7 +13,7 @@ from functools import partial
 PIPE_CLOSED = 128 + signal.SIGPIPE  # as a shell reports it
 ENDS = {128 + signum: signum for signum in (signal.SIGTERM, signal.SIGHUP)}  # and these
 PYTORCH_ALONE = 700 * 2**20  # bytes of address space; with less, its libraries abort as they load
-MORE_MEMORY = "raise its limit, or lower --batch-size, --memory-share or --jobs"
+MORE_MEMORY = "raise its limit, or lower --batch-size, --memory-share or --jobs, where it has them"
 NO_MEMORY = (  # how libraries say it
     "ALLOCATION_FAILED",
     "ALLOC_FAILED",

@@ -224,6 +224,8 @@ def test_what_is_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
         (["a.png", "--output=o", "--scale=1"], "2 or more"),
         (["a.png", "--output=o", "--jobs=0"], "1 or more"),
         (["--serve", "--port=-1"], "0 or more"),
+        (["--serve", "--jobs=2"], "--jobs is for pictures that are named, not for --serve"),
+        (["a.png", "--output=o", "--port=9"], "--port is that of the page; add --serve"),
         (["--serve", "--port=99999"], "at most 65535"),
         (["--serve", "--output=o"], "--output is for pictures"),
         (["--serve", "--suffix=_s"], "--suffix is for pictures"),
