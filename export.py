@@ -21,7 +21,14 @@ import importlib.util
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from runtime.errors import RunError, UserError, check_memory_limit, end_at_signals, run_main
+from runtime.errors import (
+    RunError,
+    UserError,
+    check_memory_limit,
+    end_at_signals,
+    printable,
+    run_main,
+)
 from runtime.files import check_writable, refuse_inputs, write_bytes
 from runtime.numbers import COUNT
 from runtime.options import Parser
@@ -103,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     write_bytes(args.output, onnx_model.SerializeToString())
     size = "×".join(map(str, args.size)) if args.size else "any size"
     source = args.weights or Path("weights", weights.name)  # the same everywhere
-    print(f"{args.output}: {source}, {precision}, {size}, opset {args.opset}")
+    print(f"{printable(args.output)}: {printable(source)}, {precision}, {size}, opset {args.opset}")
 
 
 if __name__ == "__main__":

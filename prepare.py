@@ -31,7 +31,7 @@ from functools import partial
 from imaging.sources import download_images, folder_images, sample_images
 from preparing.hdf5 import Shapes, write_images, write_patches
 from preparing.pairs import pair_size
-from runtime.errors import UserError, end_at_signals, run_main
+from runtime.errors import UserError, end_at_signals, printable, run_main
 from runtime.files import check_writable, refuse_inputs
 from runtime.numbers import COUNT
 from runtime.options import Parser
@@ -80,7 +80,7 @@ def patch_sources(paths: list[Path], scale: int, size: int) -> Shapes:
     if len(small) == len(paths):
         raise UserError(f"every image in {paths[0].parent} is {what}; take larger ones")
     if small:
-        print(f"skipped {len(small)} images {what}: {', '.join(small)}", file=sys.stderr)
+        print(f"skipped {len(small)} images {what}: {printable(', '.join(small))}", file=sys.stderr)
     return {path: shape for path, shape in shapes.items() if min(shape) >= size}
 
 
@@ -92,7 +92,7 @@ def find_images(args: argparse.Namespace) -> tuple[list[Path], list[Path]]:
     if args.download:
         folder = args.data_path / "images"
         paths = download_images(folder)
-        print(f"{folder}: T91 and Set5, every file with its SHA-256")
+        print(f"{printable(folder)}: T91 and Set5, every file with its SHA-256")
         return paths
     return folder_images(args.train_images), folder_images(args.eval_images)
 
@@ -105,7 +105,7 @@ def fill_folder(args: argparse.Namespace) -> list[Callable]:
     measured = args.data_path / "val" / f"{evaluation}_x{args.scale}.h5"
     kept = [path for path in (patches, whole, measured) if path.exists() and not args.force]
     for path in kept:
-        print(f"{path}: kept as it is; --force makes it anew")
+        print(f"{printable(path)}: kept as it is; --force makes it anew")
     if len(kept) == 3:
         return []
     for path in (patches, whole, measured):

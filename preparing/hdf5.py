@@ -8,7 +8,7 @@ from pathlib import Path
 
 from imaging.sources import image_name
 from preparing.pairs import modelzoo_pairs, patch_blocks, patch_grid
-from runtime.errors import signals_wait
+from runtime.errors import printable, signals_wait
 from runtime.files import whole_file
 
 Shapes = dict[Path, tuple[int, int]]
@@ -121,4 +121,4 @@ def _pairs(
 
 def _report(path: Path, what: str, begin: float) -> None:
     size, seconds = path.stat().st_size / 1e6, time.perf_counter() - begin
-    print(f"{path}: {what}, {size:.2f} MB in {seconds:.1f} s")
+    print(f"{printable(path)}: {what}, {size:.2f} MB in {seconds:.1f} s")

@@ -74,7 +74,8 @@ class StepProfiler:
             print(f"warning: no trace could be written to {printable(self.folder)}; "
                   f"is the disk full?", file=sys.stderr)  # fmt: skip
         for trace in traces:
-            print(f"profile: {recorded} steps in {trace}; the times of this epoch include it")
+            place = printable(trace)
+            print(f"profile: {recorded} steps in {place}; the times of this epoch include it")
             print_table(read_operators(profile, trace))
         yield from batches
 

@@ -227,6 +227,15 @@ def test_what_is_said_of_images_in_several_sizes(images: Path, tmp_path: Path, c
         assert "images" not in file.attrs
 
 
+def test_no_name_forges_a_line(images: Path, tmp_path: Path, capsys) -> None:
+    save_image(images / "a\nb.png", 30, 30)
+    words = ["--images-dir", str(images), "--output-path", str(tmp_path / "c\nd.h5"), "--scale=2"]
+    prepare.main(words)
+    said = capsys.readouterr()
+    assert r"c\nd.h5: " in said.out and said.out.count("\n") == 1
+    assert r"a\nb.png" in said.err and said.err.count("\n") == 1
+
+
 @pytest.mark.parametrize(("cores", "jobs"), [(None, 1), (1, 1), (3, 3), (16, 4)])
 def test_a_job_for_each_core_and_four_at_most(monkeypatch, cores: int | None, jobs: int) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: cores)
