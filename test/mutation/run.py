@@ -51,6 +51,9 @@ def main() -> int:
         Path("shared").symlink_to(IMAGES)  # T91 and Set5, for tests that look beside mutants/
     leave_messages_alone()
     run_the_quickest_tests_first()
+    for path in Path("mutants").rglob("*"):  # pages and the like, which mutmut copies once only
+        if path.is_file() and path.suffix in {".css", ".html", ".js", ".sha256"}:
+            path.unlink()
     copy_src_dir()
     copy_also_copy_files()
     create_mutants(os.cpu_count() or 1)
