@@ -79,9 +79,10 @@ def check_outputs(args: argparse.Namespace, weights: Path) -> None:
     for path in (args.json, args.report and args.report / "index.html"):
         if path:
             check_writable(path)
-    inputs = [weights, *(args.images_dir or args.data_path / "val").glob("*")]
-    inputs += [args.training_log] if args.training_log else []
-    if args.json:  # JSON beside images is none of them, and may be an earlier result
+    if args.json:
+        inputs = [weights, *(args.images_dir or args.data_path / "val").glob("*")]
+        inputs += [args.training_log] if args.training_log else []
+        # JSON beside images is none of them, and may be an earlier result.
         refuse_inputs("--json", args.json, (path for path in inputs if path.suffix != ".json"))
 
 
