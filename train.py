@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from runtime.errors import check_memory_limit, run_main
 from runtime.files import check_writable
@@ -91,23 +91,26 @@ def run(args: argparse.Namespace, world: World, device_reason: str) -> int:
     return 0
 
 
-def set_up(
-    args: argparse.Namespace, world: World, device_reason: str
-) -> tuple[TrainingState, TrainingData, Evaluator, Results | None, StepProfiler | None]:
-    """Return what trains on what, and where results go; say so in the log."""
-    import torch
+class Run(NamedTuple):
+    """What `set_up` returns: what trains, on what, and where results go, on the main process."""
 
+    state: TrainingState
+    data: TrainingData
+    evaluator: Evaluator
+    results: Results | None
+    profiler: StepProfiler | None
+
+
+def set_up(args: argparse.Namespace, world: World, device_reason: str) -> Run:
+    """Read what is asked for, build what trains, and say in the log what they are."""
     from datasets import EvalDataset, find_file, identity
     from runtime.device import describe
     from training import checkpoint
     from training.evaluation import Evaluator
     from training.loading import check_same_files, holds_whole_images, training_file
-    from training.optimizers import build_optimizer
-    from training.precision import Apex
-    from training.precision_choice import choose_precision, cost_of_determinism
+    from training.precision_choice import cost_of_determinism
     from training.profiling import StepProfiler
     from training.results import Results
-    from training.state import TrainingState, new_model
 
     folder = args.outputs_dir / f"x{args.scale}"
     for path in (folder / "best.pth", args.profile and args.profile / "trace.json"):
@@ -120,18 +123,7 @@ def set_up(
     recipe = apply_overrides(RECIPES[args.recipe], vars(args), world.size, whole_images)
     resumed = checkpoint.find(args.resume, folder)
     checkpoint.check_together(resumed, world)
-    wanted = checkpoint.same_precision(resumed, args.precision)
-    choice = choose_precision(
-        wanted,
-        world.device,
-        training_step if world.size == 1 and not args.deterministic else None,
-        loss_scale=args.loss_scale,
-        combine_ddp=args.combine_ddp,
-        processes=world.size,
-        apex_wanted=not recipe.uses_muon,
-    )
-    precision = choice.value
-    reason = choice.reason if wanted == args.precision else "as in the interrupted run"
+    precision, reason = decide_precision(args, recipe, world, resumed)
     print(f"device: {world.device} ({device_reason}), precision: {precision.name} ({reason})")
     if args.deterministic:
         print(f"deterministic: {cost_of_determinism(world.device, precision, training_step)}")
@@ -141,19 +133,15 @@ def set_up(
     eval_set = EvalDataset(measured_on)
     evaluator = Evaluator(eval_set, data.held_out, world, precision, half=args.eval_half)
     steps = recipe.num_epochs * data.batches.steps_per_epoch
-    torch.manual_seed(args.seed)
-    model = new_model(recipe, precision)
-    if args.init_weights and not resumed:
-        checkpoint.start_from(args.init_weights, model)
-    optimizer = build_optimizer(recipe, model, world.device, isinstance(precision, Apex))
-    state = TrainingState(
-        model, optimizer, recipe, world, precision, min(steps, args.num_steps or steps)
+    weights = None if resumed else args.init_weights
+    state = first_state(
+        recipe, world, precision, min(steps, args.num_steps or steps), args.seed, weights
     )
     print(f"training set: {data.description}")
     print(f"evaluation set: {evaluator.description}")
     print(f"recipe: {state.description}")
 
-    options = deciding_options(args, state, data.identity, identity(eval_set))
+    options = checkpoint.deciding_options(args, state, data.identity, identity(eval_set))
     if resumed:
         checkpoint.restore(resumed, options, state)
     results = world.by_main(
@@ -173,7 +161,27 @@ def set_up(
             processes=world.size,
             recipe=asdict(recipe),
         )
-    return state, data, evaluator, results, profiler
+    return Run(state, data, evaluator, results, profiler)
+
+
+def decide_precision(
+    args: argparse.Namespace, recipe: Recipe, world: World, resumed: dict[str, Any] | None
+) -> tuple[Precision, str]:
+    """Return the arithmetic of the run and the reason: that of an interrupted one unless asked."""
+    from training.checkpoint import same_precision
+    from training.precision_choice import choose_precision
+
+    wanted = same_precision(resumed, args.precision)
+    choice = choose_precision(
+        wanted,
+        world.device,
+        training_step if world.size == 1 and not args.deterministic else None,
+        loss_scale=args.loss_scale,
+        combine_ddp=args.combine_ddp,
+        processes=world.size,
+        apex_wanted=not recipe.uses_muon,
+    )
+    return choice.value, choice.reason if wanted == args.precision else "as in the interrupted run"
 
 
 def load_data(args: argparse.Namespace, recipe: Recipe, world: World) -> TrainingData:
@@ -191,26 +199,28 @@ def load_data(args: argparse.Namespace, recipe: Recipe, world: World) -> Trainin
     return load_training_data(args.data_path, args.scale, recipe, plan, place, hold_out=hold_out)
 
 
-def deciding_options(
-    args: argparse.Namespace, state: TrainingState, training_set: str, evaluation_set: str
-) -> dict[str, Any]:
-    """Return what decides the figures of a run, for its checkpoints."""
-    recipe = asdict(state.recipe)
-    return {
-        "recipe": recipe.pop("name"),
-        **recipe,
-        "training set": training_set,
-        "evaluation set": evaluation_set,
-        "init_weights": args.init_weights and str(args.init_weights.resolve()),
-        "scale": args.scale,
-        "seed": args.seed,
-        "select": args.select,
-        "eval_half": args.eval_half,
-        "precision": state.precision.name,
-        "loss_scale": args.loss_scale,
-        "processes": state.world.size,
-        "total_steps": state.total_steps,
-    }
+def first_state(
+    recipe: Recipe,
+    world: World,
+    precision: Precision,
+    total_steps: int,
+    seed: int,
+    weights: Path | None = None,
+) -> TrainingState:
+    """Return the state before the first step: network, optimizer, and weights of a file or none."""
+    import torch
+
+    from training.checkpoint import start_from
+    from training.optimizers import build_optimizer
+    from training.precision import Apex
+    from training.state import TrainingState, new_model
+
+    torch.manual_seed(seed)
+    model = new_model(recipe, precision)
+    if weights:
+        start_from(weights, model)
+    optimizer = build_optimizer(recipe, model, world.device, isinstance(precision, Apex))
+    return TrainingState(model, optimizer, recipe, world, precision, total_steps)
 
 
 def train(

@@ -1,5 +1,6 @@
 """What a run starts from: weights, or checkpoints, whole, the newest two kept, damage noticed."""
 
+import argparse
 import io
 import re
 import struct
@@ -7,6 +8,7 @@ import sys
 import zipfile
 import zlib
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -181,12 +183,41 @@ def same_precision(resumed: dict[str, Any] | None, wanted: str) -> str:
     return earlier if wanted in forms else wanted
 
 
+def deciding_options(
+    args: argparse.Namespace, state: "TrainingState", training_set: str, evaluation_set: str
+) -> dict[str, Any]:
+    """Return what decides the figures of a run, which one that goes on must share.
+
+    Args:
+        args: the command line.
+        state: of the run, before its first step.
+        training_set: its identity, see `datasets.identity`.
+        evaluation_set: the same of what it is measured on.
+    """
+    recipe = asdict(state.recipe)
+    return {
+        "recipe": recipe.pop("name"),
+        **recipe,
+        "training set": training_set,
+        "evaluation set": evaluation_set,
+        "init_weights": args.init_weights and str(args.init_weights.resolve()),
+        "scale": args.scale,
+        "seed": args.seed,
+        "select": args.select,
+        "eval_half": args.eval_half,
+        "precision": state.precision.name,
+        "loss_scale": args.loss_scale,
+        "processes": state.world.size,
+        "total_steps": state.total_steps,
+    }
+
+
 def restore(resumed: dict[str, Any], options: dict[str, Any], state: "TrainingState") -> None:
     """Put a run's state back.
 
     Args:
         resumed: a checkpoint.
-        options: what decides the mathematics of the run that goes on.
+        options: `deciding_options` of the run that goes on.
         state: takes over the state.
 
     Raises:
