@@ -133,7 +133,11 @@ run_logged() { # LOG SHOW COMMAND…; SHOW: also, where to copy the output: "" (
     return "$status"
 }
 
-explain_failure() { # STATUS LOG
+explain_failure() { # STATUS LOG SHOWN; SHOWN: not empty where the log's lines are on the screen
+    if [[ -n $3 ]]; then
+        printf 'error: ended with status %s; log: %s\n' "$1" "$2" >&2
+        return
+    fi
     {
         printf 'error: ended with status %s; the last lines of %s:\n' "$1" "$2"
         tail -n 20 <"$2"

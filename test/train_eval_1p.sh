@@ -44,5 +44,5 @@ set_aside "$log"
 status=0
 run_logged "$log" screen "$PYTHON" "$ROOT/evaluate.py" "--data-path=$data_path" \
     "--weights=$pth_path" "--scale=$scale" --protocol=modelzoo "${extra[@]}" || status=$?
-((status == 0)) || printf 'error: ended with status %s; log: %s\n' "$status" "$log" >&2
+((status == 0)) || explain_failure "$status" "$log" screen
 exit "$status"

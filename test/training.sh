@@ -305,7 +305,7 @@ train() { # KIND CARDS EPOCHS BATCH_SIZE LR ARGUMENT…
     seconds=$((SECONDS - seconds))
     if ((status)); then
         put_back
-        explain_failure "$status" "$log"
+        explain_failure "$status" "$log" "${MODELARTS_MODEL_PATH:-}"
         tell_how_to_go_on "$status"
         exit "$status"
     fi

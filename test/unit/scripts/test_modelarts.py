@@ -147,6 +147,8 @@ def test_failed_run_ends_the_entry_with_its_status(repository, entry):
     done = repository.call(entry(), FAKE="fail")
     assert done.returncode == 7
     assert "[CANN-Modelzoo] end of the run: exit status 7" in done.stdout
+    log = repository.output() / "train_0.log"
+    assert done.stderr == f"error: ended with status 7; log: {log}\n", "its lines were shown"
     assert "disk is full" in (entry.results / "logs" / "0" / "train_0.log").read_text()
 
 

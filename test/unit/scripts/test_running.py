@@ -41,7 +41,7 @@ def test_signal_reaches_train_py_once(
     os.killpg(process.pid, sent)  # to the whole group, as a terminal sends Ctrl-C
     stdout, stderr = process.communicate(timeout=HANG)
     assert process.returncode == 128 + arrives, stderr
-    assert f"got signal {int(arrives)}" in stderr
+    assert (stdout + stderr).count(f"got signal {int(arrives)}") == 1
     assert "Final" not in stdout
     assert ("got signal" in stdout) == bool(platform)  # the screen's copy goes on to the end
 
