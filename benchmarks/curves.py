@@ -15,6 +15,7 @@ from runtime.errors import UserError, run_main
 from runtime.options import Parser
 
 PUBLISHED = 33.27  # dB, the page of ID3003
+TITLE = "Set5 ×3, modelzoo protocol"
 
 
 def column(path: Path, name: str) -> list[float]:
@@ -32,6 +33,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="PNG file")
     args = parser.parse_args()
     curves = {}
+    print(f"{TITLE}, PSNR in dB")
     print(f"{'run':16}{'epochs':>7}{'minutes':>9}{'last':>8}{'best':>8}   {PUBLISHED} dB after")
     for run in args.runs:
         name, _, folder = run.partition("=")
@@ -42,8 +44,7 @@ def main() -> None:
         when = "never" if first is None else f"{60 * first:.0f} s"
         print(f"{name:16}{len(psnr):7}{minutes[-1]:9.1f}{psnr[-1]:8.2f}{max(psnr):8.2f}   {when}")
     levels = {"bicubic: 30.92": 30.92, f"published, 500 epochs: {PUBLISHED}": PUBLISHED}
-    title = "Set5 ×3, modelzoo protocol"
-    figure = draw(Panel(title, curves, levels, "minutes of training", "dB"), width=7, height=3.6)
+    figure = draw(Panel(TITLE, curves, levels, "minutes of training", "dB"), width=7, height=3.6)
     figure.axes[0].set_ylim(bottom=29)
     figure.savefig(args.output, dpi=110)
 

@@ -159,7 +159,8 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=IDEAS, default=list(IDEAS), metavar="NAME")
     args = parser.parse_args()
     set_up_cpu()
-    print(f"{args.steps:,} steps, seed {args.seed}, {torch.get_num_threads()} thread(s)")
+    print(f"{args.steps:,} steps, seed {args.seed}, {torch.get_num_threads()} thread(s); "
+          f"PSNR in dB, modelzoo protocol")  # fmt: skip
     print(f"{'':32}{'held-out':>9}{'Set5':>8}{'ms/step':>9}")
     for name in args.only:
         measure(name, args.data_path, args.steps, args.seed)

@@ -127,7 +127,7 @@ def train_teacher(
         name: [(lr.to(world.device), hr.to(world.device)) for lr, hr in pairs]
         for name, pairs in measured.items()
     }
-    print(data.description)
+    print(f"{data.description}; PSNR by the modelzoo protocol")
     keep_plain_formats(world.device)  # as Muon sees matrices
     torch.manual_seed(seed)
     teacher = in_layout(Teacher(scale).to(world.device), precision.memory_format)

@@ -62,7 +62,8 @@ def _draw(axes: Axes, panel: Panel) -> None:
     if panel.log:
         axes.set_yscale("log")  # and name the ticks between powers of ten, too
         axes.yaxis.set_minor_formatter(LogFormatterSciNotation(minor_thresholds=(3, 1)))
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    whole = panel.xlabel == "epoch"
+    axes.xaxis.set_major_locator(MaxNLocator(integer=whole, min_n_ticks=1))
     axes.tick_params(which="both", color=GRID)
     axes.set(title=panel.title, xlabel=panel.xlabel, ylabel=panel.ylabel)
     axes.grid(color=GRID, linewidth=0.6)

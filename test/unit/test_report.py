@@ -191,6 +191,11 @@ def test_the_axis_of_a_single_epoch_has_whole_numbers() -> None:
     assert all(tick == round(tick) for tick in axes.get_xticks())
 
 
+def test_the_axis_of_minutes_has_parts_of_them() -> None:
+    (axes,) = draw(Panel("", {"one": ([0.2, 1.6], [2.0, 3.0])}, xlabel="minutes")).axes
+    assert any(tick != round(tick) for tick in axes.get_xticks())
+
+
 def test_a_curve_of_one_point_is_seen() -> None:
     (axes,) = draw(Panel("", {"one": ([1], [2.0]), "two": ([1, 2], [2.0, 3.0])})).axes
     assert [line.get_marker() for line in axes.lines] == ["o", "None"]
