@@ -10,6 +10,7 @@ import os
 import platform
 import re
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -17,13 +18,11 @@ from typing import NamedTuple
 from runtime.torch_build import cuda_version
 
 ROOT = Path(__file__).resolve().parent.parent
-USUAL_PLACES = tuple(
-    base / "Ascend" / name
-    for base in (Path("/usr/local"), Path.home())
-    for name in ("cann", "ascend-toolkit/latest", "nnae/latest")
+# What CANN works with, by its installation guide, beside numpy and protobuf.
+CANN_IMPORTS = (
+    *("absl-py", "attrs", "cffi", "cython", "decorator", "pathlib2"),
+    *("psutil", "pyyaml", "requests", "scipy", "sympy"),
 )
-# What CANN's operators import while they are compiled, by CANN's installation guide.
-CANN_IMPORTS = ("decorator", "psutil", "cffi", "cython", "pathlib2", "attrs", "scipy")
 CANN_PROTOBUF = "3.20"
 
 
@@ -52,7 +51,7 @@ class Found(NamedTuple):
     missing: Sequence[str] = ()  # packages of requirements.txt
     torch_cuda: str = ""  # the CUDA that torch was built for
     numpy: str = ""
-    cann_missing: Sequence[str] = ()  # requirements of CANN's operators
+    cann_missing: Sequence[str] = ()  # packages that CANN works with
     chip: str = ""  # as npu-smi or torch_npu names it
     python: str = ""
 
@@ -79,7 +78,7 @@ def find() -> Found:
     return Found(
         torch=_version("torch"),
         torch_npu=_version("torch_npu"),
-        cann=find_cann(os.environ),
+        cann=find_cann(os.environ, usual_places()),
         apex=find_apex(),
         missing=[name for name in _required() if not _version(name)],
         torch_cuda=cuda_version(),
@@ -90,8 +89,16 @@ def find() -> Found:
     )
 
 
-def find_cann(environment: Mapping[str, str], places: Sequence[Path] = USUAL_PLACES) -> Cann | None:
-    """Find CANN where its set_env.sh has pointed the environment, else in the usual places.
+def usual_places() -> list[Path]:
+    """Return where CANN may be: for this Python, by conda or pip, or on the machine."""
+    by_pip = [place for folder in sys.path for place in Path(folder).glob("ascend/cann-*")]
+    conda, *machine = (Path(base, "Ascend") for base in (sys.prefix, "/usr/local", Path.home()))
+    names = ("cann", "ascend-toolkit/latest", "nnae/latest")
+    return [conda / name for name in names] + by_pip + [b / name for b in machine for name in names]
+
+
+def find_cann(environment: Mapping[str, str], places: Sequence[Path] = ()) -> Cann | None:
+    """Find CANN where its set_env.sh has pointed the environment, else in these places.
 
     The version stands in `{arch}-linux/ascend_toolkit_install.info`, of the smaller nnae package
     in `ascend_nnae_install.info`.
@@ -127,7 +134,7 @@ def find_apex() -> str:
 
 
 def find_cann_missing() -> list[str]:
-    """Return what `pip install` must be told for CANN's operators; protobuf's release up to 9.0."""
+    """Return what `pip install` must be told for CANN; protobuf's release up to 9.0."""
     missing = [name for name in CANN_IMPORTS if not _version(name)]
     fits = _version("protobuf").startswith(f"{CANN_PROTOBUF}.")
     return missing + ([] if fits else [f"protobuf=={CANN_PROTOBUF}.*"])

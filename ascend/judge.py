@@ -56,8 +56,8 @@ def _judge_packages(found: Found, cann: str) -> Iterator[Finding]:
     missing = [name for name in found.cann_missing if bounds or "=" not in name]
     if missing:
         words = (f'"{name}"' if "=" in name else name for name in missing)
-        yield Finding(True, f"packages that the operators of CANN {cann} import are missing or of "
-                            f"another version: pip install {' '.join(words)}")  # fmt: skip
+        yield Finding(True, f"packages that CANN {cann} works with are missing or of another "
+                            f"version: pip install {' '.join(words)}")  # fmt: skip
 
 
 def _older(version: str, end: str) -> bool:

@@ -3,11 +3,16 @@
 # and on a machine without CANN nothing but a few unused variables comes of it.
 
 # CANN's own set_env.sh: from where ASCEND_HOME_PATH or ASCEND_TOOLKIT_HOME point, or, with neither
-# set, from the usual places. Nothing is sourced when its libraries are on LD_LIBRARY_PATH already.
+# set, from where conda and pip install it for this Python, or from the usual places. Nothing is
+# sourced when its libraries are on LD_LIBRARY_PATH already.
 source_cann() {
-    local home=${ASCEND_HOME_PATH:-${ASCEND_TOOLKIT_HOME:-}} place places options=$-
+    local home=${ASCEND_HOME_PATH:-${ASCEND_TOOLKIT_HOME:-}} place places options=$- found
     [[ -z $home || :${LD_LIBRARY_PATH:-}: != *:"${home%/}"/lib64:* ]] || return 0
-    places=({/usr/local,"${HOME:-/nonexistent}"}/Ascend/{cann,ascend-toolkit,nnae})
+    mapfile -t found < <("${PYTHON:-python3}" -c \
+        'import sys; print(sys.prefix, *sys.path[1:], sep="\n")' 2>/dev/null)
+    places=("${found[0]:-/nonexistent}"/Ascend/{cann,ascend-toolkit}) # conda's
+    for place in "${found[@]:1}"; do places+=("$place"/ascend/cann-*); done # pip's
+    places+=({/usr/local,"${HOME:-/nonexistent}"}/Ascend/{cann,ascend-toolkit,nnae})
     [[ -z $home ]] || places=("$home" "$home/..")
     for place in "${places[@]}"; do
         [[ -r $place/set_env.sh ]] || continue

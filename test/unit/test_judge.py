@@ -298,6 +298,24 @@ def test_cann_is_found_by_its_files(tmp_path: Path, file: str) -> None:
     assert find_cann({}, [tmp_path / "no", tmp_path]) == expected._replace(sourced=False)
 
 
+@pytest.mark.parametrize(
+    "place", ["Ascend/cann", "Ascend/ascend-toolkit/latest", "packages/ascend/cann-9.1.0"]
+)
+def test_cann_of_conda_and_pip_is_found_with_this_python(
+    tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before that of the machine, which may be another."""
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path / "packages")])
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home" / "Ascend" / "cann").mkdir(parents=True)
+    (tmp_path / place).mkdir(parents=True)
+    assert find_cann({}, installed.usual_places()) == Cann(tmp_path / place, "", False)
+    (tmp_path / place).rmdir()
+    machine = find_cann({}, installed.usual_places())
+    assert machine == Cann(tmp_path / "home" / "Ascend" / "cann", "", False)
+
+
 def test_cann_whose_version_no_file_tells(tmp_path: Path) -> None:
     cann = find_cann({"ASCEND_HOME_PATH": str(tmp_path)})
     assert cann == Cann(tmp_path, "", True)

@@ -24,9 +24,9 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
 DRIVER = HERE / "driver.c"
 CANN_VERSION = os.environ.get("NPU_SIM_CANN", "9.0.0")
-# What is installed where CANN is, as its operators import it while they are compiled.
-_CANN_IMPORTS = {"decorator": "5.2.1", "cffi": "1.17.1", "cython": "3.1.2", "pathlib2": "2.3.7",
-                 "protobuf": "3.20.3"}  # fmt: skip
+# What is installed where CANN is, beside what the tests install.
+_CANN_IMPORTS = {"absl-py": "2.3.1", "decorator": "5.2.1", "cffi": "1.17.1", "cython": "3.1.2",
+                 "pathlib2": "2.3.7", "protobuf": "3.20.3"}  # fmt: skip
 _COMPANIONS = (
     *("hccl", "ge_runner", "graph", "acl_op_compiler", "acl_tdt_channel"),
     *("ascend_hal", "msprofiler", "opapi"),

@@ -1,5 +1,6 @@
 """Where CANN's environment is looked for, and what is left alone."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,28 @@ def source(repository, **env: str) -> str:
 def test_cann_is_found_in_the_home_folder(repository, place: str):
     cann(Path(repository.env["HOME"]) / "Ascend" / place)
     assert source(repository).startswith("from set_env /cann/lib64:")
+
+
+@pytest.mark.parametrize(
+    "place", ["Ascend/cann", "Ascend/ascend-toolkit", "lib/python/site-packages/ascend/cann-9.1.0"]
+)
+def test_cann_of_conda_and_pip_is_found_with_the_interpreter(
+    repository, tmp_path: Path, place: str
+):
+    """Before that of the machine, which may be another."""
+    cann(tmp_path / "en v" / place)
+    there = Path(repository.env["HOME"]) / "Ascend" / "cann"
+    there.mkdir(parents=True)
+    (there / "set_env.sh").write_text("export ASCEND_HOME_PATH=the machine's\n")
+    python = tmp_path / "python"
+    python.write_text(f"""#!{sys.executable}
+import sys
+sys.prefix = {str(tmp_path / "en v")!r}
+sys.path.append(sys.prefix + "/lib/python/site-packages")
+exec(sys.argv[2])
+""")
+    python.chmod(0o755)
+    assert source(repository, PYTHON=str(python)).startswith("from set_env ")
 
 
 def test_cann_is_found_where_it_is_said_to_be(repository, tmp_path: Path):
