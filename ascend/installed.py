@@ -68,7 +68,7 @@ class Found(NamedTuple):
             "CANN": cann,
             "apex": self.apex or "not installed",
             "numpy": self.numpy or "not installed",
-            "NPU": self.chip or "npu-smi shows none",
+            "NPU": self.chip or "none that npu-smi shows",
         }
         return "\n".join(f"{name:<11}{value}" for name, value in rows.items())
 

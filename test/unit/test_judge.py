@@ -73,7 +73,7 @@ def test_what_is_found_and_how_it_is_shown(tmp_path: Path, monkeypatch: pytest.M
         "CANN       not found",
         "apex       not installed",
         "numpy      not installed",
-        "NPU        npu-smi shows none",
+        "NPU        none that npu-smi shows",
     ]
 
 
