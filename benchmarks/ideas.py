@@ -125,13 +125,13 @@ IDEAS = {
 }
 
 
-def measure(name: str, data_path: Path, steps: int, seed: int) -> None:
+def measure(name: str, data_path: Path, steps: int, seed: int, precision_name: str) -> None:
     """Train with one thing changed and print a line."""
     idea, world = IDEAS[name], World(CPU)
     steps = int(steps * idea.steps)
     settings = {**asdict(FAST), "num_epochs": 1, "steps_per_epoch": steps, **idea.recipe}
     recipe = idea.schedule(**settings)
-    precision = choose_precision("auto", CPU).value
+    precision = choose_precision(precision_name, CPU).value
     data = load(data_path, recipe, hold_out=True, seed=seed)
     eval_set = EvalDataset(find_file(data_path, "val", 3))
     evaluator = Evaluator(eval_set, data.held_out, world, precision)
@@ -156,14 +156,21 @@ def main() -> None:
     parser.add_argument("--data-path", type=Path, required=True, help="with T91 at ×3")
     parser.add_argument("--steps", type=COUNT, default=2500)
     parser.add_argument("--seed", type=SEED, default=1)
+    parser.add_argument(
+        "--precision",
+        choices=("auto", "fp32", "bf16"),
+        default="auto",
+        help="of the steps (default: %(default)s); without units for bf16 it is emulated, slowly",
+    )
     parser.add_argument("--only", nargs="+", choices=IDEAS, default=list(IDEAS), metavar="NAME")
     args = parser.parse_args()
     set_up_cpu()
-    print(f"{args.steps:,} steps, seed {args.seed}, {torch.get_num_threads()} thread(s); "
-          f"PSNR in dB, modelzoo protocol")  # fmt: skip
+    precision = choose_precision(args.precision, CPU).value.name
+    print(f"{args.steps:,} steps, seed {args.seed}, {precision}, "
+          f"{torch.get_num_threads()} thread(s); PSNR in dB, modelzoo protocol")  # fmt: skip
     print(f"{'':32}{'held-out':>9}{'Set5':>8}{'ms/step':>9}")
     for name in args.only:
-        measure(name, args.data_path, args.steps, args.seed)
+        measure(name, args.data_path, args.steps, args.seed, precision)
 
 
 if __name__ == "__main__":
