@@ -23,7 +23,7 @@ import runtime  # noqa: F401 - ends here on a Python that is too old
 import argparse
 from collections.abc import Sequence
 
-from imaging.album import STREAM, Place, Plan, plan, unwritable
+from imaging.album import STREAM, PathOrStream, Plan, plan, unwritable
 from imaging.kinds import PictureError
 from runtime.errors import (
     RunError,
@@ -94,7 +94,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def path_or_stream(text: str) -> Place:
+def path_or_stream(text: str) -> PathOrStream:
     """Return a path, or STREAM as it is; ./- is a file."""
     return STREAM if text == STREAM else path(text)
 

@@ -10,7 +10,7 @@ from runtime.errors import first_line
 from runtime.files import is_file
 
 STREAM = "-"  # standard input, standard output
-Place = Path | str  # text is STREAM
+PathOrStream = Path | str  # text is STREAM
 LONGEST_NAME = 255  # bytes, on every common file system
 SHOWN = 5  # names in a note
 
@@ -19,15 +19,15 @@ SHOWN = 5  # names in a note
 class Plan:
     """What is to be done, and what is not."""
 
-    work: dict[Place, Place] = field(default_factory=dict)  # the source of each result
-    refused: dict[Place, str] = field(default_factory=dict)  # why, by source
+    work: dict[PathOrStream, PathOrStream] = field(default_factory=dict)  # source of each result
+    refused: dict[PathOrStream, str] = field(default_factory=dict)  # why, by source
     folders: dict[Path, str] = field(default_factory=dict)  # those without a picture, and why
     notes: list[str] = field(default_factory=list)
 
 
 def plan(
-    sources: list[Place],
-    output: Place,
+    sources: list[PathOrStream],
+    output: PathOrStream,
     ending: str,
     *,
     force: bool = False,
@@ -55,7 +55,7 @@ def plan(
         made.work = {STREAM: next(iter(wanted))}
         return made
     originals = {_real(source) for source in wanted if isinstance(source, Path)}
-    takers: dict[Path, list[Place]] = {}
+    takers: dict[Path, list[PathOrStream]] = {}
     for source, target in wanted.items():
         if not any(_same(source, other) for other in takers.setdefault(target, [])):
             takers[target].append(source)
@@ -75,15 +75,15 @@ def plan(
 
 
 def _wanted(
-    sources: list[Place],
-    output: Place,
+    sources: list[PathOrStream],
+    output: PathOrStream,
     ending: str,
     recursive: bool,
     piped: bytes,
     made: Plan,
-) -> dict[Place, Path]:
+) -> dict[PathOrStream, Path]:
     """Return the result of each picture; of those to STREAM it does not matter."""
-    wanted: dict[Place, Path] = {}
+    wanted: dict[PathOrStream, Path] = {}
     folder = output if isinstance(output, Path) else Path()
     for source in sources:
         if isinstance(source, str):
@@ -123,7 +123,7 @@ def _may_be_file(path: Path) -> bool:
         return True  # told when it is opened
 
 
-def _same(one: Place, other: Place) -> bool:
+def _same(one: PathOrStream, other: PathOrStream) -> bool:
     if isinstance(one, Path) and isinstance(other, Path):
         return one == other or _real(one) == _real(other)
     return one == other
@@ -164,7 +164,9 @@ def unwritable(folder: Path) -> str:
         return f"{there} cannot be written to ({error.strerror})"
 
 
-def _pictures_in(folder: Path, output: Place, recursive: bool, made: Plan) -> dict[Path, Path]:
+def _pictures_in(
+    folder: Path, output: PathOrStream, recursive: bool, made: Plan
+) -> dict[Path, Path]:
     """Return the pictures of a folder, sorted, and where in it they lie."""
     found, others, unentered = {}, [], 0
 

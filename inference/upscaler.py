@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from imaging.album import STREAM, Place, Plan
+from imaging.album import STREAM, PathOrStream, Plan
 from imaging.decoding import Picture
 from imaging.enlarge import enlarge, silent
 from imaging.kinds import PictureError
@@ -82,7 +82,7 @@ class Upscaler:
         )
 
     def enlarge_file(
-        self, source: Path | BinaryIO, target: Place, advance: Advance, share: int = 1
+        self, source: Path | BinaryIO, target: PathOrStream, advance: Advance, share: int = 1
     ) -> tuple[int, str]:
         """Enlarge one file into another.
 
