@@ -211,6 +211,8 @@ class TrainingState:
         for name, weight in self.master_params().items():
             weight.copy_(state["weights"][name])
         self.optimizer.load_state_dict(state["optimizer"])
+        if self.world.device.type == "npu":
+            self._count_in_numbers()
         self.precision.load_state_dict(state["precision"])
         if self.ema:
             for name, weight in self.ema.items():
@@ -219,6 +221,15 @@ class TrainingState:
         self.best, self.best_weights = state["best"], state["best_weights"]
         self.loss_sum.copy_(state["loss"][0][self.world.rank])
         self.loss_count = state["loss"][1]
+
+    def _count_in_numbers(self) -> None:
+        """Turn PyTorch's counts of steps, which are tensors, into what fused optimizers count in.
+
+        They raise the count of a parameter and that of its block, which would be one tensor.
+        """
+        for values in self.optimizer.state.values():
+            if "step" in values:
+                values["step"] = int(values["step"])
 
 
 def _on_cpu(value: Any) -> Any:

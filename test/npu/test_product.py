@@ -182,6 +182,22 @@ def test_resuming_on_the_card_is_exact(
     assert metrics(whole / "x3") == metrics(again / "x3")
 
 
+def test_the_card_goes_on_with_what_a_cpu_began(
+    npu: Simulator, patches: Path, on_cpu: Path, tmp_path: Path
+) -> None:
+    """PyTorch's Adam counts its steps in tensors, torch_npu's in numbers."""
+    (tmp_path / "x3").mkdir()
+    shutil.copy(on_cpu / "checkpoint_10.pt", tmp_path / "x3")
+    train(npu, patches, tmp_path, "--precision=fp32", "--device=npu", "--resume").checked()
+    there, here = (weights(folder, "epoch_2.pth") for folder in (tmp_path / "x3", on_cpu))
+    for name in here:
+        torch.testing.assert_close(there[name], here[name], rtol=1e-3, atol=1e-5)
+    saved = torch.load(tmp_path / "x3/checkpoint_15.pt", weights_only=True)
+    counts = [values["step"] for values in saved["training"]["optimizer"]["state"].values()]
+    assert counts == [15] * 6
+    assert {type(count) for count in counts} == {int}
+
+
 @pytest.mark.parametrize("precision", ["apex-O2", "fp16"])
 def test_twenty_overflows_in_a_row_end_the_run(
     npu: Simulator, patches: Path, tmp_path: Path, precision: str

@@ -668,6 +668,21 @@ def test_a_checkpoint_holds_the_averaged_weights_of_the_best_epoch() -> None:
     assert all(torch.equal(again.best_weights[name], averaged[name]) for name in averaged)
 
 
+@pytest.mark.parametrize(("kind", "counts"), [("npu", int), ("cpu", torch.Tensor)])
+def test_fused_optimizers_go_on_counting_in_numbers(kind: str, counts: type) -> None:
+    """One of torch_npu's raises a tensor twice a step: it is a parameter's count, and its block's.
+
+    PyTorch's own raises none but tensors.
+    """
+    state, again = (new_state(REFERENCE, epochs=1) for _ in range(2))
+    train_epoch(state, Noise(), mse_loss)
+    again.world = again.world._replace(device=SimpleNamespace(type=kind))
+    again.load_state_dict(state.state_dict())
+    steps = [values["step"] for values in again.optimizer.state.values()]
+    assert steps == [state.step] * 6
+    assert all(isinstance(step, counts) for step in steps)
+
+
 def test_the_clock_is_read_when_the_device_has_finished() -> None:
     clock = Clock()
 
