@@ -188,8 +188,8 @@ class Autocast(Precision):
 
     def load_state_dict(self, state: dict) -> None:
         super().load_state_dict(state)
-        if self.scaler and state.get("scaler"):
-            self.scaler.load_state_dict(state["scaler"])
+        if self.scaler and state.get("scaler"):  # of a GPU it lacks what torch_npu's has beside
+            self.scaler.load_state_dict({**self.scaler.state_dict(), **state["scaler"]})
 
 
 class Apex(Precision):

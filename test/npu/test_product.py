@@ -198,6 +198,20 @@ def test_the_card_goes_on_with_what_a_cpu_began(
     assert {type(count) for count in counts} == {int}
 
 
+def test_the_card_goes_on_with_the_loss_scale_of_a_gpu(
+    npu: Simulator, patches: Path, tmp_path: Path
+) -> None:
+    """Whose scaler's state is PyTorch's own: torch_npu's has more in it, and insists."""
+    options = ["--precision=fp16", "--loss-scale=dynamic", "--num-steps=5"]
+    train(npu, patches, tmp_path, *options).checked()
+    path = tmp_path / "x3/checkpoint_5.pt"
+    state = torch.load(path, weights_only=True)
+    state["training"]["precision"]["scaler"].pop("dynamic", None)
+    torch.save(state, path)
+    train(npu, patches, tmp_path, *options[:2], "--num-steps=10", "--resume").checked()
+    assert [row["step"] for row in metrics(tmp_path / "x3")] == ["5", "10"]
+
+
 @pytest.mark.parametrize("precision", ["apex-O2", "fp16"])
 def test_twenty_overflows_in_a_row_end_the_run(
     npu: Simulator, patches: Path, tmp_path: Path, precision: str

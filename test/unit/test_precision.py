@@ -377,3 +377,27 @@ def test_a_run_without_a_loss_scale_goes_on_with_one() -> None:
     for state in (Precision.state_dict(without), without.state_dict()):
         precision.load_state_dict(state)
         assert (precision.skipped, precision.scaler.get_scale()) == (2, 32.0)
+
+
+@scaled
+def test_the_loss_scale_goes_on_on_another_kind_of_card() -> None:
+    """torch_npu's scaler has `dynamic` in its state, which PyTorch's own lacks, and demands it."""
+
+    class OfAnNpu(torch.amp.GradScaler):
+        dynamic = True
+
+        def state_dict(self) -> dict:
+            return {**super().state_dict(), "dynamic": self.dynamic}
+
+        def load_state_dict(self, state: dict) -> None:
+            super().load_state_dict(state)
+            self.dynamic = state["dynamic"]
+
+    gpu, npu, gpu_again = (Autocast(CPU, torch.float32, "dynamic") for _ in range(3))
+    npu.scaler = OfAnNpu("cpu")
+    gpu.scaler.load_state_dict({**gpu.scaler.state_dict(), "scale": 64.0, "_growth_tracker": 7})
+    npu.load_state_dict(gpu.state_dict())
+    gpu_again.load_state_dict(npu.state_dict())
+    assert npu.scaler.dynamic
+    assert gpu_again.scaler.state_dict() == gpu.scaler.state_dict()
+    assert gpu_again.scaler.get_scale() == 64.0
