@@ -1,5 +1,6 @@
 """Arrays in HDF5 files, as this project and other SRCNN code write them: names, axes, range."""
 
+import errno
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ Member = TypeVar("Member", h5py.Dataset, h5py.Group)
 
 # What h5py raises on a file with wrong bytes.
 DAMAGE = (OSError, RuntimeError, ValueError, KeyError, TypeError, OverflowError)
+NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP)
 AGAIN = "make it again (prepare.py --force)"  # without, prepare.py keeps the files that are there
 MOST_COMPRESSED = 1100  # gzip shrinks no data to less than a thousandth
 BEYOND = -0.5, 2.0  # of 0–1: bicubic goes beyond it where an edge is sharp
@@ -61,7 +63,7 @@ def open_file(path: Path) -> h5py.File:
             HDF5 file.
     """
     try:
-        return h5py.File(path, "r")
+        return _open(path)
     except FileNotFoundError:
         raise UserError(f"no dataset file {path}; prepare.py makes it") from None
     except PermissionError:
@@ -73,6 +75,17 @@ def open_file(path: Path) -> h5py.File:
                 f"close that program, or make the file again (prepare.py --force)"
             ) from None
         raise UserError(f"{path} is no readable HDF5 file ({error}); {AGAIN}") from None
+
+
+def _open(path: Path) -> h5py.File:
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        # Some file systems over a network cannot lock, and reading does without. What is open
+        # without a lock, as in the process that this one was forked from, is opened so again.
+        if error.errno not in NO_LOCKS and "locking flag" not in str(error):
+            raise
+    return h5py.File(path, "r", locking=False)
 
 
 def members(file: h5py.File, path: Path, kind: type[Member]) -> tuple[Member, Member]:

@@ -1,5 +1,6 @@
 """The HDF5 files as tensors, and what is wrong with those that are none."""
 
+import errno
 import os
 import pickle
 import subprocess
@@ -448,3 +449,30 @@ def test_a_file_that_another_program_writes(tmp_path: Path) -> None:
             TrainDataset(path)
         process.stdin.close()
     assert len(TrainDataset(path)) == 5
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_that_cannot_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """As NFS without its lock service; HDF5 itself passes over ENOSYS alone."""
+    path, with_locks = write(tmp_path / "a.h5", lr=patches(), hr=patches()), h5py.File
+
+    def file(name: Path, mode: str, locking: bool | None = None) -> h5py.File:
+        if locking is None:
+            text = f"(unable to lock file, errno = {number}, error message = 'No locks available')"
+            raise OSError(number, f"Unable to synchronously open file {text}")
+        return with_locks(name, mode, locking=locking)
+
+    monkeypatch.setattr(h5py, "File", file)
+    first, second = TrainDataset(path), TrainDataset(path)
+    assert torch.equal(first[1][0], second[1][0])
+
+
+def test_a_file_is_open_without_a_lock_already(tmp_path: Path) -> None:
+    """A process that reads was forked from one that has it open so; HDF5 wants all alike."""
+    path = write(tmp_path / "a.h5", lr=patches(), hr=patches())
+    with h5py.File(path, "r", locking=False):
+        with pytest.raises(OSError, match="locking flag"):
+            h5py.File(path, "r")
+        assert len(TrainDataset(path)) == 5
