@@ -192,11 +192,7 @@ def _tiff(data: bytes, carried: Carried) -> bytes:
     if tiff.following >= len(data):
         carried.notes.append("its next page is outside the file")
         tiff.following = 0
-    start = len(data) + len(data) % 2
-    number = "Q" if tiff.big else "I"
-    head = data[: 8 if tiff.big else 4] + struct.pack(tiff.order + number, start)
-    body = data[len(head) :] + b"\0" * (len(data) % 2)
-    return head + body + ifd.write(pixels, start, tiff.order, tiff.big, tiff.following)
+    return ifd.with_first(data, tiff, pixels, tiff.following)
 
 
 def _name(kind: bytes) -> str:

@@ -1,11 +1,13 @@
 """Pixels of picture files, as the rest of the program takes them: upright, 8 or 16 bits."""
 
 import io
+import struct
 import sys
 
 import numpy as np
 from PIL import Image, ImageCms, ImageFile
 
+from imaging import ifd
 from imaging.kinds import PictureError, in_deep_planes, rawmode
 from imaging.metadata import Carried
 
@@ -20,6 +22,9 @@ TURN = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+BITS, PHOTOMETRIC, SAMPLES = 258, 262, 277  # tags of TIFF
+OF_ALL_PLANES = {284, 338, 339}  # tags that one plane has not
+PIECES = {273, 279, 324, 325}  # tags of where strips and tiles are, and how long
 # The unpackers that take the low byte of 16 bits where Pillow's own choice takes the high one.
 LITTLE = sys.byteorder == "little"
 LOW_BYTES = {"16B": "16L", "16L": "16B", "16N": "16B" if LITTLE else "16L"}
@@ -74,16 +79,16 @@ def levels(image: ImageFile.ImageFile, data: bytes, kind: str) -> np.ndarray | N
     """Return the pixels of a picture of 16 bits a channel, uint16 H×W×C; None of another.
 
     Pillow reads the high bytes of colours alone; read as if of the other byte order, the same file
-    gives the low bytes.
+    gives the low bytes, unless it is in compressed planes. A plane alone is a greyscale picture.
     """
     raw = rawmode(image)
     found: np.ndarray
-    if in_deep_planes(image):
-        if image.mode not in ("RGB", "RGBA"):
-            raise PictureError("16 bits a channel in planes; convert it to RGB first")
-        import tifffile  # noqa: PLC0415 - loads slowly, needed seldom
-
-        found = np.moveaxis(tifffile.imread(io.BytesIO(data), key=0), 0, 2)
+    colour = image.mode in ("RGB", "RGBA")
+    deep_colour = colour and raw.startswith(("RGB;16", "RGBA;16"))
+    if in_deep_planes(image) and not colour:
+        raise PictureError("16 bits a channel in planes; convert it to RGB first")
+    if in_deep_planes(image) or (deep_colour and getattr(image, "tag_v2", {}).get(284) == 2):
+        found = _planes(data, len(image.getbands()))
     elif is_deep_grey(image):
         found = np.asarray(image).astype(np.uint32)[..., None]
         most = 4095 if raw.startswith("I;12") else 65535
@@ -94,7 +99,7 @@ def levels(image: ImageFile.ImageFile, data: bytes, kind: str) -> np.ndarray | N
         whole = from_bytes(data, kind)
         whole.tile = [part._replace(args="RGBA") for part in whole.tile]
         found = np.ascontiguousarray(np.asarray(whole)).view(">u2").astype(np.uint16)
-    elif image.mode in ("RGB", "RGBA") and raw.startswith(("RGB;16", "RGBA;16")):
+    elif deep_colour:
         low = from_bytes(data, kind)
         for i, part in enumerate(low.tile):
             swapped = raw[:-3] + LOW_BYTES[raw[-3:]]
@@ -109,6 +114,25 @@ def levels(image: ImageFile.ImageFile, data: bytes, kind: str) -> np.ndarray | N
         shown = (found != np.asarray(key, np.uint16)).any(axis=2, keepdims=True)
         found = np.concatenate([found, shown * np.uint16(65535)], axis=2)
     return found
+
+
+def _planes(data: bytes, count: int) -> np.ndarray:
+    """Return the first planes of a TIFF of 16 bits, each read as a picture of its own."""
+    tiff = ifd.read(data)
+    assert tiff is not None, "Pillow has read it"
+    samples, planes = tiff.numbers(SAMPLES)[0], []
+    for number in range(count):
+        alone = {tag: tiff.first[tag] for tag in tiff.first.keys() - OF_ALL_PLANES}
+        for tag, value in ((BITS, 16), (PHOTOMETRIC, 1), (SAMPLES, 1)):
+            alone[tag] = ifd.Entry(ifd.SHORT, struct.pack(tiff.order + "H", value))
+        for tag in PIECES & alone.keys():
+            entry = alone[tag]
+            length = len(entry.value) // samples
+            piece = entry.value[number * length : (number + 1) * length]
+            alone[tag] = ifd.Entry(entry.kind, piece)
+        plane = from_bytes(ifd.with_first(data, tiff, alone), "TIFF")
+        planes.append(np.asarray(plane).astype(np.uint16))
+    return np.stack(planes, axis=2)
 
 
 def colours(image: Image.Image, carried: Carried) -> Image.Image:

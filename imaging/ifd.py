@@ -134,6 +134,15 @@ def write(directory: Directory, start: int, order: str, big: bool, following: in
     return head + fields + struct.pack(number, following) + values
 
 
+def with_first(data: bytes, tiff: Tiff, directory: Directory, following: int = 0) -> bytes:
+    """Return a TIFF file, whose header is that of `tiff`, with another first directory."""
+    start = len(data) + len(data) % 2
+    number = tiff.order + ("Q" if tiff.big else "I")
+    head = data[: 8 if tiff.big else 4] + struct.pack(number, start)
+    body = data[len(head) :] + b"\0" * (len(data) % 2)
+    return head + body + write(directory, start, tiff.order, tiff.big, following)
+
+
 def swapped(directory: Directory) -> Directory:
     """Return a directory with the numbers in the other byte order."""
     result = {}

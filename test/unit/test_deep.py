@@ -105,14 +105,24 @@ def test_tiff_of_16_bits(channels: int, order: str, compression: str | None) -> 
 
 @pytest.mark.parametrize("channels", [3, 4])
 @pytest.mark.parametrize("order", "<>")
-def test_a_tiff_of_16_bits_in_planes(channels: int, order: str, tmp_path: Path) -> None:
-    """Pillow takes such planes, uncompressed, for 8 bits, and every other byte for a pixel."""
+@pytest.mark.parametrize("compression", [None, "zlib"])
+@pytest.mark.parametrize("pieces", [{"rowsperstrip": 7}, {"tile": (16, 16)}], ids=repr)
+def test_a_tiff_of_16_bits_in_planes(
+    channels: int, order: str, compression: str | None, pieces: dict, tmp_path: Path
+) -> None:
+    """Pillow takes such planes, uncompressed, for 8 bits, and every other byte for a pixel.
+
+    Of compressed ones it gives the high bytes, whichever are asked for.
+    """
     levels = COLOURS[..., :channels]
     options = {"byteorder": order, "photometric": "rgb", "planarconfig": "separate"}
+    options |= {"compression": compression, **pieces}
     if channels == 4:
         options["extrasamples"] = ["unassalpha"]
     data = tiff_file(np.moveaxis(levels, 2, 0), metadata=None, **options)
-    assert (open_photo(io.BytesIO(data), "a.tif", 2).image == levels).all()
+    photo = open_photo(io.BytesIO(data), "a.tif", 2)
+    assert (photo.image == levels).all()
+    assert not photo.note
     (tmp_path / "a.tif").write_bytes(data)
     with pytest.raises(ImageError, match=r"a\.tif has 16 bits a channel; save it with 8 bits"):
         open_image(tmp_path / "a.tif")
