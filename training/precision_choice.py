@@ -70,9 +70,11 @@ def choose_precision(
     if apex:
         reason = "auto: Ascend's apex is installed" if name == "auto" else "as asked"
         return Choice(Apex(device, level, loss_scale, combine_ddp), reason)
-    if name == "fp32" and not has_fp32(device):
+    if name in ("fp32", FP32_CONTIGUOUS) and not has_fp32(device):
         reason = "as asked, but this card computes convolutions in fp16 all the same"
-        return Choice(Autocast(device, torch.float32, loss_scale), reason)
+        precision = Autocast(device, torch.float32, loss_scale)
+        precision.name = name  # that of a run which a CPU began stays
+        return Choice(precision, reason)
     if name != "auto":
         return Choice(_native(name, device, loss_scale), "as asked")
     if device.type == "npu":

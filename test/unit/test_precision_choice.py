@@ -113,11 +113,12 @@ def test_what_is_asked_for(
 
 
 @pytest.mark.filterwarnings("ignore:.*GradScaler.*")
-def test_fp32_on_a_card_that_has_none_takes_a_loss_scale(machine: Callable) -> None:
+@pytest.mark.parametrize("name", ["fp32", "fp32-contiguous"])  # the latter where a CPU began
+def test_fp32_on_a_card_that_has_none_takes_a_loss_scale(machine: Callable, name: str) -> None:
     machine(bf16=False)
-    chosen = choose_precision("fp32", NPU, loss_scale=4.0)
+    chosen = choose_precision(name, NPU, loss_scale=4.0)
     assert chosen.reason.startswith("as asked, but this card computes convolutions in fp16")
-    assert (chosen.value.name, chosen.value.dtype) == ("fp32", torch.float32)
+    assert (chosen.value.name, chosen.value.dtype) == (name, torch.float32)
     assert (chosen.value.loss_scale, chosen.value.notices_overflow) == (4.0, True)
     assert chosen.value.device is NPU
 
