@@ -23,8 +23,11 @@ class FusedRules:
             RuntimeError: a parameter is not on an NPU or not contiguous, shares its memory with
                 another, or it or its gradient has been re-allocated, or has its first gradient
                 only now.
-            TypeError: a parameter is neither float32 nor float16.
+            TypeError: a parameter is neither float32 nor float16, or a count of steps is a tensor,
+                as PyTorch's own is, which a card would raise twice: for it, and for its block.
         """
+        if any(isinstance(state.get("step"), torch.Tensor) for state in self.state.values()):
+            raise TypeError("a fused optimizer counts steps in numbers, not in tensors")
         parameters = [p for group in self.param_groups for p in group["params"]]
         blocks = {p: (p.data_ptr(), p.grad.data_ptr()) for p in parameters if p.grad is not None}
         if self._combined is None and blocks:
