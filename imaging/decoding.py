@@ -79,15 +79,14 @@ def levels(image: ImageFile.ImageFile, data: bytes, kind: str) -> np.ndarray | N
     """Return the pixels of a picture of 16 bits a channel, uint16 H×W×C; None of another.
 
     Pillow reads the high bytes of colours alone; read as if of the other byte order, the same file
-    gives the low bytes, unless it is in compressed planes. A plane alone is a greyscale picture.
+    gives the low bytes, unless it is in planes. A plane alone is a greyscale picture.
     """
     raw = rawmode(image)
     found: np.ndarray
-    colour = image.mode in ("RGB", "RGBA")
-    deep_colour = colour and raw.startswith(("RGB;16", "RGBA;16"))
-    if in_deep_planes(image) and not colour:
-        raise PictureError("16 bits a channel in planes; convert it to RGB first")
-    if in_deep_planes(image) or (deep_colour and getattr(image, "tag_v2", {}).get(284) == 2):
+    if in_deep_planes(image):
+        premultiplied = 1 in getattr(image, "tag_v2", {}).get(338, ())
+        if image.mode not in ("RGB", "RGBA") or premultiplied:
+            raise PictureError("16 bits a channel in planes; convert it to RGB first")
         found = _planes(data, len(image.getbands()))
     elif is_deep_grey(image):
         found = np.asarray(image).astype(np.uint32)[..., None]
@@ -99,7 +98,7 @@ def levels(image: ImageFile.ImageFile, data: bytes, kind: str) -> np.ndarray | N
         whole = from_bytes(data, kind)
         whole.tile = [part._replace(args="RGBA") for part in whole.tile]
         found = np.ascontiguousarray(np.asarray(whole)).view(">u2").astype(np.uint16)
-    elif deep_colour:
+    elif image.mode in ("RGB", "RGBA") and raw.startswith(("RGB;16", "RGBA;16")):
         low = from_bytes(data, kind)
         for i, part in enumerate(low.tile):
             swapped = raw[:-3] + LOW_BYTES[raw[-3:]]

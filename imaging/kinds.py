@@ -66,10 +66,9 @@ def is_deep(image: Image.Image) -> bool:
 
 
 def in_deep_planes(image: Image.Image) -> bool:
-    """Tell a TIFF of uncompressed planes of 16 bits, each of which Pillow takes for one of 8."""
-    tags = getattr(image, "tag_v2", {})  # planar configuration, compression, bits of each sample
-    deep = tags.get(284) == 2 and tags.get(259, 1) == 1 and 16 in tags.get(258, ())
-    return deep and len(image.getbands()) > 1
+    """Tell a TIFF of planes of 16 bits, of which Pillow reads 8, uncompressed ones as if of 8."""
+    tags = getattr(image, "tag_v2", {})  # planar configuration, bits of each sample
+    return tags.get(284) == 2 and 16 in tags.get(258, ()) and len(image.getbands()) > 1
 
 
 def by_content(head: bytes) -> str | None:

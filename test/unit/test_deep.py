@@ -13,6 +13,7 @@ from samples import coffee, network, pixels, tiff_file
 
 from benchmarks.odd_pictures import chunk, directory, exif_block, png_file
 from imaging.enlarge import bicubic_only, enlarge
+from imaging.kinds import PictureError
 from imaging.metrics import psnr
 from imaging.photo import open_photo
 from imaging.resize import BICUBIC
@@ -126,6 +127,15 @@ def test_a_tiff_of_16_bits_in_planes(
     (tmp_path / "a.tif").write_bytes(data)
     with pytest.raises(ImageError, match=r"a\.tif has 16 bits a channel; save it with 8 bits"):
         open_image(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_premultiplied_planes_are_refused(compression: str | None) -> None:
+    """Pillow does not divide them by their alpha, and tells nothing of it."""
+    options = {"photometric": "rgb", "planarconfig": "separate", "compression": compression}
+    data = tiff_file(np.moveaxis(COLOURS, 2, 0), extrasamples=["assocalpha"], **options)
+    with pytest.raises(PictureError, match="16 bits a channel in planes; convert it to RGB first"):
+        open_photo(io.BytesIO(data), "a.tif", 2)
 
 
 def test_colours_are_enlarged_in_16_bits(shipped: Upscaler) -> None:
