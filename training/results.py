@@ -94,7 +94,7 @@ class Results:
         files = self.recorder.add(metrics, timing)
         epoch, last = metrics["epoch"], state.step == state.total_steps
         names = [f"epoch_{epoch}.pth"] if last or epoch % self.save_every == 0 else []
-        names += ["best.pth"] if state.best["epoch"] == epoch else []
+        names += ["best.pth"] if state.best.get("step") == state.step else []
         if names:
             files |= dict.fromkeys(names, checkpoint.pack_weights(state.weights()))
         self._start_writing(state, files)

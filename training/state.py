@@ -54,7 +54,7 @@ class TrainingState:
         base_lrs: of each group of parameters, the learning rate that the schedule scales.
         ema: exponential moving average of the fp32 weights by name, or None.
         step: steps done.
-        best: epoch, score and PSNR of the best epoch so far.
+        best: epoch, step, score and PSNR of the best evaluation so far.
         best_weights: a copy of that epoch's, on the CPU.
     """
 
@@ -164,7 +164,8 @@ class TrainingState:
         if math.isnan(score):
             raise self.diverged("the PSNR is nan")
         if score > self.best["score"]:
-            self.best = {"epoch": metrics["epoch"], "score": score, "psnr": metrics["psnr"]}
+            epoch, psnr = metrics["epoch"], metrics["psnr"]
+            self.best = {"epoch": epoch, "step": self.step, "score": score, "psnr": psnr}
             weights = self.weights().items()
             self.best_weights = {name: weight.detach().cpu().clone() for name, weight in weights}
 

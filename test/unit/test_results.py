@@ -94,6 +94,22 @@ def test_a_worse_epoch_leaves_the_best_weights(tmp_path: Path) -> None:
     assert not list(tmp_path.parent.glob(f"{tmp_path.name}.*"))
 
 
+def test_the_rest_of_an_epoch_leaves_the_best_weights_where_it_is_worse(tmp_path: Path) -> None:
+    """Of a run that was to end within an epoch, and goes on: the epoch is evaluated twice."""
+    made, state = Results(tmp_path, {}), new_state(REFERENCE, 8)
+    for psnr, bias in ((21.0, 1.0), (20.0, 2.0), (22.0, 3.0)):
+        with torch.no_grad():
+            state.model.conv1.bias.fill_(bias)
+        state.step += 2
+        metrics, timing = rows(0, state.step)
+        metrics["psnr"] = psnr
+        state.end_epoch(metrics)
+        made.add_epoch(state, metrics, timing)
+        made._wait()
+        assert epoch_of(tmp_path / "epoch_0.pth") == bias
+        assert epoch_of(tmp_path / "best.pth") == (1.0 if psnr < 22 else 3.0)
+
+
 def test_a_run_that_goes_on_elsewhere_has_its_best_weights_there(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
