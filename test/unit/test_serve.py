@@ -630,12 +630,14 @@ def test_a_picture_in_the_browser(
 def test_another_picture_ends_what_is_asked_for_the_one_before(browser: Chrome) -> None:
     """Else the answer that comes last would be shown, be it of the first."""
     browser.execute_script(
-        "window.signals = []; window.fetch = (url, options) => {"
-        " signals.push(options.signal); return new Promise(() => {}); };"
+        "window.signals = []; window.fetch = (url, { signal }) => {"
+        " signals.push(signal); return new Promise((_, reject) =>"
+        " signal.addEventListener('abort', () => reject(signal.reason))); };"
     )
     for name in ("one.png", "two.png"):
         browser.execute_script(DROP, base64.b64encode(png(coffee(9, 9))).decode(), name)
     assert browser.execute_script("return signals.map((s) => s.aborted)") == [True, False]
+    assert browser.find_element(By.ID, "status").text == "Enlarging two.png …"
 
 
 def test_a_result_that_comes_too_late_is_not_shown(browser: Chrome) -> None:
@@ -720,7 +722,18 @@ def test_actual_pixels_and_the_whole_picture(browser: Chrome, tmp_path: Path, ra
     for view, width in (("actual", 1500), ("fit", None)):
         browser.execute_script(f"document.querySelector('[value={view}]').click()")
         shown = compare.rect["width"]
-        assert shown == pytest.approx(width) if width else shown < 1100
+        assert shown == pytest.approx(width) if width else 900 < shown < 1100
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= 1100
+
+
+def test_the_whole_of_a_tall_picture_is_seen_at_once(browser: Chrome, tmp_path: Path) -> None:
+    coffee(40, 500).save(tmp_path / "tall.png")
+    browser.find_element(By.ID, "file").send_keys(str(tmp_path / "tall.png"))
+    wait = WebDriverWait(browser, HANG)
+    wait.until(lambda _: browser.find_element(By.ID, "result").is_displayed())
+    shown = browser.find_element(By.CLASS_NAME, "compare").rect
+    assert shown["height"] < browser.execute_script("return innerHeight")
+    assert shown["height"] / shown["width"] == pytest.approx(12.5, rel=0.05)
 
 
 def test_a_picture_that_is_too_large_is_not_sent(browser: Chrome) -> None:
