@@ -400,6 +400,15 @@ def test_an_upload_that_fails_is_told_and_a_failed_run_keeps_its_status(
     assert re.match(r"error: results not copied, .*403 Forbidden", capsys.readouterr().err)
 
 
+def test_what_a_failed_run_left_is_uploaded_and_no_copy_stays(
+    script: Script, output: Path, data: Path, bucket: SimpleNamespace
+) -> None:
+    script.status = 7
+    assert job(data, "obs://b/out") == 7
+    assert listing(bucket.folder / "b/out") == ["logs/0/train_0.log", "x3/best.pth"]
+    assert not list(output.glob("modelarts_*"))
+
+
 def test_results_among_the_logs_are_not_copied_into_themselves(
     script: Script, output: Path, data: Path
 ) -> None:

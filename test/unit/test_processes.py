@@ -583,6 +583,7 @@ def test_torch_npu_that_would_abort_is_not_imported(monkeypatch: pytest.MonkeyPa
     assert not imported
 
 
+@pytest.mark.parametrize("kind", [ImportError, OSError, RuntimeError])
 @pytest.mark.parametrize(
     ("reason", "remedy"),
     [
@@ -591,10 +592,10 @@ def test_torch_npu_that_would_abort_is_not_imported(monkeypatch: pytest.MonkeyPa
     ],
 )
 def test_why_torch_npu_cannot_be_loaded(
-    monkeypatch: pytest.MonkeyPatch, reason: str, remedy: str
+    monkeypatch: pytest.MonkeyPatch, reason: str, remedy: str, kind: type[Exception]
 ) -> None:
     def load(_: str) -> None:
-        raise ImportError(f"{reason}\nand more")
+        raise kind(f"{reason}\nand more")
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: types.SimpleNamespace())
     monkeypatch.setattr(importlib, "import_module", load)
