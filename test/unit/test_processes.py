@@ -603,6 +603,24 @@ def test_why_torch_npu_cannot_be_loaded(
     assert device.why_no_npu() == f"torch_npu cannot be loaded ({reason}); {remedy}"
 
 
+@pytest.mark.parametrize(
+    ("visible", "shown"),
+    [({}, ""), ({"ASCEND_RT_VISIBLE_DEVICES": ""}, " and ASCEND_RT_VISIBLE_DEVICES=")],
+    ids=["as they are", "all hidden"],
+)
+def test_cards_that_a_variable_hides(
+    variables: pytest.MonkeyPatch, visible: dict[str, str], shown: str
+) -> None:
+    set_all(variables, **visible)
+    card = types.SimpleNamespace(is_available=lambda: False)
+    variables.setattr(importlib.util, "find_spec", lambda _: types.SimpleNamespace())
+    variables.setattr(importlib, "import_module", lambda _: None)
+    variables.setattr(torch.version, "cuda", None)
+    variables.setattr(torch, "device", lambda name: name)
+    variables.setattr(device, "module", lambda _: card)
+    assert device.why_no_npu() == f"torch_npu finds no card; see npu-smi info{shown}"
+
+
 def test_processes_share_the_memory_of_their_machine(variables: pytest.MonkeyPatch) -> None:
     variables.setattr(device, "available_memory", lambda: 1_000_000)
     cpu = torch.device("cpu")

@@ -104,6 +104,14 @@ def test_any_shell_any_directory(repository, shell: str):
     assert done.returncode == 0, done.stderr
 
 
+def test_folders_that_the_shell_looks_through_for_cd_are_not_ours(repository, tmp_path: Path):
+    """Bash prints where it found one, and a folder `test` may be there, too."""
+    (tmp_path / "test").mkdir()
+    command = ["bash", "test/train_full_1p.sh", f"--data_path={repository.data}"]
+    done = repository.call(command, cwd=repository.root, CDPATH=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+
+
 def test_working_directory_that_is_gone(repository):
     command = repository.command("full_1p", f"--output_path={repository.elsewhere}/o")
     script = 'cd "$1" && rmdir "$1" && shift && exec "$@"'
