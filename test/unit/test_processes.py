@@ -128,6 +128,19 @@ def test_a_gpu_that_pytorch_has_no_code_for(
     assert not recwarn
 
 
+def test_a_gpu_of_amd_is_known_by_other_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which PyTorch for ROCm gives like those of NVIDIA: an MI250 has 9.0, an RX 6800 10.3."""
+    monkeypatch.setattr(torch.version, "hip", "6.2.41133")
+    monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["gfx90a", "gfx1030"])
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _=0: (10, 3))
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
+    assert device.why_no_cuda() == ""
+    assert not device.card_has_bf16(torch.device("cuda"))
+
+
 @pytest.mark.parametrize(
     ("units", "bf16"),
     [({}, False), ({"avx512_bf16": True, "amx_bf16": False}, True), ({"amx_bf16": True}, True)],
