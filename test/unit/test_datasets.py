@@ -3,6 +3,7 @@
 import errno
 import os
 import pickle
+import shutil
 import subprocess
 import warnings
 from pathlib import Path
@@ -476,3 +477,21 @@ def test_a_file_is_open_without_a_lock_already(tmp_path: Path) -> None:
         with pytest.raises(OSError, match="locking flag"):
             h5py.File(path, "r")
         assert len(TrainDataset(path)) == 5
+
+
+def test_a_file_whose_writer_was_killed(tmp_path: Path) -> None:
+    """HDF5 marks what is being written in its newer formats; the copy stands for the power cut."""
+    with h5py.File(tmp_path / "written.h5", "w", libver="latest") as file:
+        file.flush()
+        shutil.copyfile(file.filename, tmp_path / "a.h5")
+    with pytest.raises(UserError, match=r"a\.h5 is open in another program, or one that wrote it"):
+        TrainDataset(tmp_path / "a.h5")
+
+
+def test_values_that_gzip_shrinks_to_a_thousandth_are_there(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        for name in ("lr", "hr"):
+            flat = np.full((2000, 33, 33), 16.0, np.float32)
+            file.create_dataset(name, data=flat, chunks=flat.shape, compression=9)
+        assert flat.nbytes > 1000 * file["lr"].id.get_storage_size()
+    assert len(TrainDataset(tmp_path / "a.h5")) == 2000

@@ -627,6 +627,23 @@ def test_a_picture_in_the_browser(
     assert all("422" in message for message in messages), messages
 
 
+def test_the_network_does_not_shine_through_a_transparent_picture(browser: Chrome) -> None:
+    clear = base64.b64encode(png(Image.new("RGBA", (600, 360)))).decode()
+    browser.execute_script(
+        "const bytes = Uint8Array.from(atob(arguments[0]), (c) => c.charCodeAt(0));"
+        "const ask = window.fetch; window.fetch = (url, options) =>"
+        " url.includes('srcnn') ? ask(url, options) : Promise.resolve(new Response(bytes));",
+        clear,
+    )
+    red = Image.new("RGB", (200, 120), "red")
+    browser.execute_script(DROP, base64.b64encode(png(red)).decode(), "a.png")
+    wait = WebDriverWait(browser, HANG)
+    wait.until(lambda _: browser.find_element(By.ID, "result").is_displayed())
+    left, right = (side[20:-20].astype(int) for side in shown(browser))
+    assert (right[:, 0] - right[:, 1]).min() > 200
+    assert (left[:, 0] - left[:, 1]).max() < 20
+
+
 def test_another_picture_ends_what_is_asked_for_the_one_before(browser: Chrome) -> None:
     """Else the answer that comes last would be shown, be it of the first."""
     browser.execute_script(
