@@ -103,7 +103,7 @@ def test_prepare_tells_a_missing_network_by_its_status(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("*.h5"))
 
 
-@pytest.mark.parametrize(("status", "told"), [(130, True), (143, True), (1, False)])
+@pytest.mark.parametrize(("status", "told"), [(129, True), (130, True), (143, True), (1, False)])
 def test_how_to_go_on_with_a_training_that_was_ended(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], status: int, told: bool
 ) -> None:
