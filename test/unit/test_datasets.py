@@ -253,6 +253,17 @@ def test_values_in_another_file_are_not_followed(tmp_path: Path) -> None:
         TrainDataset(path)
 
 
+def test_values_that_are_put_together_from_other_files_are_not_followed(tmp_path: Path) -> None:
+    other = write(tmp_path / "other.h5", lr=patches())
+    path = write(tmp_path / "a.h5", hr=patches())
+    with h5py.File(path, "a") as file:
+        layout = h5py.VirtualLayout((5, 33, 33), "f4")
+        layout[:] = h5py.VirtualSource(other, "lr", (5, 33, 33))
+        file.create_virtual_dataset("lr", layout)
+    with pytest.raises(UserError, match="'lr' keeps its values in another file, which is not foll"):
+        TrainDataset(path)
+
+
 def test_the_public_set_comes_before_the_samples(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"prepare\.py --data-path"):
         find_file(tmp_path, "train", 3)

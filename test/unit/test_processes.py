@@ -570,6 +570,23 @@ def test_a_gpu_that_emulates_bf16_has_none(
     assert device.card_has_bf16(torch.device("cuda")) == units
 
 
+@pytest.mark.parametrize(
+    ("kind", "units", "fastest"),
+    [
+        ("npu", True, torch.bfloat16),
+        ("npu", False, torch.float16),
+        ("cuda", True, torch.bfloat16),
+        ("cuda", False, torch.float32),
+        ("cpu", True, torch.float32),
+    ],
+)
+def test_the_type_that_small_matrices_are_multiplied_in(
+    monkeypatch: pytest.MonkeyPatch, kind: str, units: bool, fastest: torch.dtype
+) -> None:
+    monkeypatch.setattr(device, "card_has_bf16", lambda _: units)
+    assert device.matrix_type(types.SimpleNamespace(type=kind)) == fastest
+
+
 def test_the_cpu_is_always_there() -> None:
     chosen = device.choose_device("cpu")
     assert (chosen.value, chosen.reason) == (torch.device("cpu"), "as asked")

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+from commands import WITHOUT_OVERRIDE
 
 
 def test_full_training_leaves_the_contracts_files_and_figures(repository):
@@ -149,6 +150,16 @@ def test_wrong_input_moves_no_earlier_results(
     assert done.stderr == f"error: {message.format_map(places)}\n"
     assert sorted(p.name for p in repository.output().parent.iterdir()) == ["0", "0.lock"]
     assert (repository.output() / "ckpt" / "x3" / "best.pth").is_file()
+
+
+def test_a_place_that_may_not_be_written_moves_no_earlier_results(repository, tmp_path: Path):
+    assert repository.run("full_1p").returncode == 0
+    repository.wrapper = WITHOUT_OVERRIDE
+    (tmp_path / "place").mkdir(mode=0o555)
+    done = repository.run("full_1p", f"--output_path={tmp_path}/place")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"error: cannot write in {tmp_path}/place\n"
+    assert sorted(p.name for p in repository.output().parent.iterdir()) == ["0", "0.lock"]
 
 
 @pytest.mark.parametrize("elsewhere", [[], ["--output_path=o"]])
