@@ -587,6 +587,28 @@ def test_the_type_that_small_matrices_are_multiplied_in(
     assert device.matrix_type(types.SimpleNamespace(type=kind)) == fastest
 
 
+@pytest.mark.parametrize(("kind", "allowed"), [("npu", False), ("cuda", True)])
+def test_an_npu_stores_what_comes_to_it_plainly(
+    monkeypatch: pytest.MonkeyPatch, kind: str, allowed: bool
+) -> None:
+    config = types.SimpleNamespace(allow_internal_format=True)
+    monkeypatch.setattr(device, "module", lambda _: types.SimpleNamespace(config=config))
+    device.keep_plain_formats(types.SimpleNamespace(type=kind))
+    assert config.allow_internal_format == allowed
+
+
+def test_an_overflow_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = [True]
+    card = types.SimpleNamespace(
+        utils=types.SimpleNamespace(is_support_inf_nan=lambda: False),
+        get_npu_overflow_flag=lambda: flags[0],
+        clear_npu_overflow_flag=lambda: flags.insert(0, False),
+    )
+    monkeypatch.setattr(device, "module", lambda _: card)
+    npu = types.SimpleNamespace(type="npu")
+    assert [device.overflowed(npu) for _ in range(2)] == [True, False]
+
+
 def test_the_cpu_is_always_there() -> None:
     chosen = device.choose_device("cpu")
     assert (chosen.value, chosen.reason) == (torch.device("cpu"), "as asked")

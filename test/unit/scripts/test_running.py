@@ -5,7 +5,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from commands import HANG
+from commands import HANG, WITHOUT_OVERRIDE
 
 
 def test_second_training_in_the_same_folder_is_refused(repository):
@@ -112,6 +112,15 @@ def test_platform_without_a_log_of_its_own(repository, tmp_path: Path):
     done = repository.run("full_1p", MODELARTS_MODEL_PATH="/m", MODELARTS_LOG_DIR=gone)
     assert done.returncode == 0
     assert "epoch2 : loss=0.166667" in done.stdout
+
+
+def test_a_log_of_the_platform_that_may_not_be_written_is_none(repository, tmp_path: Path):
+    for name, mode in (("a-proc-rank-0-device-0.txt", 0o444), ("b-proc-rank-0.txt", 0o644)):
+        (tmp_path / name).touch(mode)
+    repository.wrapper = WITHOUT_OVERRIDE
+    done = repository.run("full_1p", MODELARTS_MODEL_PATH="/m", MODELARTS_LOG_DIR=str(tmp_path))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "best epoch" in (tmp_path / "b-proc-rank-0.txt").read_text()
 
 
 def test_closed_screen_does_not_stop_the_training(repository):
