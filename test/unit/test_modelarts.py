@@ -19,6 +19,8 @@ from runtime.errors import RunError, UserError, run_main
 
 VARIABLES = ("RANK_SIZE", "MA_NUM_HOSTS", "MA_NUM_GPUS", "ASCEND_DEVICE_ID",
              "NPU_CALCULATE_DEVICE", "NODE_RANK", "VC_TASK_INDEX", "PYTHON")  # fmt: skip
+TORCHRUN = {"RANK": "7", "LOCAL_RANK": "1", "GROUP_RANK": "3", "WORLD_SIZE": "8",
+            "MASTER_ADDR": "first", "ASCEND_DEVICE_ID": "5"}  # fmt: skip
 
 
 class Script:
@@ -238,6 +240,7 @@ def test_which_script_is_started(
         ({"NODE_RANK": "0", "RANK_SIZE": "2"}, "0"),
         ({"RANK_SIZE": "2", "ASCEND_DEVICE_ID": "1", "NODE_RANK": "3"}, "1_node3"),
         ({"RANK_SIZE": "2", "VC_TASK_INDEX": "4"}, "0_node4"),
+        (TORCHRUN, "1_node3"),
     ],
 )
 def test_the_logs_of_a_card_and_a_machine(
