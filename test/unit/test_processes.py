@@ -615,6 +615,12 @@ def test_the_cpu_is_always_there() -> None:
     assert device.free_memory(torch.device("cpu")) > 1e6
 
 
+def test_the_threads_that_are_told_are_those_that_compute(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not all that the machine has: OMP_NUM_THREADS may be lower."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
+    assert device.describe(torch.device("cpu")) == "CPU, 7 threads"
+
+
 def test_only_the_memory_that_is_free_on_a_card_counts(variables: pytest.MonkeyPatch) -> None:
     free, total = 3 << 30, 80 << 30  # another program has the rest
     variables.setattr(torch.cuda, "mem_get_info", lambda *_: (free, total))
