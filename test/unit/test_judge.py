@@ -321,6 +321,7 @@ def test_cann_whose_version_no_file_tells(tmp_path: Path) -> None:
     assert cann == Cann(tmp_path, "", True)
     assert "version not found" in str(Found(cann=cann))
     assert not problems(Found("2.13.0", "2.13.0", cann))
+    assert not problems(Found("2.13.0", "2.13.0", cann, numpy="2.2.0", python="3.11.9"))
     assert find_cann({"ASCEND_HOME_PATH": str(tmp_path / "no")}) is None
     assert "CANN       not found" in str(Found())
 

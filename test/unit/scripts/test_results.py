@@ -216,7 +216,7 @@ def test_figures_are_those_of_this_training_where_there_was_none_to_resume(repos
     assert losses.read_text() == "0.125000\n0.083333\n"
 
 
-@pytest.mark.parametrize("word", ["--check", "--help"])
+@pytest.mark.parametrize("word", ["--check", "--help", "-h"])
 @pytest.mark.parametrize("script", ["full_1p", "full_8p"])
 def test_what_only_tells_something_leaves_earlier_results(repository, word: str, script: str):
     assert repository.run("full_1p").returncode == 0
