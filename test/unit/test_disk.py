@@ -179,6 +179,18 @@ def test_a_folder_moved_away_while_files_are_written(
     assert not folder.exists(), "nothing is written beside it"
 
 
+def test_what_another_run_has_in_the_place_of_the_folder_stays(tmp_path: Path) -> None:
+    folder = tmp_path / "x3"
+    results = Results(folder, {}, save_every=1, tensorboard=False, resumed=None)
+    folder.rename(tmp_path / "y")
+    folder.mkdir()
+    for name in (".lock", "best.pth"):
+        (folder / name).write_bytes(b"theirs")
+    with pytest.raises(RunError, match="was removed or replaced during the run"):
+        results._write({"best.pth": b"ours"}, 5, b"3")
+    assert (folder / "best.pth").read_bytes() == b"theirs"
+
+
 def test_the_lock_of_a_killed_run_is_taken_over(dataset: Path, tmp_path: Path) -> None:
     """Workers that read from disk outlive it for a moment, and must not keep the lock."""
     streamed = ("--memory-share=1e-9", "--num-workers=2")
