@@ -291,6 +291,18 @@ def test_a_signal_just_as_the_script_starts_is_passed_on(
     assert script.received == [sent]
 
 
+@pytest.mark.usefixtures("handlers")
+def test_a_terminal_that_is_closed_keeps_no_results_back(
+    script: Script, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is said afterwards goes nowhere: it would fail there."""
+    left = []
+    monkeypatch.setattr(modelarts, "leave_terminal", lambda: left.append(listing(tmp_path / "out")))
+    script.sent_meanwhile = signal.SIGHUP
+    assert job(data, tmp_path / "out") == 129
+    assert left == [["x3/best.pth"]]
+
+
 def test_the_logs_of_an_earlier_job_step_aside(script: Script, data: Path, tmp_path: Path) -> None:
     for _ in range(2):
         job(data, tmp_path / "out")

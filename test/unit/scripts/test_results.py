@@ -242,7 +242,7 @@ def test_evaluation(repository):
         done = repository.run(
             "eval_1p", f"--pth_path={repository.hostile}", "--scale=2", "--", "--device=cpu"
         )
-        assert done.returncode == 0, done.stderr
+        assert (done.returncode, done.stderr) == (0, "")
     call = repository.calls()[-1]
     assert call["argv"] == [
         f"--data-path={repository.data}",
@@ -266,6 +266,8 @@ def test_failed_evaluation(repository):
     done = repository.run("eval_1p", "--pth_path=w", FAKE="fail")
     assert done.returncode == 7
     assert "error: the disk is full" in done.stdout
+    log = repository.output() / "eval_0.log"
+    assert done.stderr == f"error: ended with status 7; log: {log}\n"
 
 
 def test_an_evaluation_where_no_log_can_be_kept_says_what_needs_none(repository):
