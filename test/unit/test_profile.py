@@ -170,10 +170,12 @@ def test_a_trace_that_finds_no_room_is_told(
     """The profiler itself says nothing of it."""
     (tmp_path / "earlier.pt.trace.json").touch()
     profiler = StepProfiler(tmp_path, torch.device("cpu"))
+    half = tmp_path / "a.pt.trace.json.tmp"
     monkeypatch.setattr(
-        torch.profiler, "tensorboard_trace_handler", lambda _: lambda _: None, raising=True
+        torch.profiler, "tensorboard_trace_handler", lambda _: lambda _: half.touch(), raising=True
     )
     assert list(profiler.watch(range(3), 3)) == [0, 1, 2]
+    assert not half.exists()
     output, errors = capsys.readouterr()
     assert output == ""
     assert errors == f"warning: no trace could be written to {tmp_path}; is the disk full?\n"

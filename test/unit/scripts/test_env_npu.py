@@ -69,11 +69,12 @@ def test_cann_is_found_where_it_is_said_to_be(repository, tmp_path: Path):
     assert elsewhere.startswith("/nowhere ")
 
 
-def test_cann_that_is_set_up_is_left_alone(repository, tmp_path: Path):
+@pytest.mark.parametrize("end", ["", "/"])
+def test_cann_that_is_set_up_is_left_alone(repository, tmp_path: Path, end: str):
     home = str(cann(tmp_path / "cann"))
     libraries = f"/first:{home}/lib64"
-    assert source(repository, ASCEND_HOME_PATH=home, LD_LIBRARY_PATH=libraries) == (
-        f"{home} {libraries}"
+    assert source(repository, ASCEND_HOME_PATH=home + end, LD_LIBRARY_PATH=libraries) == (
+        f"{home}{end} {libraries}"
     )
 
 
