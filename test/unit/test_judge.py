@@ -38,6 +38,10 @@ def test_another_torch_than_torch_npu_needs() -> None:
     assert "pip install torch_npu==2.10.0.post2" in problem
 
 
+def test_a_torch_that_is_missing_is_no_other_torch() -> None:
+    assert not problems(Found("", "2.13.0", Cann(HOME, "9.2.0", True)))
+
+
 def test_packages_that_are_missing_are_named() -> None:
     assert problems(Found(torch="2.13.0", missing=["h5py", "tqdm"])) == [
         "not installed: h5py, tqdm; pip install -r requirements.txt"

@@ -403,17 +403,17 @@ def test_each_figure_stands_in_its_place(tmp_path: Path) -> None:
     assert text.count("<p>120×80 · ") == 2
 
 
-def test_the_figures_of_a_strip_are_those_that_are_given(
+def test_name_and_figures_of_a_strip_are_those_that_are_given(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written = []
 
-    def save_strip(*_: object, psnrs: tuple[float, float]) -> None:
-        written.append(psnrs)
+    def save_strip(_: object, name: str, *__: object, psnrs: tuple[float, float]) -> None:
+        written.append((name, *psnrs))
 
     monkeypatch.setattr("report.page.save_strip", save_strip)
     Report(tmp_path).add(figures("one"), *pictures())
-    assert written == [(30.25, 32.5)]
+    assert written == [("one", 30.25, 32.5)]
 
 
 def test_a_report_is_written_at_once(tmp_path: Path) -> None:

@@ -48,6 +48,13 @@ def test_full_training_is_the_published_one(repository):
     ]
 
 
+def test_a_reason_that_names_the_npu_is_no_npu(repository):
+    script = repository.root / "train.py"
+    reason = "(auto; no npu: torch_npu is not installed)"
+    script.write_text(script.read_text().replace("{kind} (auto)", f"{{kind}} {reason}"))
+    assert f"no NPU was used (device: cpu {reason}" in repository.run("full_1p").stdout
+
+
 def test_performance_run(repository):
     done = repository.run("performance_1p", FAKE="npu")
     assert done.returncode == 0, done.stderr
