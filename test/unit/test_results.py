@@ -339,8 +339,11 @@ def test_what_a_finished_run_says_and_draws(
     monkeypatch.setattr(
         made.recorder, "draw_curves", lambda *words: (titles.append(words), draw(*words))[1]
     )
+    closed = []
+    made.recorder.events = SimpleNamespace(close=lambda: closed.append("what was left of them"))
     capsys.readouterr()
     made.finish(evaluator)
+    assert closed == ["what was left of them"]
     model = load_weights(folder / "best.pth")
     psnrs = []
     for pair in evaluator.pairs:
