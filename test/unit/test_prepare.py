@@ -366,3 +366,13 @@ def test_progress_bar_on_a_terminal(images: Path, tmp_path: Path) -> None:
     os.close(reader)
     assert "x.h5:   0%" in shown
     assert "/6 [" in shown
+
+
+def test_as_many_images_are_made_at_a_time_as_is_asked_for(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = []
+    monkeypatch.setattr(prepare, "write_images", lambda *_, **how: given.append(how))
+    words = [f"--images-dir={images}", f"--output-path={tmp_path}/a.h5", "--eval"]
+    prepare.main([*words, "--scale=3", "--jobs=5"])
+    assert given == [{"scale": 3, "jobs": 5}]

@@ -223,6 +223,13 @@ def test_figures_are_those_of_this_training_where_there_was_none_to_resume(repos
     assert losses.read_text() == "0.125000\n0.083333\n"
 
 
+def test_the_batch_is_that_of_this_training_where_there_was_none_to_resume(repository):
+    assert repository.run("full_1p").returncode == 0
+    done = repository.run("full_1p", "--batch_size=64", "--", "--resume", ANEW="1", FIRST="1")
+    assert done.returncode == 0, done.stderr
+    assert repository.figures("bs64_1p_acc")["BatchSize"] == "64"
+
+
 @pytest.mark.parametrize("word", ["--check", "--help", "-h"])
 @pytest.mark.parametrize("script", ["full_1p", "full_8p"])
 def test_what_only_tells_something_leaves_earlier_results(repository, word: str, script: str):
