@@ -181,10 +181,11 @@ def test_a_trace_that_finds_no_room_is_told(
     assert errors == f"warning: no trace could be written to {tmp_path}; is the disk full?\n"
 
 
-def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", ["file", "file/inside"])
+def test_a_folder_that_cannot_be_made(tmp_path: Path, place: str) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"--profile .*file.*name a folder"):
-        StepProfiler(tmp_path / "file", CPU)
+        StepProfiler(tmp_path / place, CPU)
 
 
 @pytest.fixture(scope="module")
