@@ -19,7 +19,7 @@ MODES = ("L", "LA", "RGB", "RGBA")  # by the number of channels
 PNG_COLOUR = (0, 4, 2, 6)  # PNG's numbers for them
 ASPECT = "left out: the aspect ratio of its pixels"
 ROWS = 64  # compressed at a time
-QUALITY = {
+QUALITY: dict[str, dict[str, Any]] = {
     "PNG": {"compress_level": 4},  # 2 % more bytes than by 6, in two fifths of the time
     "JPEG": {"quality": 95, "subsampling": 0},
     "WEBP": {"quality": 95},
