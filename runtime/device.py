@@ -141,6 +141,14 @@ def card_has_bf16(device: torch.device) -> bool:
     return module(device).is_bf16_supported()
 
 
+def optimizer_options(device: torch.device) -> dict[str, bool]:
+    """Return what PyTorch's optimizers must be told on a device: no `foreach` on a CPU.
+
+    They would find out by themselves, but torch_npu, once imported, asks a card, there or not.
+    """
+    return {"foreach": False} if device.type == "cpu" else {}
+
+
 def matrix_type(device: torch.device) -> torch.dtype:
     """Return the type that a device multiplies small matrices fastest in, half precision or fp32.
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from runtime.device import matrix_type
+from runtime.device import matrix_type, optimizer_options
 
 LEAST = 1e-7  # of a norm: no division by 0
 
@@ -50,7 +50,8 @@ class MuonAdam(torch.optim.Optimizer):
         self.dtype = matrix_type(self.kernels[0].device)
         self.momenta = [torch.zeros_like(as_matrix(kernel)) for kernel in self.kernels]
         self.squares = [momentum.new_zeros(len(momentum), 1) for momentum in self.momenta]
-        self.adam = torch.optim.Adam(rest, betas=(0.9, 0.99))
+        options = optimizer_options(self.kernels[0].device)
+        self.adam = torch.optim.Adam(rest, betas=(0.9, 0.99), **options)
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]

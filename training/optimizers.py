@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from model import SRCNN
+from runtime.device import optimizer_options
 from runtime.errors import UserError
 from training.muon import MuonAdam
 from training.recipes import MUON, WHITENED_MUON, Recipe
@@ -53,7 +54,8 @@ def build_optimizer(
         groups[0]["params"] += slow
     else:
         groups.append({"params": slow, "lr": recipe.lr * recipe.last_layer_factor})
-    options = {"momentum": 0.9} if recipe.optimizer == "sgd" else {}
+    options: dict[str, Any] = {"momentum": 0.9} if recipe.optimizer == "sgd" else {}
+    options |= optimizer_options(device)
     return _find(recipe.optimizer, device, apex)(groups, lr=recipe.lr, **options)
 
 

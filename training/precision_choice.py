@@ -9,7 +9,15 @@ import torch
 from torch import nn
 
 from model import SRCNN
-from runtime.device import Choice, card_has_bf16, has_bf16, has_fp32, matrix_type, synchronize
+from runtime.device import (
+    Choice,
+    card_has_bf16,
+    has_bf16,
+    has_fp32,
+    matrix_type,
+    optimizer_options,
+    synchronize,
+)
 from runtime.errors import UserError
 from training.precision import (
     FP32_CONTIGUOUS,
@@ -122,7 +130,7 @@ class _Probe:
                 .to(device)
                 .contiguous(memory_format=precision.memory_format)
             )
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.0, **optimizer_options(device))
         self.model, self.optimizer = self.precision.prepare(model, optimizer)
 
     def step(self) -> None:

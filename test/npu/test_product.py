@@ -238,6 +238,23 @@ def test_a_first_overflow_is_skipped_counted_and_survived(
     assert int(metrics(tmp_path / "out/x3")[0]["skipped_steps"]) > 0
 
 
+@pytest.mark.parametrize("options", [["--precision=auto"], ["--recipe=fast", "--precision=fp32"]])
+@pytest.mark.parametrize("missing", [{"devices": 0}, {"ASCEND_RT_VISIBLE_DEVICES": "3"}])
+def test_without_a_card_torch_npu_lets_the_cpu_train(
+    npu: Simulator, patches: Path, tmp_path: Path, options: list[str], missing: dict
+) -> None:
+    """PyTorch's optimizers ask it, once it is imported, which devices have their kernels."""
+    result = train(npu, patches, tmp_path, *options, "--num-steps=3", **missing).checked()
+    assert "device: cpu (auto; no npu: torch_npu finds no card" in result.stdout
+    assert len(metrics(tmp_path / "x3")) == 1
+
+
+def test_the_check_without_a_card(npu: Simulator) -> None:
+    result = npu.run([sys.executable, ROOT / "train.py", "--check"], devices=0)
+    assert "torch_npu finds no card" in result.stdout
+    assert "fine: training would run on cpu" in result.stdout
+
+
 REFUSALS = {
     "no apex": (["--precision=apex-O2"], {"apex": False}, "Ascend's apex is not installed"),
     "no bf16": (["--precision=bf16"], {"soc": "Ascend910A"}, "has no bf16 units"),
