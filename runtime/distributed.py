@@ -4,6 +4,9 @@ import contextlib
 import gc
 import hashlib
 import os
+import signal
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -23,6 +26,7 @@ T = TypeVar("T")
 # Of one collective: the first compilation on an NPU may take long. torchrun ends the others of a
 # dead rank sooner.
 TIMEOUT = timedelta(minutes=30)
+TELL_AFTER = 5.0  # seconds of waiting for the others
 
 
 class Launch(NamedTuple):
@@ -121,19 +125,23 @@ def read_environment() -> Launch:
         _check_rank("RANK", rank, "WORLD_SIZE", size)
         _check_master("WORLD_SIZE", size)
         return Launch(rank, size, from_environment("LOCAL_RANK"))
-    sizes = from_environment("RANK_SIZE")
-    rank, size = from_environment("RANK_ID") or 0, 1 if sizes is None else sizes
-    if size == 1:
+    rank_id, rank_size = (from_environment(name) for name in ("RANK_ID", "RANK_SIZE"))
+    if rank_size is None or rank_size == 1:
         return Launch()
-    _check_rank("RANK_ID", rank, "RANK_SIZE", size)
+    if rank_id is None:
+        raise UserError(
+            f"RANK_ID is not set, which RANK_SIZE={rank_size} needs; to train in one process, "
+            f"unset RANK_SIZE"
+        )
+    _check_rank("RANK_ID", rank_id, "RANK_SIZE", rank_size)
     hosts = _hosts()
     machines = from_environment("MA_NUM_HOSTS") or len(hosts)
-    cards = from_environment("MA_NUM_GPUS") or -(-size // machines)
+    cards = from_environment("MA_NUM_GPUS") or -(-rank_size // machines)
     told = {"MASTER_ADDR": hosts[0], "MASTER_PORT": "29500", "LOCAL_WORLD_SIZE": str(cards)}
     for name, value in told.items():
         os.environ[name] = os.environ.get(name) or value
-    _check_master("RANK_SIZE", size)
-    return Launch(rank, size)
+    _check_master("RANK_SIZE", rank_size)
+    return Launch(rank_id, rank_size)
 
 
 @contextlib.contextmanager
@@ -149,12 +157,13 @@ def joined(launch: Launch, device: torch.device) -> Iterator[World]:
     if world.size == 1:
         yield world
         return
+    place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
     try:
-        dist.init_process_group(
-            COLLECTIVES[device.type], rank=world.rank, world_size=world.size, timeout=TIMEOUT
-        )
+        with _waiting(f"waiting for the other processes at {place}, {world.size} in all"):
+            dist.init_process_group(
+                COLLECTIVES[device.type], rank=world.rank, world_size=world.size, timeout=TIMEOUT
+            )
     except RuntimeError as error:
-        place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         raise RunError(
             f"cannot meet the other processes at {place} ({first_line(error)}); "
             f"is another training using this port? MASTER_PORT names one"
@@ -172,6 +181,22 @@ def joined(launch: Launch, device: torch.device) -> Iterator[World]:
             dist.destroy_process_group()  # do, and those that outlive Python abort the process
         elif (everyone := dist.group.WORLD) and hasattr(everyone, "abort"):
             everyone.abort()  # destroying would wait for the others, who wait for this one
+
+
+@contextlib.contextmanager
+def _waiting(what: str) -> Iterator[None]:
+    """Say what takes long, and let Ctrl-C end it: Python hears of signals only afterwards."""
+    telling = threading.Timer(TELL_AFTER, print, [what], {"file": sys.stderr})
+    telling.daemon = True
+    telling.start()
+    before = signal.getsignal(signal.SIGINT)
+    if before != signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        telling.cancel()
+        signal.signal(signal.SIGINT, before)
 
 
 def _check_rank(name: str, rank: int, size_name: str, size: int) -> None:

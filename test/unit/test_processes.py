@@ -197,6 +197,7 @@ ASCEND = {"RANK_ID": "0", "RANK_SIZE": "2", "MASTER_ADDR": "first"}
         (TORCHRUN | {"MASTER_PORT": ""}, "MASTER_PORT is not set, which WORLD_SIZE=2 needs"),
         (TORCHRUN | {"MASTER_PORT": "99999"}, "MASTER_PORT=99999 is no port; expected 1 to 65535"),
         (ASCEND | {"RANK_ID": "2"}, "RANK_ID=2 with RANK_SIZE=2; ranks count from 0"),
+        ({"RANK_SIZE": "2"}, "RANK_ID is not set, which RANK_SIZE=2 needs"),
         (ASCEND | {"MASTER_PORT": "abc"}, "MASTER_PORT: 'abc' is not a whole number"),
         (ASCEND | {"MASTER_PORT": "0"}, "MASTER_PORT=0 is no port"),
     ],
@@ -324,6 +325,24 @@ def test_a_port_that_another_training_has(variables: pytest.MonkeyPatch) -> None
     assert "\n" not in end
 
 
+@pytest.mark.command
+def test_a_process_that_waits_for_others_says_so_and_ends_at_ctrl_c() -> None:
+    """PyTorch waits in C++, where Python hears of no signal, and for half an hour."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    alone = {"RANK_ID": "0", "RANK_SIZE": "2", "MASTER_PORT": str(port)}
+    process = subprocess.Popen(
+        [sys.executable, ROOT / "train.py", "--data_url=dataset", "--device=cpu"],
+        env={**os.environ, **alone}, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stderr.readline() == (
+        f"waiting for the other processes at 127.0.0.1:{port}, 2 in all\n"
+    )
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=60)[1] == ""
+    assert process.returncode == -signal.SIGINT
+
+
 @pytest.mark.parametrize("rank", [0, 1])
 def test_processes_join_and_leave_and_the_first_alone_prints(
     group: list[object], capsys: pytest.CaptureFixture, rank: int
@@ -440,7 +459,7 @@ def test_one_machine_without_any_address(variables: pytest.MonkeyPatch) -> None:
 
 
 def test_what_is_set_beforehand_stays(variables: pytest.MonkeyPatch) -> None:
-    set_all(variables, RANK_SIZE="4", MASTER_PORT="1234", LOCAL_WORLD_SIZE="3")
+    set_all(variables, RANK_SIZE="4", RANK_ID="0", MASTER_PORT="1234", LOCAL_WORLD_SIZE="3")
     set_all(variables, MASTER_ADDR="my.host")
     assert read_environment() == Launch(0, 4)
     assert master() == ("my.host", "1234")
@@ -449,7 +468,7 @@ def test_what_is_set_beforehand_stays(variables: pytest.MonkeyPatch) -> None:
 
 def test_what_is_set_to_nothing_is_not_set(variables: pytest.MonkeyPatch) -> None:
     empty = dict.fromkeys(("MASTER_ADDR", "MASTER_PORT", "LOCAL_WORLD_SIZE"), "")
-    set_all(variables, RANK_SIZE="4", VC_WORKER_HOSTS="first,second", **empty)
+    set_all(variables, RANK_SIZE="4", RANK_ID="0", VC_WORKER_HOSTS="first,second", **empty)
     assert read_environment() == Launch(0, 4)
     assert master() == ("first", "29500")
     assert os.environ["LOCAL_WORLD_SIZE"] == "2"
