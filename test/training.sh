@@ -128,6 +128,8 @@ plan_processes() {
         ((RANK_ID == 0)) || reports=
         return
     fi
+    [[ -n ${NNODES:-} || ${RANK_ID:-0} == 0 ]] || # NNODES: torchrun's words
+        fail 2 "RANK_ID=$RANK_ID, and neither RANK_TABLE_FILE nor MASTER_ADDR tells where the first process is; unset RANK_ID for a training by this start alone"
     export RANK_SIZE=$((cards * nodes))
     # torchrun tells each process its rank and card; one card's number would mislead them all. From a
     # rank table torch_npu would build HCCL.

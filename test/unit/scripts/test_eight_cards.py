@@ -238,6 +238,17 @@ def test_torchrun_starts_the_processes(repository):
     assert repository.final(done.stdout).group(1) == "16000.00"
 
 
+def test_one_start_of_several_needs_to_know_where_the_first_is(repository):
+    """Else each would train with processes of its own."""
+    done = repository.run("full_8p", RANK_ID="1", RANK_SIZE="2")
+    assert done.returncode == 2
+    assert done.stderr == (
+        "error: RANK_ID=1, and neither RANK_TABLE_FILE nor MASTER_ADDR tells where the first "
+        "process is; unset RANK_ID for a training by this start alone\n"
+    )
+    assert not repository.record.exists()
+
+
 def test_status_of_the_failed_process_passes_through_torchrun(repository):
     done = repository.run("full_8p", "--nproc=2", FAKE="fail")
     assert done.returncode == 7, done.stderr
