@@ -88,12 +88,37 @@ def test_data_of_another_scale_or_half_of_it_is_not_enough(
     tmp_path: Path, names: list[str]
 ) -> None:
     """prepare.py keeps what is there, and makes what an interruption left to be made."""
+    (tmp_path / "data" / "images").mkdir(parents=True)
     for split in ("train", "val"):
         (tmp_path / "data" / split).mkdir(parents=True)
     for name, split in zip(names, ("train", "val"), strict=False):
         (tmp_path / "data" / split / f"{name}.h5").touch()
     _, calls = quickstart(tmp_path, "data")
     assert calls[0].startswith("prepare.py")
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_folder_of_own_files_is_not_filled_with_others(
+    tmp_path: Path, split: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine" / split).mkdir(parents=True)
+    (tmp_path / "mine" / split / "birds_x2.h5").touch()
+    assert quickstart(tmp_path, "mine") == (2, [])
+    assert capfd.readouterr().err == (
+        "error: mine has files of its own, and not both of x3; make these of the same images: "
+        "prepare.py --data-path mine --scale 3 --train-images FOLDER --eval-images FOLDER\n"
+    )
+
+
+def test_a_folder_that_was_named_is_not_replaced_by_the_samples(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    status, calls = quickstart(tmp_path, "mime", status=3)
+    assert (status, len(calls)) == (1, 1)
+    assert capfd.readouterr().err == (
+        "error: mime has no files of x3, and T91 and Set5 cannot be fetched; without DATA, "
+        "make train takes scikit-image's photographs\n"
+    )
 
 
 def test_prepare_tells_a_missing_network_by_its_status(tmp_path: Path) -> None:
