@@ -57,12 +57,19 @@ def find_file(data_path: Path | str, split: str, scale: int, *suffixes: str) -> 
                 return path
         except PermissionError as error:
             raise UserError(f"cannot read {path}: {error.strerror}") from None
-    if Path(data_path).is_file():
+    data = Path(data_path)
+    if data.is_file():
         raise UserError(f"{data_path} is a file; name the folder that prepare.py filled")
-    images = "--sample" if any(folder.glob("sample_x*.h5")) else "--download"
+    command = f"python prepare.py --data-path {quote(str(data_path))} --scale {scale}"
+    if not data.exists():
+        raise UserError(f"no folder {data_path}; is its name right? {command} --download fills it")
+    images = "--download"
+    if any(folder.glob("sample_x*.h5")):
+        images = "--sample"
+    elif any(data.glob("*/*.h5")) and not (data / "images").exists():  # which --download makes
+        images = "--train-images FOLDER --eval-images FOLDER"
     raise UserError(
-        f"no {public}_x{scale}{suffixes[-1]}.h5 in {folder}; make it: "
-        f"python prepare.py --data-path {quote(str(data_path))} --scale {scale} {images}"
+        f"no {public}_x{scale}{suffixes[-1]}.h5 in {folder}; make it: {command} {images}"
     )
 
 

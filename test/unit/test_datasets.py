@@ -265,16 +265,23 @@ def test_values_that_are_put_together_from_other_files_are_not_followed(tmp_path
 
 
 def test_the_public_set_comes_before_the_samples(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"prepare\.py --data-path"):
+    nowhere = rf"^no folder {tmp_path}/typo; is its name right\? .* --scale 3 --download fills it$"
+    with pytest.raises(UserError, match=nowhere):
+        find_file(tmp_path / "typo", "train", 3)
+    with pytest.raises(
+        UserError, match=r"no T91_x3\.h5 in .*prepare\.py --data-path .* --download$"
+    ):
         find_file(tmp_path, "train", 3)
     (tmp_path / "train").mkdir()
     for name in ("sample_x3.h5", "T91_x3.h5"):
         (tmp_path / "train" / name).touch()
         assert find_file(tmp_path, "train", 3) == tmp_path / "train" / name
-    command = (
-        rf"no Set5_x2_images\.h5 in {tmp_path}/val; .* --data-path {tmp_path} --scale 2 --download"
-    )
-    with pytest.raises(UserError, match=command):
+    command = rf"no Set5_x2_images\.h5 in {tmp_path}/val; .* --data-path {tmp_path} --scale 2"
+    own = " --train-images FOLDER --eval-images FOLDER$"
+    with pytest.raises(UserError, match=command + own):
+        find_file(tmp_path, "val", 2, "_images")
+    (tmp_path / "images").mkdir()
+    with pytest.raises(UserError, match=rf"{command} --download$"):
         find_file(tmp_path, "val", 2, "_images")
     (tmp_path / "val").mkdir()
     (tmp_path / "val/sample_x3.h5").touch()
