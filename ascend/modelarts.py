@@ -5,6 +5,7 @@ Standard library only, so that a wrong option or address is told before torch is
 
 import argparse
 import contextlib
+import difflib
 import os
 import shutil
 import signal
@@ -23,6 +24,7 @@ from runtime.options import Parser
 
 ROOT = Path(__file__).resolve().parent.parent
 OUTPUT = ROOT / "test" / "output"
+OPTIONS = ("--data_url", "--train_url", "--resume")
 SHOWN = 50  # input files in the log
 
 
@@ -119,6 +121,9 @@ def parse_args(kind: str, argv: Sequence[str] | None = None) -> argparse.Namespa
     args, unknown = parser.parse_known_args(argv)
     if unknown:
         names = [word.split("=")[0] for word in unknown if word.startswith("-")] or unknown
+        for name in names:
+            if meant := difflib.get_close_matches(name, OPTIONS, 1, cutoff=0.85):
+                parser.error(f"no option {name}; is {meant[0]} meant?")
         print(f"warning: options ignored: {', '.join(map(repr, names))}", file=sys.stderr)
     return args
 

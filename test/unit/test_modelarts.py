@@ -492,6 +492,21 @@ def test_a_place_for_results_that_cannot_be_written(
     assert (script.starts, bucket.copied, capsys.readouterr().out) == ([], [], "")
 
 
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [("--train_urll=/r", "--train_url"), ("--data-url", "--data_url"), ("--resumme", "--resume")],
+)
+def test_a_misspelt_option_is_no_other_program_s(
+    capsys: pytest.CaptureFixture[str], word: str, meant: str
+) -> None:
+    """It would train for hours on another folder's data, or into another folder."""
+    with pytest.raises(SystemExit) as exit_info:
+        modelarts.parse_args("full", ["--data_url=/d", word])
+    assert exit_info.value.code == 2
+    name = word.partition("=")[0]
+    assert capsys.readouterr().err.endswith(f"error: no option {name}; is {meant} meant?\n")
+
+
 def test_folders_of_the_platform_and_options_that_mean_nothing(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -503,8 +518,8 @@ def test_folders_of_the_platform_and_options_that_mean_nothing(
     }
     warning = "warning: options ignored: '--init_method', '--num_gpus'\n"
     assert capsys.readouterr() == ("", warning)
-    assert modelarts.parse_args("full", ["stray", "--train_url=a", "--data_ur=b"]).train_url == "a"
-    assert capsys.readouterr().err == "warning: options ignored: '--data_ur'\n"
+    assert modelarts.parse_args("full", ["stray", "--train_url=a", "--rank=0"]).train_url == "a"
+    assert capsys.readouterr().err == "warning: options ignored: '--rank'\n"
     modelarts.parse_args("full", ["stray"])
     assert capsys.readouterr().err == "warning: options ignored: 'stray'\n"
     modelarts.parse_args("full", [])
