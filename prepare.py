@@ -28,6 +28,8 @@ import os
 from collections.abc import Callable, Sequence
 from functools import partial
 
+import h5py
+
 from imaging.sources import download_images, folder_images, sample_images
 from preparing.hdf5 import Shapes, write_images, write_patches
 from preparing.pairs import pair_size
@@ -125,13 +127,16 @@ def fill_folder(args: argparse.Namespace) -> list[Callable]:
 
 def one_file(args: argparse.Namespace) -> list[Callable]:
     """Return what writes the file of --output-path, as `fill_folder` does."""
-    check_writable(args.output_path)
+    output = args.output_path
+    check_writable(output)
     paths = folder_images(args.images_dir)
-    refuse_inputs("--output-path", args.output_path, paths)
+    refuse_inputs("--output-path", output, paths)
+    if output.is_file() and output.stat().st_size and not h5py.is_hdf5(output):
+        raise UserError(f"--output-path {output} is there, and no HDF5 file; name another")
     if args.eval:
-        return [partial(write_images, args.output_path, paths)]
+        return [partial(write_images, output, paths)]
     shapes = patch_sources(paths, args.scale, args.patch_size)
-    return [partial(write_patches, args.output_path, shapes, args.patch_size, args.stride)]
+    return [partial(write_patches, output, shapes, args.patch_size, args.stride)]
 
 
 def main(argv: Sequence[str] | None = None) -> None:

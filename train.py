@@ -25,7 +25,7 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from runtime.errors import check_memory_limit, run_main
+from runtime.errors import UserError, check_memory_limit, run_main
 from runtime.files import check_writable
 from training.options import parse_args
 from training.recipes import RECIPES, Recipe, apply_overrides
@@ -83,6 +83,8 @@ def run(args: argparse.Namespace, world: World, device_reason: str) -> int:
             print(f"{interruption} at step {state.step:,}: the state is saved; "
                   f"go on with the same command and --resume", file=sys.stderr)  # fmt: skip
         return interruption.exit_status
+    if results:
+        results.wait()  # before success is told
     chosen_on = "held-out training images" if data.held_out else f"{evaluator.name} itself"
     print(f"best epoch: {state.best['epoch']}, psnr: {state.best['psnr']:.2f}")
     print(f"(chosen on {chosen_on})")
@@ -172,15 +174,20 @@ def decide_precision(
     from training.precision_choice import choose_precision
 
     wanted = same_precision(resumed, args.precision)
-    choice = choose_precision(
-        wanted,
-        world.device,
-        training_step if world.size == 1 and not args.deterministic else None,
-        loss_scale=args.loss_scale,
-        combine_ddp=args.combine_ddp,
-        processes=world.size,
-        apex_wanted=not recipe.uses_muon,
-    )
+    try:
+        choice = choose_precision(
+            wanted,
+            world.device,
+            training_step if world.size == 1 and not args.deterministic else None,
+            loss_scale=args.loss_scale,
+            combine_ddp=args.combine_ddp,
+            processes=world.size,
+            apex_wanted=not recipe.uses_muon,
+        )
+    except UserError as error:
+        if wanted == args.precision:
+            raise
+        raise UserError(f"--resume goes on in the interrupted run's precision; {error}") from None
     return choice.value, choice.reason if wanted == args.precision else "as in the interrupted run"
 
 

@@ -97,6 +97,8 @@ def _read(path: Path) -> dict[str, Any]:
     for _ in WRAPPERS:  # one lies in another at most so often; a dict may hold itself
         inner = [state[n] for n in WRAPPERS if _is_dict(state) and _is_dict(state.get(n))]
         state = inner[0] if inner else state
+    if _is_dict(state) and set(state) == {"options", "training", "recorder"}:
+        raise UserError(f"{path} is the state of a run; its weights are in best.pth beside it")
     if not _is_dict(state):
         raise UserError(f"{path} holds a {type(state).__name__}; expected a state dict")
     return state

@@ -65,7 +65,7 @@ def choose_precision(
     Raises:
         UserError: the device or the machine has not got it.
     """
-    why_not = why_no_apex(device) or ("" if apex_wanted else NOT_WITH_APEX)
+    why_not = why_no_apex(device) if apex_wanted else NOT_WITH_APEX
     if name.startswith("apex-") and why_not:
         raise UserError(f"--precision {name}: {why_not}")
     apex = name.startswith("apex-") or (name == "auto" and not why_not)

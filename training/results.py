@@ -102,7 +102,7 @@ class Results:
     def save_checkpoint(self, state: TrainingState) -> None:
         """Save all that going on from here needs; it is on the disk when this returns."""
         self._start_writing(state, {})
-        self._wait()
+        self.wait()
 
     def _start_writing(self, state: TrainingState, files: dict[str, bytes]) -> None:
         packed = checkpoint.pack(  # now: training goes on to change what it holds
@@ -112,10 +112,15 @@ class Results:
                 "recorder": self.recorder.state_dict(),
             }
         )
-        self._wait()
+        self.wait()
         self.writing = self.writer.submit(self._write, files, state.step, packed)
 
-    def _wait(self) -> None:
+    def wait(self) -> None:
+        """Wait until all that was added is on the disk.
+
+        Raises:
+            RunError: it could not be written.
+        """
         if self.writing:
             self.writing.result()
 
@@ -140,7 +145,7 @@ class Results:
 
     def finish(self, evaluator: Evaluator) -> None:
         """Print each image's PSNR with best.pth next to bicubic's; make curve and pictures."""
-        self._wait()
+        self.wait()
         with evaluator.precision.evaluation():
             means = _report_images(self.folder, evaluator.eval_set)
         print(f"{'mean':<14}  {means[0]:7.2f}  {means[1]:7.2f}")

@@ -66,7 +66,7 @@ ASCENDS = {
         (NPU, True, True, False, "bf16", "auto: this recipe's optimizer does not go with apex"),
         (NPU, True, False, False, "fp16", "auto: this recipe's optimizer does not go with apex"),
         (NPU, False, True, True, "fp16", "auto: Ascend's apex is not installed; see docs/npu.md"),
-        (NPU, False, True, False, "bf16", "auto: Ascend's apex is not installed; see docs/npu.md"),
+        (NPU, False, True, False, "bf16", "auto: this recipe's optimizer does not go with apex"),
         (CUDA, True, True, True, "bf16", "auto: what this GPU has"),
         (CUDA, True, False, True, "fp16", "auto: what this GPU has"),
     ],

@@ -122,6 +122,18 @@ def test_evaluation_images_are_looked_at_before_any_file_is_made(
     assert (tmp_path / "d/train/T91_x3.h5").is_file(), "what they give is there already"
 
 
+def test_a_file_of_another_kind_is_not_overwritten(images: Path, tmp_path: Path) -> None:
+    output = tmp_path / "weights.pth"
+    output.write_bytes(b"PK weights")
+    message = f"^--output-path {output} is there, and no HDF5 file; name another$"
+    with pytest.raises(UserError, match=message):
+        prepare_file(images, output)
+    assert output.read_bytes() == b"PK weights"
+    output.write_bytes(b"")  # as mktemp makes it
+    for _ in range(2):
+        prepare_file(images, output)
+
+
 def test_an_image_is_not_overwritten(images: Path, tmp_path: Path) -> None:
     image = images / "t10.bmp"
     before = image.read_bytes()

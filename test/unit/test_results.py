@@ -62,7 +62,7 @@ def test_weights_and_checkpoints_are_those_of_their_epoch(tmp_path: Path) -> Non
         add_epoch(made, state, epoch)
         with torch.no_grad():
             state.model.conv1.bias.fill_(99.0)
-    made._wait()
+    made.wait()
     names = ("best", "epoch_0", "epoch_2", "epoch_3")
     assert sorted(path.stem for path in folder.glob("*.pth")) == sorted(names)
     assert [epoch_of(folder / f"{name}.pth") for name in names] == [3, 0, 2, 3]
@@ -79,7 +79,7 @@ def test_a_worse_epoch_leaves_the_best_weights(tmp_path: Path) -> None:
     made = Results(tmp_path, {}, save_every=9)
     add_epoch(made, state, 2)
     add_epoch(made, state, 1)
-    made._wait()
+    made.wait()
     os.close(made.lock)
     assert epoch_of(tmp_path / "best.pth") == 2
     resumed = checkpoint.load_newest(tmp_path)[1]
@@ -87,7 +87,7 @@ def test_a_worse_epoch_leaves_the_best_weights(tmp_path: Path) -> None:
     checkpoint.restore(resumed, {}, other)
     made = Results(tmp_path, {}, save_every=9, resumed=resumed)
     add_epoch(made, other, 0)
-    made._wait()
+    made.wait()
     assert epoch_of(tmp_path / "best.pth") == 2
     assert sorted(path.name for path in tmp_path.glob("epoch*")) == ["epoch_0.pth"], "the last"
     for name in ("metrics.csv", "timing.csv"):
@@ -107,7 +107,7 @@ def test_the_rest_of_an_epoch_leaves_the_best_weights_where_it_is_worse(tmp_path
         metrics["psnr"] = psnr
         state.end_epoch(metrics)
         made.add_epoch(state, metrics, timing)
-        made._wait()
+        made.wait()
         assert epoch_of(tmp_path / "epoch_0.pth") == bias
         assert epoch_of(tmp_path / "best.pth") == (1.0 if psnr < 22 else 3.0)
 
@@ -120,7 +120,7 @@ def test_a_run_that_goes_on_elsewhere_has_its_best_weights_there(
     made = Results(tmp_path / "one", {})
     add_epoch(made, state, 2)
     add_epoch(made, state, 1)
-    made._wait()
+    made.wait()
     resumed = checkpoint.load_newest(tmp_path / "one")[1]
     (tmp_path / "two").mkdir()
     for name in ("best.pth", "checkpoint_1.pt", "metrics.csv"):
@@ -134,7 +134,7 @@ def test_a_run_that_goes_on_elsewhere_has_its_best_weights_there(
     for name in ("best.pth", "checkpoint_1.pt", "metrics.csv"):
         assert (aside / name).read_text() == "another run's"
     add_epoch(made, state, 0)
-    made._wait()
+    made.wait()
     assert sorted(path.name for path in (tmp_path / "two").glob("*.pt")) == ["checkpoint_6.pt"]
 
 
@@ -146,10 +146,10 @@ def test_checkpoints_of_a_branch_that_is_left_make_room(
     made = Results(tmp_path, {})
     for epoch in range(2):
         add_epoch(made, state, epoch)
-    made._wait()
+    made.wait()
     early = checkpoint.load(tmp_path / "checkpoint_2.pt")
     add_epoch(made, state, 2)
-    made._wait()
+    made.wait()
     os.close(made.lock)
     capsys.readouterr()
     state = new_state(REFERENCE, 6)
@@ -311,7 +311,7 @@ def test_what_a_finished_run_says_and_draws(
     folder, state = tmp_path / "line\nbreak", new_state(REFERENCE, 6)
     made = Results(folder, {})
     add_epoch(made, state, 0)
-    made._wait()
+    made.wait()
     best = network()
     with torch.no_grad():
         best.conv3.weight *= 4  # beyond both ends of the range
@@ -380,7 +380,7 @@ def test_a_checkpoint_is_written_when_what_it_says_is_there(
     monkeypatch.setattr(checkpoint, "save", lambda folder, step, packed: written.append(step))
     made = Results(tmp_path / "x3", {})
     add_epoch(made, new_state(REFERENCE, 8), 0)
-    made._wait()
+    made.wait()
     assert written == ["metrics.csv", "timing.csv", "epoch_0.pth", "best.pth", 2]
 
 
@@ -388,5 +388,5 @@ def test_the_weights_that_are_left_are_the_averaged_ones(tmp_path: Path) -> None
     made, state = Results(tmp_path / "x3", {}), new_state(replace(FAST, ema_share=0.5), 8)
     state.ema["conv1.bias"].fill_(7.0)
     add_epoch(made, state, 0)
-    made._wait()
+    made.wait()
     assert [epoch_of(tmp_path / f"x3/{name}.pth") for name in ("best", "epoch_0")] == [7, 7]

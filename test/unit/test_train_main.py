@@ -73,7 +73,7 @@ def call(data: Path, out: Path, *words: str, status: int = 0) -> Finished:
 def unfinished(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs that draw no pictures, which takes longer than the training."""
     monkeypatch.setattr(
-        "training.results.Results.finish", lambda results, evaluator: results._wait()
+        "training.results.Results.finish", lambda results, evaluator: results.wait()
     )
 
 
@@ -122,6 +122,20 @@ def test_the_log(dataset: Path, tmp_path: Path) -> None:
         psnr = float(rows[epoch]["psnr"])
         below = f"warning: PSNR {psnr:.2f} dB is below bicubic's {sum(bicubic) / 3:.2f} dB "
         assert line.startswith(f"{below}after {epoch + 1} epochs")
+
+
+def test_success_is_told_when_all_is_written(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def full(path: Path, _: bytes) -> None:
+        raise RunError(f"cannot write {path}: No space left on device")
+
+    monkeypatch.setattr("training.results.write_bytes", full)
+    with pytest.raises(RunError, match="No space left"):
+        train.main([f"--data_url={dataset}", f"--train_url={tmp_path}", *WORDS, "--num-epochs=1"])
+    output = capsys.readouterr().out
+    assert "eval psnr: " in output
+    assert "best epoch" not in output
 
 
 @pytest.mark.usefixtures("unfinished")
@@ -410,6 +424,18 @@ def test_auto_goes_on_in_the_precision_of_the_checkpoint(
     state, *_ = set_up(World(CPU), dataset, tmp_path, "--resume")
     assert state.precision.name == "bf16"
     assert "precision: bf16 (as in the interrupted run)\n" in capsys.readouterr().out
+
+
+def test_what_the_checkpoint_was_trained_in_may_be_missing_here(
+    dataset: Path, tmp_path: Path
+) -> None:
+    state, _, _, results, _ = set_up(World(CPU), dataset, tmp_path, "--precision=fp32")
+    results.options["precision"] = "apex-O2"
+    results.save_checkpoint(state)
+    os.close(results.lock)
+    message = "--resume goes on in the interrupted run's precision; --precision apex-O2: Ascend's"
+    with pytest.raises(UserError, match=message):
+        set_up(World(CPU), dataset, tmp_path, "--resume")
 
 
 def test_a_file_of_another_run_does_not_write_over_what_is_there(

@@ -454,7 +454,7 @@ def test_what_a_run_records(
     state, folder = new_state(REFERENCE, epochs=4), tmp_path / "x3"
     results = Results(folder, {"seed": 1}, save_every=2)
     train(state, Noise(), mse_loss, evaluator, results)
-    results._wait()
+    results.wait()
     names = sorted(path.name for path in folder.glob("*.pth"))
     assert names == ["best.pth", "epoch_0.pth", "epoch_2.pth", "epoch_3.pth"]
     lines = capsys.readouterr().out.splitlines()
@@ -503,7 +503,7 @@ def test_times_rates_and_losses_of_the_epochs(
     state = samples.new_state(recipe, 14)
     results = Results(tmp_path / "x3", {})
     train(state, Noise(7), loss_function, evaluator, results, profiler)
-    results._wait()
+    results.wait()
     tables = [list(csv.DictReader((tmp_path / "x3" / name).open()))
               for name in ("metrics.csv", "timing.csv")]  # fmt: skip
     assert [list(row.values()) for row in tables[1]] == [

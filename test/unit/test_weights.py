@@ -253,3 +253,13 @@ def test_the_shipped_weights_are_those_that_are_described() -> None:
     described = dict(re.findall(r"^\| `(\S+\.pth)` .*`([0-9a-f]{64})` \|$", text, re.MULTILINE))
     files = (ROOT / "weights").glob("*.pth")
     assert described == {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+def test_a_checkpoint_is_told_as_such(tmp_path: Path) -> None:
+    state = {"options": {}, "training": {"step": 5}, "recorder": {}}
+    torch.save(state, tmp_path / "checkpoint_5.pt")
+    with pytest.raises(UserError) as error:
+        load_weights(tmp_path / "checkpoint_5.pt")
+    assert str(error.value) == (
+        f"{tmp_path}/checkpoint_5.pt is the state of a run; its weights are in best.pth beside it"
+    )
