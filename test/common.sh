@@ -109,8 +109,8 @@ await() { # the end of $child, whose status it returns; signals are still forwar
 
 # Run COMMAND likewise, its output added to LOG, straight, so that nothing that happens to a reader (a
 # closed screen) can stop it.
-run_logged() { # LOG SHOW COMMAND…; SHOW: also, where to copy the output: "" (nowhere) or "screen"
-    local log=$1 show=$2 start copies=() copier='' status=0 child='' signalled='' early=''
+run_logged() { # LOG SHOW COMMAND…; SHOW: what the screen gets of it: "device", that line, or "screen"
+    local log=$1 show=$2 start copies=() copier status=0 child='' signalled='' early=''
     shift 2
     if [[ -n ${MODELARTS_MODEL_PATH:-} ]]; then
         show=screen
@@ -120,15 +120,14 @@ run_logged() { # LOG SHOW COMMAND…; SHOW: also, where to copy the output: "" (
     { : >>"$log"; } 2>/dev/null || fail 1 "cannot write the log $log"
     start=$(($(wc -c <"$log") + 1))
     launch "$@" >>"$log" 2>&1
-    if [[ -n $show ]]; then
-        (
-            trap '' INT TERM HUP
-            tail -c "+$start" -f -s 0.2 --pid="$child" -- "$log" | tee -a -- "${copies[@]}"
-        ) &
-        copier=$!
-    fi
+    (
+        trap '' INT TERM HUP
+        tail -c "+$start" -f -s 0.2 --pid="$child" -- "$log" |
+            if [[ $show == screen ]]; then tee -a -- "${copies[@]}"; else grep -m 1 '^device: '; fi
+    ) &
+    copier=$!
     await || status=$?
-    [[ -z $copier ]] || wait "$copier" || true
+    wait "$copier" || true
     trap - INT TERM HUP
     return "$status"
 }

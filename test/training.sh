@@ -303,7 +303,7 @@ train() { # KIND CARDS EPOCHS BATCH_SIZE LR ARGUMENT…
 
     printf 'training log: %s\n' "$log"
     seconds=$SECONDS
-    run_logged "$log" '' "${starter[@]}" "$ROOT/train.py" "${options[@]}" || status=$?
+    run_logged "$log" device "${starter[@]}" "$ROOT/train.py" "${options[@]}" || status=$?
     seconds=$((SECONDS - seconds))
     if ((status)); then
         put_back

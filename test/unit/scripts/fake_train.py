@@ -41,6 +41,7 @@ def save() -> None:
 options = dict(word.split("=", 1) for word in sys.argv[1:] if "=" in word)
 RECIPE = "recipe: reference, 1,500 steps of {} samples on 1 process(es), adam, learning rate 0.0001"
 if FAKE == "begin, fail" or (FAKE == "wait" and MAIN):
+    print("device: cpu (auto), precision: fp32 (as asked)")
     print(RECIPE.format(32))
 if FAKE.endswith("fail") and MAIN:
     print("a line before the end\nerror: the disk is full")

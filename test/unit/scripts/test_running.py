@@ -1,11 +1,12 @@
 """While a training runs: signals, the lock, the log on the screen and the platform's."""
 
+import contextlib
 import os
 import signal
 from pathlib import Path
 
 import pytest
-from commands import HANG, WITHOUT_OVERRIDE
+from commands import HANG, WITHOUT_OVERRIDE, wait_until
 
 
 def test_second_training_in_the_same_folder_is_refused(repository):
@@ -27,6 +28,29 @@ def test_a_file_system_that_cannot_lock_is_no_other_training(repository, tmp_pat
     done = repository.run("full_1p", PATH=f"{tmp_path}:{os.environ['PATH']}")
     assert done.returncode == 0, done.stderr
     assert f"warning: {repository.output()} cannot be locked; start no second" in done.stderr
+
+
+def test_the_device_is_told_while_the_training_runs(repository):
+    """Hours before its end, for those who want another."""
+    process = repository.start(repository.command("full_1p"))
+    shown = b""
+    os.set_blocking(process.stdout.fileno(), False)
+
+    def told() -> bool:
+        nonlocal shown
+        with contextlib.suppress(BlockingIOError):
+            shown += os.read(process.stdout.fileno(), 4096)
+        return b"device: " in shown
+
+    wait_until(told, process)
+    assert shown.decode() == (
+        f"training log: {repository.output()}/train_0.log\n"
+        "device: cpu (auto), precision: fp32 (as asked)\n"
+    )
+    os.set_blocking(process.stdout.fileno(), True)
+    process.terminate()
+    assert process.communicate(timeout=HANG)[0].count("device: ") == 0
+    assert process.returncode == 143
 
 
 @pytest.mark.parametrize(
