@@ -95,6 +95,8 @@ class MuonAdam(torch.optim.Optimizer):
         for squares, earlier in zip(self.squares, state_dict["squares"], strict=True):
             squares.copy_(earlier)
         self.adam.load_state_dict(state_dict["adam"])
+        for group in self.adam.param_groups:  # a card's may be saved
+            group.update(optimizer_options(self.kernels[0].device))
 
 
 def orthogonalised(matrix: torch.Tensor, ns_steps: int, dtype: torch.dtype) -> torch.Tensor:

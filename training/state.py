@@ -8,7 +8,7 @@ from torch import nn
 
 from inference.last_layer import in_layout
 from model import SRCNN, identity_init
-from runtime.device import keep_plain_formats, overflowed
+from runtime.device import keep_plain_formats, optimizer_options, overflowed
 from runtime.distributed import World
 from runtime.errors import RunError
 from training.growth import SMALL, Growing, growing
@@ -212,6 +212,8 @@ class TrainingState:
         for name, weight in self.master_params().items():
             weight.copy_(state["weights"][name])
         self.optimizer.load_state_dict(state["optimizer"])
+        for group in self.optimizer.param_groups:  # a card's may be saved
+            group.update(optimizer_options(self.world.device))
         if self.world.device.type == "npu":
             self._count_in_numbers()
         self.precision.load_state_dict(state["precision"])

@@ -668,6 +668,22 @@ def test_a_checkpoint_holds_the_averaged_weights_of_the_best_epoch() -> None:
     assert all(torch.equal(again.best_weights[name], averaged[name]) for name in averaged)
 
 
+@pytest.mark.parametrize("recipe", [REFERENCE, FAST], ids=lambda recipe: recipe.name)
+def test_a_cpu_goes_on_without_foreach_whatever_a_card_had(recipe: Recipe) -> None:
+    """See `optimizer_options`: torch_npu would ask a card that is not there."""
+    state, again = (new_state(recipe, epochs=1) for _ in range(2))
+    train_epoch(state, Noise(), mse_loss)
+    saved = state.state_dict()
+    adam = saved["optimizer"] if recipe is REFERENCE else saved["optimizer"]["adam"]
+    for group in adam["param_groups"]:
+        group["foreach"] = None
+    again.load_state_dict(saved)
+    optimizer = again.optimizer if recipe is REFERENCE else again.optimizer.adam
+    assert [group["foreach"] for group in optimizer.param_groups] == [False] * len(
+        adam["param_groups"]
+    )
+
+
 @pytest.mark.parametrize(("kind", "counts"), [("npu", int), ("cpu", torch.Tensor)])
 def test_fused_optimizers_go_on_counting_in_numbers(kind: str, counts: type) -> None:
     """One of torch_npu's raises a tensor twice a step: it is a parameter's count, and its block's.
