@@ -3,6 +3,7 @@
 import csv
 import importlib
 import sys
+import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -58,10 +59,15 @@ class StepProfiler:
         preparing = min(PREPARING_STEPS, steps - recorded)
         waiting = min(WARM_UP_STEPS, steps - recorded - preparing)
         batches, before = iter(batches), set(self._traces())
-        with self.profiler.profile(
-            schedule=self.profiler.schedule(
+        with warnings.catch_warnings():
+            warnings.filterwarnings(
+                "ignore", "Profiler won't be using warmup"
+            )  # there are no steps
+            schedule = self.profiler.schedule(
                 wait=waiting, warmup=preparing, active=recorded, repeat=1
-            ),
+            )
+        with self.profiler.profile(
+            schedule=schedule,
             on_trace_ready=self.profiler.tensorboard_trace_handler(str(self.folder)),
         ) as profile:
             for batch in islice(batches, waiting + preparing + recorded):

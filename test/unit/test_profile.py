@@ -43,6 +43,7 @@ def names(folder: Path) -> list[str]:
     [(20, range(7, 12)), (12, range(7, 12)), (6, range(1, 6)), (3, range(3))],
     ids=["a long epoch", "just enough", "no warm-up", "fewer than are recorded"],
 )
+@pytest.mark.filterwarnings("error:.*warmup")
 def test_steps_after_the_warm_up_are_recorded(tmp_path: Path, steps: int, recorded: range) -> None:
     folder = tmp_path / "new" / "folder"
     profiler = StepProfiler(folder, CPU)
