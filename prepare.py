@@ -113,6 +113,10 @@ def fill_folder(args: argparse.Namespace) -> list[Callable]:
     for path in (patches, whole, measured):
         if path not in kept:
             check_writable(path)
+    if args.train_images and (patches in kept) != (whole in kept):
+        made, left = (whole, patches) if patches in kept else (patches, whole)
+        print(f"warning: {printable(made)} is made and {printable(left)} kept; where they are of "
+              f"different images, --force makes both anew", file=sys.stderr)  # fmt: skip
     train_paths, eval_paths = find_images(args)
     shapes = patch_sources(train_paths, args.scale, args.patch_size)
     for path in eval_paths if measured not in kept else ():

@@ -122,6 +122,23 @@ def test_evaluation_images_are_looked_at_before_any_file_is_made(
     assert (tmp_path / "d/train/T91_x3.h5").is_file(), "what they give is there already"
 
 
+def test_one_of_two_training_files_may_be_of_other_images(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The recipes would train on different pictures. Both there, or neither: nothing is said."""
+    words = [f"--data-path={tmp_path}", f"--train-images={images}", f"--eval-images={images}"]
+    prepare.main(words)
+    patches, whole = (tmp_path / "train" / f"T91_x3{end}.h5" for end in ("", "_images"))
+    prepare.main(words)
+    assert capsys.readouterr().err == ""
+    whole.unlink()
+    prepare.main(words)
+    assert capsys.readouterr().err == (
+        f"warning: {whole} is made and {patches} kept; where they are of different images, "
+        f"--force makes both anew\n"
+    )
+
+
 def test_a_file_of_another_kind_is_not_overwritten(images: Path, tmp_path: Path) -> None:
     output = tmp_path / "weights.pth"
     output.write_bytes(b"PK weights")
