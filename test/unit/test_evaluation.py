@@ -150,22 +150,22 @@ def test_pictures_lie_where_training_runs(eval_set: EvalDataset) -> None:
 
 
 @pytest.mark.parametrize(
-    ("epoch", "above", "skipped", "said"),
+    ("step", "above", "skipped", "said"),
     [
-        (2, -1.0, 0, []),
-        (3, -1.0, 0, ["after 4 epochs"]),
-        (9, -0.1, 7, ["overflowed: 7", "after 10 epochs"]),
-        (9, 0.0, 0, []),
-        (9, 0.1, 1, ["overflowed: 1"]),
+        (1999, -1.0, 0, []),
+        (2000, -1.0, 0, ["after 2,000 steps"]),
+        (9000, -0.1, 7, ["overflowed: 7", "after 9,000 steps"]),
+        (9000, 0.0, 0, []),
+        (9000, 0.1, 1, ["overflowed: 1"]),
     ],
 )
 def test_what_should_not_pass_unnoticed(
     eval_set: EvalDataset, capsys: pytest.CaptureFixture[str],
-    epoch: int, above: float, skipped: int, said: list[str],
+    step: int, above: float, skipped: int, said: list[str],
 ) -> None:  # fmt: skip
     evaluator = Evaluator(eval_set, [], World(CPU), Precision())
     psnr = evaluator.bicubic_psnr + above
-    evaluator.warn({"epoch": epoch, "psnr": psnr, "skipped_steps": skipped})
+    evaluator.warn({"step": step, "psnr": psnr, "skipped_steps": skipped})
     output, errors = capsys.readouterr()
     assert output == ""
     lines = errors.splitlines()
@@ -182,5 +182,5 @@ def test_nothing_is_worse_than_bicubic_that_is_exact(
     """As of a picture that is black all over."""
     evaluator = Evaluator(eval_set, [], World(CPU), Precision())
     evaluator.bicubic_psnr = math.inf
-    evaluator.warn({"epoch": 9, "psnr": 40.0, "skipped_steps": 0})
+    evaluator.warn({"step": 9000, "psnr": 40.0, "skipped_steps": 0})
     assert capsys.readouterr().err == ""

@@ -44,12 +44,9 @@ def test_the_known_log_lines(finished: Path) -> None:
     assert "precision: fp32 (as asked)" in lines[0]
 
 
-def test_a_psnr_below_bicubic_is_said_loudly(finished: Path) -> None:
-    """So short a run of the reference recipe stays below; nothing else is on standard error."""
-    warnings = (finished / "errors.txt").read_text().splitlines()
-    assert len(warnings) == 3
-    assert all("below bicubic's" in line for line in warnings)
-    assert "after 4 epochs" in warnings[0]
+def test_nothing_is_on_standard_error(finished: Path) -> None:
+    """Not that PSNR is below bicubic's either, as it is for long in the reference recipe."""
+    assert (finished / "errors.txt").read_text() == ""
 
 
 def test_what_a_run_leaves_behind(finished: Path) -> None:

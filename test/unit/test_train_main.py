@@ -77,7 +77,8 @@ def unfinished(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-def test_the_log(dataset: Path, tmp_path: Path) -> None:
+def test_the_log(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training.evaluation.BELOW_BICUBIC_AFTER", 8)
     finished = call(dataset, tmp_path, *WORDS)
     train_file, val_file = dataset / "train/T91_x3.h5", dataset / "val/Set5_x3.h5"
     rows = finished.rows
@@ -121,7 +122,7 @@ def test_the_log(dataset: Path, tmp_path: Path) -> None:
     for epoch, line in zip((3, 4), warnings, strict=True):
         psnr = float(rows[epoch]["psnr"])
         below = f"warning: PSNR {psnr:.2f} dB is below bicubic's {sum(bicubic) / 3:.2f} dB "
-        assert line.startswith(f"{below}after {epoch + 1} epochs")
+        assert line.startswith(f"{below}after {2 * epoch + 2} steps")
 
 
 def test_success_is_told_when_all_is_written(
