@@ -28,8 +28,6 @@ import os
 from collections.abc import Callable, Sequence
 from functools import partial
 
-import h5py
-
 from imaging.sources import download_images, folder_images, sample_images
 from preparing.hdf5 import Shapes, write_images, write_patches
 from preparing.pairs import pair_size
@@ -131,6 +129,8 @@ def fill_folder(args: argparse.Namespace) -> list[Callable]:
 
 def one_file(args: argparse.Namespace) -> list[Callable]:
     """Return what writes the file of --output-path, as `fill_folder` does."""
+    import h5py  # --help does without
+
     output = args.output_path
     check_writable(output)
     paths = folder_images(args.images_dir)

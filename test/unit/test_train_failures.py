@@ -41,8 +41,8 @@ def test_a_checkpoint_of_something_else(dataset: Path, tmp_path: Path, state: ob
 MISTAKES = {
     "no data": (
         ["--data_url=no where"],
-        "no T91_x3.h5 in no where/train; "
-        "make it: python prepare.py --data-path 'no where' --scale 3 --download",
+        "no folder no where; is its name right? "
+        "python prepare.py --data-path 'no where' --scale 3 --download fills it",
     ),
     "other scale": (["--scale=4"], "no T91_x4.h5"),
     "a file": ([f"--data_url={__file__}"], "failures.py is a file; name the folder that"),
