@@ -18,7 +18,7 @@ from typing import ClassVar
 import pytest
 import torch
 import torch.distributed as dist
-from commands import ROOT
+from commands import HANG, ROOT
 
 from runtime import device, errors
 from runtime.distributed import Launch, World, joined, read_environment
@@ -331,16 +331,20 @@ def test_a_process_that_waits_for_others_says_so_and_ends_at_ctrl_c() -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     alone = {"RANK_ID": "0", "RANK_SIZE": "2", "MASTER_PORT": str(port)}
+    command = [sys.executable, ROOT / "train.py", "--data_url=dataset", "--device=cpu"]
     process = subprocess.Popen(
-        [sys.executable, ROOT / "train.py", "--data_url=dataset", "--device=cpu"],
+        ["env", "--default-signal=INT", *command],  # what runs in the background ignores it
         env={**os.environ, **alone}, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    assert process.stderr.readline() == (
-        f"waiting for the other processes at 127.0.0.1:{port}, 2 in all\n"
-    )
-    process.send_signal(signal.SIGINT)
-    assert process.communicate(timeout=60)[1] == ""
-    assert process.returncode == -signal.SIGINT
+    try:
+        assert process.stderr.readline() == (
+            f"waiting for the other processes at 127.0.0.1:{port}, 2 in all\n"
+        )
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=HANG)[1] == ""
+        assert process.returncode == -signal.SIGINT
+    finally:
+        process.kill()
 
 
 @pytest.mark.parametrize("rank", [0, 1])
