@@ -369,6 +369,7 @@ def test_what_to_do_about_overflow(monkeypatch: pytest.MonkeyPatch, bf16: bool) 
     assert advice(CPU).endswith("or --precision fp32")
 
 
+@scaled
 def test_a_run_without_a_loss_scale_goes_on_with_one() -> None:
     """As one in fp32 on a card that computes convolutions in fp16."""
     without = Autocast(CPU, torch.bfloat16, 32.0)
