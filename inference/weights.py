@@ -13,6 +13,7 @@ from runtime.files import load_tensors
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # What training code puts a state dict into; an average of the weights comes before the weights.
+RUN_PARTS = ("options", "training", "recorder")  # of a checkpoint, which holds no plain weights
 WRAPPERS = (
     "params_ema", "params", "state_dict", "model_state_dict", "model", "net", "network", "weights",
 )  # fmt: skip
@@ -97,7 +98,7 @@ def _read(path: Path) -> dict[str, Any]:
     for _ in WRAPPERS:  # one lies in another at most so often; a dict may hold itself
         inner = [state[n] for n in WRAPPERS if _is_dict(state) and _is_dict(state.get(n))]
         state = inner[0] if inner else state
-    if _is_dict(state) and set(state) == {"options", "training", "recorder"}:
+    if _is_dict(state) and set(state) == set(RUN_PARTS):
         raise UserError(f"{path} is the state of a run; its weights are in best.pth beside it")
     if not _is_dict(state):
         raise UserError(f"{path} holds a {type(state).__name__}; expected a state dict")

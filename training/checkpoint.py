@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from inference.weights import load_weights
+from inference.weights import RUN_PARTS, load_weights
 from runtime.distributed import World
 from runtime.errors import UserError, lack_of_memory, printable
 from runtime.files import load_tensors, write_bytes
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 KEEP = 2
 LENGTH = ("num_epochs", "total_steps")  # options that may grow
-PARTS = ("options", "training", "recorder")  # what results.py puts into a checkpoint
 # What reading an archive with wrong bytes leads to.
 DAMAGE = (OSError, ValueError, zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError,
           zlib.error, struct.error)  # fmt: skip
@@ -109,7 +108,9 @@ def load(path: Path | str) -> dict[str, Any]:
         if lack_of_memory(error) or isinstance(error.__context__, MemoryError):  # zipfile hides it
             raise MemoryError(f"to read {path}") from None
         raise UserError(f"{path} is no whole checkpoint ({error})") from None
-    if not isinstance(state, dict) or not all(isinstance(state.get(part), dict) for part in PARTS):
+    if not isinstance(state, dict) or not all(
+        isinstance(state.get(part), dict) for part in RUN_PARTS
+    ):
         raise UserError(f"{path} holds no state of a run")
     return state
 
