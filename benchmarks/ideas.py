@@ -1,6 +1,7 @@
 """What each part of the fast recipe is worth: the recipe with one thing changed, on equal steps.
 
-    python benchmarks/ideas.py --data-path dataset [--steps 2500] [--seed 1] [--only NAME …]
+    python benchmarks/ideas.py --data-path dataset [--steps 2500] [--seed 1] [--precision bf16]
+        [--only NAME …]
 
 Trains once per line and prints PSNR by the `modelzoo` protocol on the held-out training images,
 which choices are made by, and on Set5, which is reported only; and the milliseconds of a step.
